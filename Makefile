@@ -1,0 +1,40 @@
+# make bench, make test: each sets up what it needs, once. EXTRAS=gpu on a machine with an NVIDIA GPU.
+PYTHON ?= python3
+EXTRAS ?= cpu,rtx
+BUILD ?= build
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready-$(subst $(comma),-,$(EXTRAS))
+comma := ,
+
+# The constraints choose a CPU build of torch; a GPU set-up takes the newest.
+CONSTRAINTS := $(if $(findstring gpu,$(EXTRAS)),,-c constraints.txt)
+
+.PHONY: setup bench test lint docs clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt requirements-peers.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.12")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) -e '.[$(EXTRAS),digits,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-peers.txt
+	touch $@
+
+bench: setup
+	$(BIN)/resnet-deploy bench resnet20 --weights examples/digits/resnet20.safetensors --data digits -o $(BUILD)/digits
+	$(BIN)/resnet-deploy bench resnet50 --batch 1,8 -o $(BUILD)/resnet50
+
+test: lint
+	$(BIN)/python -m pytest -n 2
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+docs: setup
+	$(BIN)/pdoc resnet_deploy -o docs
+
+clean:
+	rm -rf $(BUILD) docs .mypy_cache .pytest_cache .ruff_cache
