@@ -1,0 +1,54 @@
+"""Optional packages: imported where they are used, and named with their install command where they are missing."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+from types import ModuleType
+
+from resnet_deploy.errors import MissingPackageError
+
+# Distribution names in the order in which they are looked for: one import name can come from several wheels.
+DISTRIBUTIONS: dict[str, tuple[str, ...]] = {
+    "torch": ("torch",),
+    "onnx": ("onnx",),
+    "onnxscript": ("onnxscript",),
+    "onnxruntime": ("onnxruntime-gpu", "onnxruntime"),
+    "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
+    "tensorrt_rtx": ("tensorrt-rtx-cu13", "tensorrt-rtx-cu12", "tensorrt-rtx"),
+    "numpy": ("numpy",),
+    "pillow": ("pillow",),
+}
+
+
+def install_command(extra: str) -> str:
+    """The exact command that installs an extra of this package."""
+    return f'pip install "resnet-deploy[{extra}]"'
+
+
+def require(name: str, *, extra: str) -> ModuleType:
+    """Import a package of an extra.
+
+    Raises MissingPackageError, with the install command, where it is missing or does not load.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as exc:
+        found = "is not installed" if isinstance(exc, ModuleNotFoundError) else f"does not load ({exc})"
+        raise MissingPackageError(f"{name} {found}. Install it with: {install_command(extra)}") from exc
+
+
+def version(import_name: str) -> str | None:
+    """The installed version of a package, read without importing it; None where it is not installed."""
+    for distribution in DISTRIBUTIONS.get(import_name, (import_name,)):
+        try:
+            return importlib.metadata.version(distribution)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def versions() -> dict[str, str]:
+    """The installed versions of every package that can change an answer or a time."""
+    found = {name: version(name) for name in DISTRIBUTIONS}
+    return {name: text for name, text in found.items() if text is not None}

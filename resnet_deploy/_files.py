@@ -1,0 +1,56 @@
+"""Files on disk: hashes, and writing that loses nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from resnet_deploy.errors import BundleError, StorageError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Translate the errors of writing below a path: StorageError for a full disk, BundleError where it is refused."""
+    try:
+        yield
+    except OSError as exc:
+        if exc.errno in _FULL:
+            raise StorageError(f"cannot write {path}: {exc.strerror}. Free some space and run the command again") from exc
+        if exc.errno in {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR}:
+            raise BundleError(f"cannot write {path}: {exc.strerror}. Choose another output folder") from exc
+        raise
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write beside, flush to disk, rename: a reader sees the old bytes or the new, never half."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with writing(path):
+            with beside.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def flush(path: Path) -> None:
+    """Wait until a file's bytes are on disk."""
+    with writing(path), path.open("rb") as file:
+        os.fsync(file.fileno())

@@ -1,0 +1,61 @@
+"""Everything that resnet-deploy raises, and the exit code that the command line gives each.
+
+0 done, 1 a gate failed, 2 wrong usage or input, 3 this machine can't.
+"""
+
+from __future__ import annotations
+
+EXIT_GATE = 1
+EXIT_USAGE = 2
+EXIT_MACHINE = 3
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+
+class DeployError(Exception):
+    """Base of all our errors. The message says what was found, what was expected, and what to do."""
+
+    exit_code = EXIT_USAGE
+
+
+class UsageError(DeployError):
+    """An argument that cannot be meant: an unknown name, a batch of 0, a malformed gate."""
+
+
+class CheckpointError(DeployError):
+    """Weights that cannot be read, or that are not this architecture's."""
+
+
+class DataError(DeployError):
+    """Images or arrays that cannot be used."""
+
+
+class BundleError(DeployError):
+    """A bundle's folder that cannot be used: another model's, locked, or not writable."""
+
+
+class IntegrityError(BundleError):
+    """A file whose SHA-256 is not the one that the manifest recorded."""
+
+
+class GraphError(DeployError):
+    """An ONNX file that cannot be parsed or run."""
+
+
+class ExportError(DeployError):
+    """An export that failed its checks: the file is not left behind."""
+
+    exit_code = EXIT_GATE
+
+
+class UnavailableError(DeployError):
+    """This machine cannot do it: a device or a runtime is missing, or the disk is full."""
+
+    exit_code = EXIT_MACHINE
+
+
+class MissingPackageError(UnavailableError):
+    """An optional package is not installed; the message has the command that installs it."""
+
+
+class StorageError(UnavailableError):
+    """The disk is full or failed while writing; what was there before is untouched."""

@@ -1,0 +1,156 @@
+"""What everything speaks: precisions, heads, tensors, preprocessing. Plain frozen data, validated once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from enum import Enum
+from typing import Any
+
+from resnet_deploy.errors import UsageError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+INPUT_NAME = "input"
+MAX_BATCH = 32  # the largest batch that an export proves, unless asked for more
+OPSET = 20  # of ONNX; TensorRT >= 10 and ONNX Runtime >= 1.17 read it
+
+
+class Precision(str, Enum):
+    """The arithmetic of a network's convolutions."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+
+
+class InputFormat(str, Enum):
+    """What a client sends: normalized NCHW float32, or NHWC uint8 pixels that the graph normalizes."""
+
+    FLOAT = "float"
+    UINT8 = "uint8"
+
+
+class HeadKind(str, Enum):
+    """What the deployed model answers with."""
+
+    LOGITS = "logits"
+    PROBABILITIES = "probabilities"
+    EMBEDDING = "embedding"
+    FEATURES = "features"
+    TOPK = "topk"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """The output stage of a deployed model.
+
+    kind: what comes out. k: how many classes, for topk alone. l2_normalize: unit-length embeddings.
+    """
+
+    kind: HeadKind = HeadKind.LOGITS
+    k: int | None = None
+    l2_normalize: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.kind is HeadKind.TOPK) != (self.k is not None):
+            raise UsageError("the head topk needs the number of classes, as in topk:5; the other heads take none")
+        if self.k is not None and self.k < 1:
+            raise UsageError(f"topk:{self.k} asks for no class; use topk:1 or more")
+        if self.l2_normalize and self.kind is not HeadKind.EMBEDDING:
+            raise UsageError(f"L2 normalization is for the embedding head, not for {self.kind.value}")
+
+    @classmethod
+    def parse(cls, text: str, *, l2_normalize: bool = False) -> Head:
+        """Read `logits`, `probabilities`, `embedding`, `features` or `topk:K`. Raises UsageError."""
+        name, _, argument = text.partition(":")
+        try:
+            kind = HeadKind(name)
+        except ValueError:
+            raise UsageError(
+                f"unknown head {text!r}; choose one of: logits, probabilities, embedding, features, topk:K"
+            ) from None
+        if argument and not argument.isdecimal():
+            raise UsageError(f"{text!r}: {argument!r} is not a number of classes, as in topk:5")
+        return cls(kind=kind, k=int(argument) if argument else None, l2_normalize=l2_normalize)
+
+    def output_names(self, stages: int) -> tuple[str, ...]:
+        """The tensor names of this head on a network of so many stages; stage i is C(i+1), as in FPN (1612.03144)."""
+        if self.kind is HeadKind.FEATURES:
+            return tuple(f"features_c{stage + 2}" for stage in range(stages))
+        if self.kind is HeadKind.TOPK:
+            return ("topk_values", "topk_indices")
+        return (self.kind.value,)
+
+    def __str__(self) -> str:
+        return f"topk:{self.k}" if self.k is not None else self.kind.value
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorSpec:
+    """Name, numpy dtype name and shape of one input or output; a string in the shape is a dynamic dimension."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> TensorSpec:
+        return cls(name=data["name"], dtype=data["dtype"], shape=tuple(data["shape"]))
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.dtype} [{', '.join(map(str, self.shape))}]"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """Evaluation transform: resize the shorter edge, crop the centre, scale to [0, 1], normalize each channel.
+
+    resize, crop: pixels. mean, std: of RGB in [0, 1]. The steps are those of torchvision's ImageClassification preset.
+    """
+
+    resize: int
+    crop: int
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        if self.crop < 1 or self.resize < 1:
+            raise UsageError(f"resize {self.resize} and crop {self.crop} must be at least 1 pixel")
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise UsageError(f"mean {self.mean} and std {self.std} need three channels each, and std above 0")
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Preprocessing:
+        return cls(
+            resize=int(data["resize"]),
+            crop=int(data["crop"]),
+            mean=tuple(float(value) for value in data["mean"]),  # type: ignore[arg-type]
+            std=tuple(float(value) for value in data["std"]),  # type: ignore[arg-type]
+        )
+
+
+def to_dict(spec: Any) -> dict[str, Any]:
+    """A spec as JSON has it: enums as their values, tuples as lists."""
+    return {name: _plain(value) for name, value in asdict(spec).items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return value
+
+
+def parse_batches(values: str | int | Iterable[int]) -> tuple[int, ...]:
+    """Read batch sizes: `1,8,32`, one number, or a sequence. Raises UsageError for anything below 1."""
+    items: list[Any] = values.split(",") if isinstance(values, str) else [values] if isinstance(values, int) else [*values]
+    try:
+        batches = tuple(dict.fromkeys(int(item) for item in items))
+    except ValueError:
+        raise UsageError(f"batch sizes are whole numbers separated by commas, as in 1,8,32; found {values!r}") from None
+    if not batches or min(batches) < 1:
+        raise UsageError(f"a batch size must be at least 1; found {values!r}")
+    return batches
