@@ -1,0 +1,1 @@
+"""Residual networks, exactly as their papers and published checkpoints have them."""

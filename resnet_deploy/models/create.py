@@ -1,0 +1,159 @@
+"""From a name and weights to a network in evaluation mode."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from resnet_deploy.errors import CheckpointError, UsageError
+from resnet_deploy.models import checkpoint, registry
+from resnet_deploy.models.registry import Architecture
+from resnet_deploy.models.resnet import ResNet, ResNetConfig
+from resnet_deploy.specs import Preprocessing
+
+RANDOM_SEED = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedModel:
+    """A network with what it needs in order to be deployed. weights: how it got its values, as the manifest has it."""
+
+    architecture: Architecture
+    network: ResNet
+    preprocessing: Preprocessing
+    weights: dict[str, Any]
+    class_names: tuple[str, ...] | None
+
+
+def create_model(
+    name: str, *, weights: str | Path | None = None, num_classes: int | None = None, new_head: bool = False
+) -> nn.Module:
+    """A network by name, in evaluation mode: (N, 3, H, W) float32 → (N, num_classes) logits.
+
+    weights: a .pth, .pt or .safetensors file, IMAGENET1K_V1, IMAGENET1K_V2 or DEFAULT; random (seed 0) without.
+    num_classes: by default the checkpoint's, else the architecture's. new_head: a fresh classifier for num_classes.
+    Raises UsageError for an unknown name, CheckpointError for weights that do not fit.
+    """
+    return load_model(name, weights=weights, num_classes=num_classes, new_head=new_head).network
+
+
+def load_model(
+    name: str, *, weights: str | Path | None = None, num_classes: int | None = None, new_head: bool = False
+) -> LoadedModel:
+    """As `create_model`, with the checkpoint's preprocessing, class names and provenance beside the network."""
+    row = registry.architecture(name)
+    if num_classes is not None and num_classes < 1:
+        raise UsageError(f"a classifier needs at least 1 class; found {num_classes}")
+    if weights is None:
+        network = _build(row, num_classes or row.num_classes)
+        return LoadedModel(
+            architecture=row, network=network, preprocessing=row.preprocessing, class_names=None,
+            weights={"source": "random", "seed": RANDOM_SEED, "sha256": None},
+        )  # fmt: skip
+    found = checkpoint.read(row, weights)
+    network = _load(row, found, num_classes, new_head)
+    preprocessing = found.preprocessing or row.preprocessing
+    if found.resize is not None:
+        preprocessing = replace(preprocessing, resize=found.resize)
+    names = found.metadata.get("class_names")
+    same_head = network.fc.out_features == found.num_classes
+    return LoadedModel(
+        architecture=row, network=network, preprocessing=preprocessing,
+        class_names=tuple(names) if names and same_head else None,
+        weights={"source": found.source, "sha256": found.sha256, "key": found.key, "new_head": new_head},
+    )  # fmt: skip
+
+
+def config_of(row: Architecture, num_classes: int) -> ResNetConfig:
+    """The part of a row that shapes the network."""
+    shape = {spec.name: getattr(row, spec.name) for spec in fields(ResNetConfig)}
+    return ResNetConfig(**(shape | {"num_classes": num_classes}))
+
+
+def _build(row: Architecture, num_classes: int) -> ResNet:
+    """Randomly initialized from a fixed seed, the caller's generator untouched."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(RANDOM_SEED)
+        network = ResNet(config_of(row, num_classes))
+    network.eval()
+    return network
+
+
+def _load(row: Architecture, found: checkpoint.Checkpoint, num_classes: int | None, new_head: bool) -> ResNet:
+    state = dict(found.state)
+    if new_head:
+        if num_classes is None:
+            raise UsageError("a new head needs its number of classes: --num-classes N")
+        state.pop("fc.weight", None)
+        state.pop("fc.bias", None)
+    elif num_classes is not None and found.num_classes not in (None, num_classes):
+        raise CheckpointError(
+            f"{found.source} classifies {found.num_classes} classes, not {num_classes}. Leave --num-classes out, or "
+            "pass --new-head for a fresh, untrained classifier (transfer learning)"
+        )
+    # The shapes are checked on the meta device, where building costs nothing.
+    classes = num_classes or found.num_classes or row.num_classes
+    expected = _shapes(row, classes)
+    if new_head:
+        expected = {name: shape for name, shape in expected.items() if not name.startswith("fc.")}
+    _check_shapes(row, found, {name: tuple(tensor.shape) for name, tensor in state.items()}, expected)
+    network = _build(row, classes) if new_head else _empty(row, classes)
+    network.load_state_dict(state, strict=not new_head)
+    return network
+
+
+def _empty(row: Architecture, num_classes: int) -> ResNet:
+    """Uninitialized: every value is about to be loaded, and initialization is most of the building time."""
+    with torch.device("meta"):
+        network = ResNet(config_of(row, num_classes))
+    network.to_empty(device="cpu").eval()
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):  # old checkpoints lack the counter
+            layer.num_batches_tracked.zero_()
+    return network
+
+
+def _shapes(row: Architecture, num_classes: int) -> dict[str, tuple[int, ...]]:
+    with torch.device("meta"):
+        state = ResNet(config_of(row, num_classes)).state_dict()
+    # Checkpoints older than PyTorch 0.4.1 have no counters; load_state_dict fills them in.
+    return {name: tuple(tensor.shape) for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
+
+
+def _check_shapes(
+    row: Architecture,
+    found: checkpoint.Checkpoint,
+    state: dict[str, tuple[int, ...]],
+    expected: dict[str, tuple[int, ...]],
+) -> None:
+    counters = {name for name in state if name.endswith("num_batches_tracked")}
+    missing = [name for name in expected if name not in state]
+    unexpected = [name for name in state if name not in expected and name not in counters]
+    differing = [name for name in expected if name in state and state[name] != expected[name]]
+    if not (missing or unexpected or differing):
+        return
+    message = [f"{found.source} is not a checkpoint of {row.name}:"]
+    for what, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", differing)):
+        if names:
+            message.append(f"{len(names)} {what} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''}).")
+    if differing:
+        name = differing[0]
+        message.append(f"{name} is {list(state[name])}, expected {list(expected[name])}.")
+    if missing and all(name.startswith("fc.") for name in missing) and not unexpected:
+        message.append("It has no classifier: pass --new-head with --num-classes.")
+    elif match := _recognize(found):
+        message.append(f"It fits {match}: use that name.")
+    raise CheckpointError(" ".join(message))
+
+
+def _recognize(found: checkpoint.Checkpoint) -> str | None:
+    """The architecture whose names and shapes are exactly these, if there is one."""
+    shapes = {name: tuple(t.shape) for name, t in found.state.items() if not name.endswith("num_batches_tracked")}
+    for row in registry.ARCHITECTURES.values():
+        if shapes == _shapes(row, found.num_classes or row.num_classes):
+            return row.name
+    return None
