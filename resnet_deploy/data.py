@@ -1,0 +1,324 @@
+"""Real images for verification and measurement: folders, .npz files and the digits, as batches of numpy arrays.
+
+Preprocessing equals torchvision's evaluation transform on PIL images (ImageClassification preset): resize the shorter
+edge with antialiased bilinear interpolation, crop the centre, divide by 255, normalize.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+import zipfile
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from resnet_deploy._deps import require
+from resnet_deploy._files import sha256_file
+from resnet_deploy.errors import DataError
+from resnet_deploy.specs import InputFormat, Preprocessing
+
+EXTENSIONS = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"}
+DIGITS_HELD_OUT = 600
+MAX_PIXELS = 100_000_000  # decoded, 300 MB; more is a mistake or an attack
+
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skipped:
+    """An image that could not be used, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """images: as the model takes them, (N, ...). labels: (N,) int64, where there are any."""
+
+    images: NDArray[Any]
+    labels: NDArray[np.int64] | None
+
+
+@dataclass(kw_only=True)
+class Dataset:
+    """Images in a fixed order. `read(i)` gives one as the model takes it, or raises OSError or ValueError.
+
+    labels: class indices, (len,) int64. skipped: filled while `batches` runs; strict makes a bad image an error.
+    """
+
+    source: str
+    count: int
+    read: Callable[[int], NDArray[Any]] = field(repr=False)
+    name_of: Callable[[int], str] = field(repr=False)
+    digest: Callable[[], str] = field(repr=False)
+    labels: NDArray[np.int64] | None = None
+    strict: bool = False
+    skipped: list[Skipped] = field(default_factory=list)
+    _sha256: str | None = None
+
+    def __len__(self) -> int:
+        return self.count
+
+    @property
+    def sha256(self) -> str:
+        """Of the files' bytes or the arrays' values, and of the labels."""
+        if self._sha256 is None:
+            labels = b"" if self.labels is None else self.labels.tobytes()
+            self._sha256 = hashlib.sha256(self.digest().encode() + labels).hexdigest()
+        return self._sha256
+
+    def batches(self, batch: int, progress: Callable[[int], None] | None = None) -> Iterator[Batch]:
+        """All images once, decoded by worker threads one batch ahead. progress: told how many were read.
+
+        Raises DataError for a bad image where strict, and where none could be read.
+        """
+        self.skipped.clear()
+        images: list[NDArray[Any]] = []
+        kept: list[int] = []
+        for index, item in self._decoded(ahead=batch):
+            if progress is not None:
+                progress(index + 1)
+            if isinstance(item, Skipped):
+                self.skipped.append(item)
+                continue
+            images.append(item)
+            kept.append(index)
+            if len(images) == batch:
+                yield self._batch(images, kept)
+                images, kept = [], []
+        if images:
+            yield self._batch(images, kept)
+        if len(self.skipped) == self.count:
+            first = self.skipped[0]
+            raise DataError(f"none of the {self.count} images of {self.source} can be read; {first.name}: {first.reason}")
+
+    def _batch(self, images: list[NDArray[Any]], kept: list[int]) -> Batch:
+        return Batch(images=np.stack(images), labels=None if self.labels is None else self.labels[kept])
+
+    def _decoded(self, *, ahead: int) -> Iterator[tuple[int, NDArray[Any] | Skipped]]:
+        workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+        with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
+            numbers = iter(range(self.count))
+            waiting = deque((i, pool.submit(self._read, i)) for i in itertools.islice(numbers, ahead + workers))
+            while waiting:
+                index, future = waiting.popleft()
+                waiting.extend((i, pool.submit(self._read, i)) for i in itertools.islice(numbers, 1))
+                yield index, future.result()
+
+    def _read(self, index: int) -> NDArray[Any] | Skipped:
+        try:
+            return self.read(index)
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as exc:  # PIL raises all of these
+            bad = Skipped(name=self.name_of(index), reason=str(exc) or type(exc).__name__)
+            if self.strict:
+                raise DataError(f"{bad.name}: {bad.reason}. Remove it, or run without --strict to skip it") from exc
+            return bad
+
+
+def open_data(
+    source: str | Path,
+    *,
+    preprocessing: Preprocessing,
+    input_format: InputFormat,
+    num_classes: int | None = None,
+    limit: int | None = None,
+    strict: bool = False,
+) -> Dataset:
+    """Open a folder of images, an .npz file, `digits` (held out), `digits:train`, or `random:N`.
+
+    num_classes: labels are checked against it. limit: so many images, evenly spaced. Raises DataError.
+    """
+    text = str(source)
+    name, _, argument = text.partition(":")
+    if name == "digits" and not Path(text).exists():
+        dataset = _digits(argument, preprocessing, input_format)
+    elif name == "random" and not Path(text).exists():
+        dataset = _random(argument, preprocessing, input_format)
+    elif Path(text).is_dir():
+        dataset = _folder(Path(text), preprocessing, input_format)
+    elif Path(text).is_file():
+        dataset = _npz(Path(text), preprocessing, input_format)
+    else:
+        raise DataError(f"{text} does not exist; give a folder of images, an .npz file, `digits` or `random:N`")
+    dataset.strict = strict
+    if dataset.labels is not None and num_classes is not None and dataset.labels.size:
+        low, high = int(dataset.labels.min()), int(dataset.labels.max())
+        if low < 0 or high >= num_classes:
+            raise DataError(f"{text} has labels from {low} to {high}, but the model has classes 0 to {num_classes - 1}")
+    return dataset if limit is None or limit >= len(dataset) else _subset(dataset, limit)
+
+
+def preprocess(image: Image.Image, preprocessing: Preprocessing, input_format: InputFormat) -> NDArray[Any]:
+    """One image as the model takes it: (crop, crop, 3) uint8, or (3, crop, crop) float32 normalized."""
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(f"{image.width}x{image.height} is more than {MAX_PIXELS // 10**6} megapixels")
+    image = image.convert("RGB")
+    short, long = sorted(image.size)
+    resized = (preprocessing.resize, int(preprocessing.resize * long / short))  # truncated, as torchvision does
+    size = resized if image.width <= image.height else resized[::-1]
+    if size != image.size:
+        image = image.resize(size, Image.Resampling.BILINEAR)
+    pixels = _center_crop(np.asarray(image), preprocessing.crop)
+    return pixels if input_format is InputFormat.UINT8 else normalize(pixels, preprocessing)
+
+
+def normalize(pixels: Pixels, preprocessing: Preprocessing) -> NDArray[np.float32]:
+    """(..., H, W, 3) uint8 → (..., 3, H, W) float32: (x / 255 - mean) / std, in torchvision's order of operations."""
+    mean = np.asarray(preprocessing.mean, np.float32)
+    std = np.asarray(preprocessing.std, np.float32)
+    scaled = (pixels.astype(np.float32) / np.float32(255) - mean) / std
+    return np.ascontiguousarray(np.moveaxis(scaled, -1, -3))
+
+
+def _center_crop(pixels: Pixels, crop: int) -> Pixels:
+    """Crop the centre of (H, W, 3); an image smaller than the crop is padded with zeros, as torchvision does."""
+    height, width = pixels.shape[:2]
+    if min(height, width) < crop:
+        top, left = max(crop - height, 0) // 2, max(crop - width, 0) // 2
+        bottom, right = max(crop - height + 1, 0) // 2, max(crop - width + 1, 0) // 2
+        pixels = np.pad(pixels, ((top, bottom), (left, right), (0, 0)))
+        height, width = pixels.shape[:2]
+    top, left = round((height - crop) / 2.0), round((width - crop) / 2.0)
+    return np.ascontiguousarray(pixels[top : top + crop, left : left + crop])
+
+
+def _folder(root: Path, preprocessing: Preprocessing, input_format: InputFormat) -> Dataset:
+    try:
+        direct = _images_in(root, recursive=False)
+        classes = sorted(path for path in root.iterdir() if path.is_dir() and _images_in(path))
+    except OSError as exc:
+        raise DataError(f"{root} cannot be read: {exc.strerror}") from exc
+    if direct and classes:
+        raise DataError(
+            f"{root} has images beside class folders ({direct[0].name}, {classes[0].name}/); "
+            "use one folder a class, or one folder of images"
+        )
+    if not direct and not classes:
+        raise DataError(f"{root} has no images ({', '.join(sorted(EXTENSIONS))})")
+    files = direct or [file for path in classes for file in _images_in(path)]
+    index = {path: number for number, path in enumerate(classes)}
+    labels = None if direct else np.array([index[root / f.relative_to(root).parts[0]] for f in files], np.int64)
+
+    def read(number: int) -> NDArray[Any]:
+        with Image.open(files[number]) as image:
+            return preprocess(image, preprocessing, input_format)
+
+    def digest() -> str:
+        with ThreadPoolExecutor() as pool:
+            hashes = pool.map(sha256_file, files)
+            return "\n".join(f"{file.relative_to(root)} {value}" for file, value in zip(files, hashes, strict=True))
+
+    return Dataset(
+        source=str(root), count=len(files), read=read, digest=digest, labels=labels,
+        name_of=lambda number: str(files[number]),
+    )  # fmt: skip
+
+
+def _images_in(folder: Path, *, recursive: bool = True) -> list[Path]:
+    found = folder.rglob("*") if recursive else folder.iterdir()
+    return sorted(p for p in found if p.suffix.lower() in EXTENSIONS and not p.name.startswith(".") and p.is_file())
+
+
+def _npz(path: Path, preprocessing: Preprocessing, input_format: InputFormat) -> Dataset:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            images = arrays["images"]
+            labels = arrays.get("labels")
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, AttributeError, TypeError) as exc:
+        raise DataError(f"{path} is not a whole .npz file with an array `images` (and `labels`): {exc}") from exc
+    if labels is not None and (labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer)):
+        raise DataError(f"{path}: labels are {labels.dtype} {list(labels.shape)}, expected integers [{len(images)}]")
+    labels = None if labels is None else labels.astype(np.int64)
+    if len(images) == 0:
+        raise DataError(f"{path} has no images")
+    if images.dtype == np.uint8 and images.ndim == 4 and images.shape[3] == 3:
+        return _pixels(str(path), images, labels, preprocessing, input_format)
+    size = preprocessing.crop
+    if images.dtype == np.float32 and images.shape[1:] == (3, size, size):
+        if input_format is InputFormat.UINT8:
+            raise DataError(f"{path} has normalized float32 images, but the model takes uint8 pixels")
+        return _array(str(path), images, labels, lambda number: _finite(images[number]))
+    raise DataError(
+        f"{path}: images are {images.dtype} {list(images.shape)}; expected uint8 [N, H, W, 3] pixels, "
+        f"or float32 [N, 3, {size}, {size}] already normalized"
+    )
+
+
+def _finite(image: NDArray[np.float32]) -> NDArray[np.float32]:
+    if not np.isfinite(image).all():
+        raise ValueError("NaN or Inf in the image")
+    return image
+
+
+def _array(source: str, images: NDArray[Any], labels: NDArray[np.int64] | None, read: Callable[[int], NDArray[Any]]) -> Dataset:
+    return Dataset(
+        source=source, count=len(images), read=read, labels=labels, name_of=lambda number: f"{source}[{number}]",
+        digest=lambda: hashlib.sha256(f"{images.dtype} {images.shape}".encode() + images.tobytes()).hexdigest(),
+    )  # fmt: skip
+
+
+def _pixels(
+    source: str,
+    images: Pixels,
+    labels: NDArray[np.int64] | None,
+    preprocessing: Preprocessing,
+    input_format: InputFormat,
+) -> Dataset:
+    """uint8 (N, H, W, 3) arrays, preprocessed like files."""
+    return _array(
+        source, images, labels, lambda number: preprocess(Image.fromarray(images[number]), preprocessing, input_format)
+    )
+
+
+def _digits(part: str, preprocessing: Preprocessing, input_format: InputFormat) -> Dataset:
+    """scikit-learn's 1,797 handwritten digits of 8x8 pixels: 600 held out, 1,197 to train and calibrate on."""
+    if part not in {"", "train"}:
+        raise DataError(f"unknown part {part!r} of the digits; use `digits` (held out) or `digits:train`")
+    found = require("sklearn.datasets", extra="digits").load_digits()
+    order = np.random.default_rng(0).permutation(len(found.target))
+    chosen = order[DIGITS_HELD_OUT:] if part else order[:DIGITS_HELD_OUT]
+    grey = np.rint(found.images[chosen] * (255 / 16)).astype(np.uint8)
+    images = np.repeat(grey[..., None], 3, axis=3)
+    source = f"digits:{part}" if part else "digits"
+    return _pixels(source, images, found.target[chosen].astype(np.int64), preprocessing, input_format)
+
+
+def _random(argument: str, preprocessing: Preprocessing, input_format: InputFormat) -> Dataset:
+    """Uniform pixels from a fixed seed: for speed and numerical agreement, never for accuracy."""
+    if argument and (not argument.isdecimal() or int(argument) < 1):
+        raise DataError(f"random:{argument} is not a number of images, as in random:64")
+    count = int(argument or 64)
+    shape = (preprocessing.crop, preprocessing.crop, 3)
+
+    def read(number: int) -> NDArray[Any]:
+        pixels = np.random.default_rng(number).integers(0, 256, shape, np.uint8)
+        return pixels if input_format is InputFormat.UINT8 else normalize(pixels, preprocessing)
+
+    return Dataset(
+        source=f"random:{count}", count=count, read=read, name_of=lambda number: f"random[{number}]",
+        digest=lambda: f"random {count} {shape}",
+    )  # fmt: skip
+
+
+def _subset(dataset: Dataset, limit: int) -> Dataset:
+    """Evenly spaced, so that every class folder is represented."""
+    if limit < 1:
+        raise DataError(f"a limit of {limit} leaves no image")
+    chosen = np.linspace(0, len(dataset) - 1, limit).round().astype(np.int64)
+    return Dataset(
+        source=f"{dataset.source} ({limit} of {len(dataset)})", count=limit, strict=dataset.strict,
+        read=lambda number: dataset.read(int(chosen[number])),
+        name_of=lambda number: dataset.name_of(int(chosen[number])),
+        digest=lambda: f"{dataset.digest()} {limit}",
+        labels=None if dataset.labels is None else dataset.labels[chosen],
+    )  # fmt: skip
