@@ -1,0 +1,123 @@
+"""The interface of every backend, and the text that asks for one."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnet_deploy.errors import UsageError
+from resnet_deploy.specs import Precision, TensorSpec
+
+Outputs = Mapping[str, NDArray[Any]]
+
+BACKENDS: dict[str, frozenset[str]] = {
+    "eager": frozenset({"cpu", "cuda", "fp32", "fp16", "channels_last", "compile"}),
+    "onnxruntime": frozenset({"cpu", "cuda", "fp32"}),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A backend with its options: what is compared and measured.
+
+    device: cpu or cuda. precision: of the graph, or of the eager network. options: the backend's own, by name.
+    """
+
+    backend: str
+    device: str = "cpu"
+    precision: Precision = Precision.FP32
+    options: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Candidate:
+        """Read `BACKEND[:OPTION,...]`: `eager`, `eager:fp16,channels_last`, `onnxruntime:cuda`. Raises UsageError."""
+        backend, _, rest = text.strip().partition(":")
+        if backend not in BACKENDS:
+            raise UsageError(f"unknown backend {backend!r}; choose from {', '.join(BACKENDS)}")
+        asked = [option for option in rest.split(",") if option]
+        if unknown := [option for option in asked if option not in BACKENDS[backend]]:
+            known = ", ".join(sorted(BACKENDS[backend]))
+            raise UsageError(f"{backend} has no option {unknown[0]!r}; it has {known}")
+        precisions = [option for option in asked if option in {p.value for p in Precision}]
+        devices = [option for option in asked if option in {"cpu", "cuda"}]
+        if len(precisions) > 1 or len(devices) > 1:
+            raise UsageError(f"{text!r} asks for more than one device or precision")
+        return cls(
+            backend=backend,
+            device=devices[0] if devices else "cpu",
+            precision=Precision(precisions[0]) if precisions else Precision.FP32,
+            options=tuple(sorted(set(asked) - set(devices) - set(precisions))),
+        )
+
+    @property
+    def name(self) -> str:
+        """Backend and its own options: `eager`, `eager:channels_last`. Device and precision stand beside it."""
+        return f"{self.backend}:{','.join(self.options)}" if self.options else self.backend
+
+    def __str__(self) -> str:
+        extra = [self.device] * (self.device != "cpu") + [self.precision.value] * (self.precision is not Precision.FP32)
+        options = [*extra, *self.options]
+        return f"{self.backend}:{','.join(options)}" if options else self.backend
+
+
+class Backend(abc.ABC):
+    """One loaded model on one device. Not thread-safe: one instance a thread.
+
+    `bind` copies a batch to where the backend runs; `enqueue` starts one inference on it; `synchronize` waits for all
+    that were started; `outputs` copies the last answers to host memory. `infer` is the four in order.
+    """
+
+    candidate: Candidate
+    input_spec: TensorSpec
+    output_names: tuple[str, ...]
+
+    @abc.abstractmethod
+    def bind(self, images: NDArray[Any]) -> None:
+        """Put a batch, (N, ...) of the input's dtype and shape, where the backend runs. Raises UsageError."""
+
+    @abc.abstractmethod
+    def enqueue(self) -> None:
+        """Start one inference of the bound batch."""
+
+    @abc.abstractmethod
+    def synchronize(self) -> None:
+        """Wait for every inference that was started."""
+
+    @abc.abstractmethod
+    def outputs(self) -> Outputs:
+        """The answers of the last inference by name, in host memory."""
+
+    @abc.abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """What really runs: versions, providers, threads."""
+
+    def infer(self, images: NDArray[Any]) -> Outputs:
+        """One batch, host to host."""
+        self.bind(images)
+        self.enqueue()
+        self.synchronize()
+        return self.outputs()
+
+    def close(self) -> None:  # noqa: B027 (most backends hold nothing that the garbage collector doesn't free)
+        """Free what the backend holds."""
+
+    def check(self, images: NDArray[Any]) -> None:
+        """Raise UsageError where a batch is not what the model takes."""
+        wanted = self.input_spec
+        if images.dtype != np.dtype(wanted.dtype) or images.shape[1:] != wanted.shape[1:] or len(images) == 0:
+            raise UsageError(
+                f"the model takes {wanted.dtype} [batch, {', '.join(map(str, wanted.shape[1:]))}], "
+                f"found {images.dtype} {list(images.shape)}"
+            )
+
+    def __enter__(self) -> Backend:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()

@@ -1,0 +1,84 @@
+"""PyTorch itself: the reference, and the peer that every artifact is measured against."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+
+from resnet_deploy._deps import version
+from resnet_deploy.backends.base import Backend, Candidate, Outputs
+from resnet_deploy.errors import UnavailableError
+from resnet_deploy.models.deploy import DeployModel
+from resnet_deploy.specs import InputFormat, Precision
+
+
+class EagerBackend(Backend):
+    """A DeployModel on CPU or CUDA.
+
+    Options: channels_last memory format; compile, torch.compile's default mode. FP16 converts the network alone: input
+    normalization and the head stay FP32. FP32 means FP32: TF32 is switched off in matrix products and convolutions.
+    Raises UnavailableError without a CUDA device.
+    """
+
+    def __init__(self, model: DeployModel, candidate: Candidate, *, threads: int | None = None) -> None:
+        if candidate.device == "cuda" and not torch.cuda.is_available():
+            raise UnavailableError(f"{candidate} needs a CUDA device and a CUDA build of torch ({torch.__version__} has none)")
+        self.candidate = candidate
+        self.input_spec = model.input_spec
+        self.output_names = model.output_names
+        self._device = torch.device(candidate.device)
+        self._threads = threads or torch.get_num_threads()
+        torch.set_num_threads(self._threads)
+        if candidate.device == "cuda":
+            torch.backends.cuda.matmul.allow_tf32 = False
+            torch.backends.cudnn.allow_tf32 = False
+        self._channels_last = "channels_last" in candidate.options
+        self._model = self._prepare(model)
+        self._run = torch.compile(self._model) if "compile" in candidate.options else self._model
+        self._input: torch.Tensor | None = None
+        self._output: tuple[torch.Tensor, ...] = ()
+
+    def _prepare(self, model: DeployModel) -> DeployModel:
+        if self.candidate == Candidate(backend="eager"):
+            return model  # the reference as it is, without a copy of the weights
+        prepared = copy.deepcopy(model)
+        if self.candidate.precision is Precision.FP16:
+            prepared.network.half()
+        if self._channels_last:
+            prepared.network.to(memory_format=torch.channels_last)
+        prepared.to(self._device)
+        return prepared
+
+    def bind(self, images: NDArray[Any]) -> None:
+        self.check(images)
+        tensor = torch.from_numpy(images).to(self._device)
+        # Pixels are NHWC already; their permuted view has the channels-last strides.
+        if self._channels_last and self._model.input_format is InputFormat.FLOAT:
+            tensor = tensor.contiguous(memory_format=torch.channels_last)
+        self._input = tensor
+
+    def enqueue(self) -> None:
+        with torch.inference_mode():
+            output = self._run(self._input)
+        self._output = output if isinstance(output, tuple) else (output,)
+
+    def synchronize(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def outputs(self) -> Outputs:
+        return {name: tensor.cpu().numpy() for name, tensor in zip(self.output_names, self._output, strict=True)}
+
+    def describe(self) -> dict[str, Any]:
+        found: dict[str, Any] = {"torch": version("torch"), "device": str(self._device), "threads": self._threads}
+        if self._device.type == "cuda":
+            found |= {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda, "tf32": False}
+        return found
+
+    def close(self) -> None:
+        self._input, self._output = None, ()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()

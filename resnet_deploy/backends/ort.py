@@ -1,0 +1,94 @@
+"""ONNX Runtime on CPU and CUDA."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnet_deploy._deps import require, version
+from resnet_deploy.backends.base import Backend, Candidate, Outputs
+from resnet_deploy.errors import GraphError, UnavailableError
+from resnet_deploy.specs import TensorSpec
+
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uint8)": "uint8", "tensor(int64)": "int64"}
+
+
+class OrtBackend(Backend):
+    """An ONNX file in an ONNX Runtime session, its inputs and outputs bound on the device.
+
+    threads: of one operator; ONNX Runtime's default, the physical cores, where None.
+    Raises GraphError for a file that does not load, UnavailableError where the provider that runs is not the one asked for.
+    """
+
+    def __init__(self, path: Path, candidate: Candidate, *, threads: int | None = None) -> None:
+        ort = require("onnxruntime", extra="gpu" if candidate.device == "cuda" else "cpu")
+        self.candidate = candidate
+        self._threads = threads
+        self._session = _session(ort, path, _PROVIDERS[candidate.device], threads)
+        inputs = self._session.get_inputs()
+        if len(inputs) != 1:
+            raise GraphError(f"{path} has {len(inputs)} inputs; a residual network has one")
+        if inputs[0].type not in _DTYPES:
+            raise GraphError(f"{path} takes {inputs[0].type}; expected one of {', '.join(_DTYPES)}")
+        self.input_spec = TensorSpec(name=inputs[0].name, dtype=_DTYPES[inputs[0].type], shape=("batch", *inputs[0].shape[1:]))
+        self.output_names = tuple(output.name for output in self._session.get_outputs())
+        self._ort = ort
+        self._device = candidate.device
+        self._binding = self._session.io_binding()
+
+    def bind(self, images: NDArray[Any]) -> None:
+        self.check(images)
+        # The binding keeps the address alone: hold the array (on the CPU it is not copied).
+        self._input = self._ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(images), self._device, 0)
+        self._binding.bind_ortvalue_input(self.input_spec.name, self._input)
+        for name in self.output_names:
+            self._binding.bind_output(name, self._device)
+
+    def enqueue(self) -> None:
+        self._session.run_with_iobinding(self._binding)
+
+    def synchronize(self) -> None:
+        self._binding.synchronize_outputs()
+
+    def outputs(self) -> Outputs:
+        return dict(zip(self.output_names, self._binding.copy_outputs_to_cpu(), strict=True))
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "onnxruntime": version("onnxruntime"),
+            "providers": self._session.get_providers(),
+            "threads": self._threads,
+        }
+
+    def close(self) -> None:
+        self._binding = None
+        self._session = None
+        self._input = None
+
+
+def _session(ort: Any, path: Path, provider: str, threads: int | None) -> Any:
+    if provider not in ort.get_available_providers():
+        raise UnavailableError(
+            f"this onnxruntime {ort.__version__} has no {provider}; it has {', '.join(ort.get_available_providers())}. "
+            'Install it with: pip install "resnet-deploy[gpu]"'
+        )
+    options = ort.SessionOptions()
+    options.log_severity_level = 4  # its own stderr lines; what matters arrives as exceptions
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    providers = [provider] if provider == _PROVIDERS["cpu"] else [provider, _PROVIDERS["cpu"]]
+    try:
+        session = ort.InferenceSession(str(path), options, providers=providers)
+    except Exception as exc:  # onnxruntime has its own exception for every status code, and no common base
+        raise GraphError(f"ONNX Runtime cannot load {path}: {str(exc).splitlines()[0]}") from exc
+    running = session.get_providers()
+    if running[0] != provider:
+        raise UnavailableError(
+            f"{provider} was asked for, but ONNX Runtime fell back to {running[0]}: the CUDA or cuDNN libraries are "
+            "missing or of another version. `resnet-deploy doctor` shows what was found"
+        )
+    return session
