@@ -1,0 +1,312 @@
+"""What the commands do to a bundle: export into it, verify what it holds. Each is one call, and does only what is missing."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from resnet_deploy import _deps
+from resnet_deploy.backends.base import Backend, Candidate
+from resnet_deploy.bundle import Bundle, key_of, now
+from resnet_deploy.data import Dataset, open_data
+from resnet_deploy.errors import UsageError
+from resnet_deploy.models import registry
+from resnet_deploy.parity import Comparison, ParityReport, judge, parse_gates
+from resnet_deploy.specs import MAX_BATCH, OPSET, Head, InputFormat, Precision, Preprocessing, TensorSpec, to_dict
+
+# (what is being done, steps done, steps in all or None)
+Progress = Callable[[str, int, "int | None"], None]
+
+WEIGHTS = "weights.safetensors"
+REFERENCE = Candidate(backend="eager")
+
+
+def silent(what: str, done: int, total: int | None) -> None:
+    """Progress that nobody watches."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """What is exported. The names and defaults are those of `resnet-deploy export`.
+
+    weights, num_classes, new_head: as in `create_model`. head: logits, probabilities, embedding, features or topk:K.
+    l2_normalize: unit-length embeddings. input: float (normalized NCHW float32) or uint8 (NHWC pixels).
+    image_size: pixels, square, of the input; resize: of the shorter edge before the crop; mean, std: of each channel in
+    [0, 1]; by default the checkpoint's own, else the architecture's. max_batch: the largest batch that is proven.
+    """
+
+    weights: str | Path | None = None
+    num_classes: int | None = None
+    new_head: bool = False
+    head: str = "logits"
+    l2_normalize: bool = False
+    input: str = "float"
+    image_size: int | None = None
+    resize: int | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    max_batch: int = MAX_BATCH
+    opset: int = OPSET
+
+    def __post_init__(self) -> None:
+        Head.parse(self.head, l2_normalize=self.l2_normalize)
+        if self.input not in {f.value for f in InputFormat}:
+            raise UsageError(f"unknown input {self.input!r}; choose float or uint8")
+        if self.max_batch < 1:
+            raise UsageError(f"the largest batch must be at least 1; found {self.max_batch}")
+        if self.image_size is not None and self.image_size < 32:
+            raise UsageError(f"an image of {self.image_size} pixels is too small for a residual network; use 32 or more")
+
+    def preprocessing(self, found: Preprocessing) -> Preprocessing:
+        """A checkpoint's preprocessing with what was asked for in its place."""
+        crop = self.image_size or found.crop
+        # A size of its own keeps the ratio of resize to crop: 256 to 224.
+        resize = self.resize or round(found.resize * crop / found.crop)
+        return replace(found, crop=crop, resize=resize, mean=self.mean or found.mean, std=self.std or found.std)
+
+    def request(self, row: registry.Architecture) -> dict[str, Any]:
+        """What the exported files depend on, without loading anything heavy: equal requests, equal files."""
+        from resnet_deploy.models.checkpoint import weights_digest
+
+        digest = None if self.weights is None else weights_digest(row, str(self.weights))
+        return {**to_dict(self), "weights": digest}
+
+
+def export(
+    architecture: str, output: str | Path, *, overwrite: bool = False, progress: Progress = silent, **options: Any
+) -> Bundle:
+    """Make a bundle with a checked FP32 ONNX model; nothing is done where it is there already.
+
+    options: the fields of `ExportOptions`. Raises UsageError, CheckpointError, BundleError or ExportError; what the
+    folder held before stays as it was.
+    """
+    row = registry.architecture(architecture)
+    asked = ExportOptions(**options)
+    request = asked.request(row)
+    bundle = Bundle.create(output, {"architecture": row.name, "request": request}, overwrite=overwrite)
+    if not overwrite and (found := _up_to_date(bundle, request)) is not None:
+        return found
+
+    progress("load", 0, None)
+    from resnet_deploy.exporter import export_onnx
+    from resnet_deploy.models.checkpoint import save
+    from resnet_deploy.models.create import load_model
+    from resnet_deploy.models.deploy import DeployModel
+
+    loaded = load_model(row.name, weights=asked.weights, num_classes=asked.num_classes, new_head=asked.new_head)
+    preprocessing = asked.preprocessing(loaded.preprocessing)
+    model = DeployModel.of(
+        loaded, head=Head.parse(asked.head, l2_normalize=asked.l2_normalize), input_format=InputFormat(asked.input),
+        preprocessing=preprocessing,
+    )  # fmt: skip
+    bundle.manifest["model"] |= _describe(model, loaded.weights, loaded.class_names, row)
+    metadata = {"architecture": row.name, "preprocessing": to_dict(preprocessing), "class_names": loaded.class_names}
+    with bundle.transaction() as change:
+        save(model.network.state_dict(), change.stage(WEIGHTS), metadata)
+        change.add(WEIGHTS, kind="weights", made_from=loaded.weights["sha256"])
+        checks = export_onnx(
+            model, change.stage("model.fp32.onnx"), max_batch=asked.max_batch, opset=asked.opset,
+            step=lambda what: progress(what, 0, None),
+        )  # fmt: skip
+        change.add(
+            "model.fp32.onnx", kind="onnx", precision=Precision.FP32.value, opset=asked.opset, checks=checks,
+            made_from=change.manifest["artifacts"][WEIGHTS]["sha256"], command=_command(),
+        )  # fmt: skip
+    return bundle
+
+
+def _command() -> str:
+    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def _up_to_date(bundle: Bundle, request: dict[str, Any]) -> Bundle | None:
+    """The bundle on disk, where it was made by the same request and every file is as it was made."""
+    if not (bundle.path / "manifest.json").is_file():
+        return None
+    found = Bundle.open(bundle.path)
+    if found.manifest["model"].get("request") != request:
+        return None
+    for name in found.manifest["artifacts"]:
+        found.artifact(name)
+    return found
+
+
+def _describe(model: Any, weights: dict[str, Any], class_names: Any, row: registry.Architecture) -> dict[str, Any]:
+    from resnet_deploy.models.complexity import complexity
+
+    classes = model.network.fc.out_features
+    cost = complexity(row, num_classes=classes, image_size=model.preprocessing.crop)
+    return {
+        "family": row.family,
+        "paper": row.paper,
+        "num_classes": classes,
+        "class_names": class_names,
+        "weights": weights,
+        "head": to_dict(model.head),
+        "input_format": model.input_format.value,
+        "preprocessing": to_dict(model.preprocessing),
+        "input": to_dict(model.input_spec),
+        "outputs": [to_dict(spec) for spec in model.output_specs()],
+        "parameters": cost.parameters,
+        "macs": cost.macs,
+    }
+
+
+@dataclass
+class Subject:
+    """An opened bundle as something that can be run: its eager model, loaded once, and its data."""
+
+    bundle: Bundle
+
+    @property
+    def description(self) -> dict[str, Any]:
+        return dict(self.bundle.manifest["model"])
+
+    @property
+    def max_batch(self) -> int:
+        return int(self.description["request"]["max_batch"])
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        return Preprocessing.from_dict(self.description["preprocessing"])
+
+    @property
+    def input_spec(self) -> TensorSpec:
+        return TensorSpec.from_dict(self.description["input"])
+
+    @cached_property
+    def model(self) -> Any:
+        """The eager DeployModel, from the bundle's own weights."""
+        from resnet_deploy.models.create import load_model
+        from resnet_deploy.models.deploy import DeployModel
+
+        described = self.description
+        loaded = load_model(described["architecture"], weights=self.bundle.artifact(WEIGHTS))
+        head = Head.parse(described["request"]["head"], l2_normalize=described["head"]["l2_normalize"])
+        return DeployModel.of(
+            loaded, head=head, input_format=InputFormat(described["input_format"]), preprocessing=self.preprocessing
+        )
+
+    def backend(self, candidate: Candidate, threads: int | None) -> Backend:
+        from resnet_deploy.backends.load import load_backend
+
+        return load_backend(candidate, model=lambda: self.model, artifact=self.bundle.artifact, threads=threads)
+
+    def data(self, source: str | Path, *, limit: int | None = None, strict: bool = False) -> Dataset:
+        described = self.description
+        return open_data(
+            source, preprocessing=self.preprocessing, input_format=InputFormat(described["input_format"]),
+            num_classes=described["num_classes"], limit=limit, strict=strict,
+        )  # fmt: skip
+
+    def made_from(self, candidate: Candidate) -> str:
+        """The hash of the file that a candidate runs."""
+        name = WEIGHTS if candidate.backend == "eager" else f"model.{candidate.precision.value}.onnx"
+        artifacts = self.bundle.manifest["artifacts"]
+        if name not in artifacts:
+            raise UsageError(f"{self.bundle.path} has no {name} for {candidate}")
+        return str(artifacts[name]["sha256"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """One candidate against eager on one data set. failures: the gates that do not hold, in words."""
+
+    candidate: Candidate
+    data: dict[str, Any]
+    report: ParityReport
+    failures: list[str] = field(default_factory=list)
+
+    @property
+    def gate(self) -> str:
+        return "fail" if self.failures else "pass"
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "backend": self.candidate.name, "device": self.candidate.device, "precision": self.candidate.precision.value,
+            "gate": self.gate, "failures": self.failures, "data": self.data, "parity": self.report.to_dict(),
+        }  # fmt: skip
+
+
+def verify(
+    bundle: Bundle | str | Path,
+    data: str | Path,
+    *,
+    backends: Iterable[str] = ("onnxruntime",),
+    gates: Iterable[str] = (),
+    batch: int = MAX_BATCH,
+    limit: int | None = None,
+    strict: bool = False,
+    threads: int | None = None,
+    progress: Progress = silent,
+) -> list[Verdict]:
+    """Compare backends with eager PyTorch on data, and judge them by gates (`metric=limit`) over the defaults.
+
+    Every artifact's hash is checked first. The verdicts are recorded in the manifest. Raises UsageError, DataError,
+    IntegrityError or UnavailableError.
+    """
+    asked = parse_gates(gates)
+    bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    candidates = [Candidate.parse(text) for text in backends]
+    if batch < 1:
+        raise UsageError(f"a batch size must be at least 1; found {batch}")
+    for name in bundle.manifest["artifacts"]:
+        bundle.artifact(name)
+    subject = Subject(bundle)
+    dataset = subject.data(data, limit=limit, strict=strict)
+    records = compare(subject, candidates, dataset, batch=min(batch, subject.max_batch), threads=threads, progress=progress)
+    bundle.record("parity", records)
+    return [verdict(candidate, record, asked) for candidate, record in zip(candidates, records.values(), strict=True)]
+
+
+def parity_key(subject: Subject, candidate: Candidate, dataset: Dataset) -> str:
+    """What a parity record depends on."""
+    return key_of(
+        candidate=str(candidate), made_from=subject.made_from(candidate), reference=subject.made_from(REFERENCE),
+        data=dataset.sha256, packages=_deps.versions(),
+    )  # fmt: skip
+
+
+def compare(
+    subject: Subject,
+    candidates: list[Candidate],
+    dataset: Dataset,
+    *,
+    batch: int,
+    threads: int | None = None,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Run candidates and eager over the same batches once; returns parity records by key, in the candidates' order."""
+    keys = [parity_key(subject, candidate, dataset) for candidate in candidates]
+    comparisons = {candidate: Comparison() for candidate in candidates}
+    with ExitStack() as stack:
+        loaded = {c: stack.enter_context(subject.backend(c, threads)) for c in {REFERENCE, *candidates}}
+        for part in dataset.batches(batch, lambda done: progress("verify", done, len(dataset))):
+            expected = loaded[REFERENCE].infer(part.images)
+            for candidate, comparison in comparisons.items():
+                found = expected if candidate == REFERENCE else loaded[candidate].infer(part.images)
+                comparison.add(expected, found, part.labels)
+        described = {candidate: backend.describe() for candidate, backend in loaded.items()}
+    about = {
+        "source": dataset.source, "sha256": dataset.sha256, "images": len(dataset) - len(dataset.skipped),
+        "skipped": [{"name": item.name, "reason": item.reason} for item in dataset.skipped],
+    }  # fmt: skip
+    return {
+        key: {
+            "candidate": str(candidate), "made_from": subject.made_from(candidate), "data": about, "batch": batch,
+            "runtime": described[candidate], "created": now(), "report": comparisons[candidate].report().to_dict(),
+        }
+        for key, candidate in zip(keys, candidates, strict=True)
+    }  # fmt: skip
+
+
+def verdict(candidate: Candidate, record: Mapping[str, Any], asked: Mapping[str, float]) -> Verdict:
+    """Judge a parity record, now made or from the manifest."""
+    report = ParityReport(**record["report"])
+    failures = judge(report, candidate.precision, asked)
+    return Verdict(candidate=candidate, data=record["data"], report=report, failures=failures)
