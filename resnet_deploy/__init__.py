@@ -1,0 +1,48 @@
+"""Residual networks from PyTorch to ONNX and TensorRT engines that can be trusted.
+
+Every name here is loaded when it is first used: importing the package imports neither torch nor onnx.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from resnet_deploy.benchmarking.report import BenchReport as BenchReport
+    from resnet_deploy.benchmarking.run import bench as bench
+    from resnet_deploy.bundle import Bundle as Bundle
+    from resnet_deploy.diagnosis import doctor as doctor
+    from resnet_deploy.errors import DeployError as DeployError
+    from resnet_deploy.inspection import inspect as inspect
+    from resnet_deploy.models.create import create_model as create_model
+    from resnet_deploy.models.registry import list_models as list_models
+    from resnet_deploy.steps import export as export
+    from resnet_deploy.steps import verify as verify
+
+__version__ = "0.1.0"
+
+_WHERE = {
+    "BenchReport": "benchmarking.report",
+    "Bundle": "bundle",
+    "DeployError": "errors",
+    "bench": "benchmarking.run",
+    "create_model": "models.create",
+    "doctor": "diagnosis",
+    "export": "steps",
+    "inspect": "inspection",
+    "list_models": "models.registry",
+    "verify": "steps",
+}
+
+__all__ = sorted([*_WHERE, "__version__"])
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

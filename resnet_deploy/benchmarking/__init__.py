@@ -1,0 +1,1 @@
+"""How fast? Measurement, the machine that it was measured on, and the report."""

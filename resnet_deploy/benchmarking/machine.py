@@ -1,0 +1,62 @@
+"""The machine that a figure was measured on."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+from resnet_deploy import _deps
+
+
+def describe_machine() -> dict[str, Any]:
+    """CPU, cores, memory, GPUs, load, operating system and package versions, as far as they can be read."""
+    return {
+        "cpu": cpu_name(),
+        "cores": cores(),
+        "memory_bytes": _memory_bytes(),
+        "load_1min": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "gpus": gpus(),
+        "os": platform.platform(),
+        "python": platform.python_version(),
+        "packages": _deps.versions(),
+    }
+
+
+def cpu_name() -> str:
+    """The processor's own name."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text(errors="replace").splitlines():
+            if line.lower().startswith(("model name", "hardware")):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def cores() -> int:
+    """Logical cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+def gpus() -> list[dict[str, Any]]:
+    """Name, memory and compute capability of each CUDA device; empty without one, or where torch was not needed yet."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return []
+    found = []
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        found.append(
+            {"name": properties.name, "memory_bytes": properties.total_memory,
+             "compute_capability": f"{properties.major}.{properties.minor}"}
+        )  # fmt: skip
+    return found
+
+
+def _memory_bytes() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None

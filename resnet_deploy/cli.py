@@ -1,0 +1,274 @@
+"""The command line: parse, call, print. Everything else is in the library, with the same names and defaults."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from resnet_deploy.errors import EXIT_GATE, EXIT_INTERRUPTED, EXIT_MACHINE, DeployError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Commands(click.Group):
+    """Turns errors into messages and exit codes, in this one place."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except DeployError as exc:
+            fail(str(exc), exc.exit_code)
+        except KeyboardInterrupt:
+            fail("interrupted; nothing that was there before is lost. Run the command again to go on", EXIT_INTERRUPTED)
+        except MemoryError as exc:
+            fail(f"out of memory ({exc}); use a smaller --batch or --max-batch", EXIT_MACHINE)
+        except BrokenPipeError:
+            raise  # click's own: the reader went away, as in `... | head`
+        except OSError as exc:
+            fail(f"{exc.filename or 'a file'}: {exc.strerror or exc}", EXIT_MACHINE)
+
+
+def fail(message: str, code: int) -> None:
+    click.echo(f"Error: {message}", err=True)
+    sys.exit(code)
+
+
+def show(value: Any, text: Callable[[], str], as_json: bool) -> None:
+    """A command's result: one JSON object, or text."""
+    click.echo(json.dumps(value, indent=1) if as_json else text())
+
+
+def options(*decorators: Callable[[F], F]) -> Callable[[F], F]:
+    """Several options as one decorator, in the order given."""
+
+    def apply(command: F) -> F:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return apply
+
+
+def _triple(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[float, ...] | None:
+    if value is None:
+        return None
+    try:
+        numbers = tuple(float(part) for part in value.split(","))
+    except ValueError:
+        numbers = ()
+    if len(numbers) != 3:
+        raise click.BadParameter("three numbers separated by commas, as in 0.485,0.456,0.406")
+    return numbers
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
+overwrite_option = click.option("--overwrite", is_flag=True, help="Replace whatever bundle the folder holds.")
+data_options = options(
+    click.option("--limit", type=click.IntRange(min=1), help="Use so many images, evenly spaced."),
+    click.option("--strict", is_flag=True, help="Fail at the first image that cannot be read."),
+    click.option(
+        "--gate", "gates", multiple=True, metavar="METRIC=LIMIT", help="A condition in place of a default; may be repeated."
+    ),
+    click.option("--threads", type=click.IntRange(min=1), help="CPU threads of each backend. [default: all cores]"),
+)
+export_options = options(
+    click.option("--weights", help="A .pth, .pt or .safetensors file, IMAGENET1K_V1, IMAGENET1K_V2 or DEFAULT."),
+    click.option("--num-classes", type=int, help="Classes of the classifier. [default: the checkpoint's]"),
+    click.option("--new-head", is_flag=True, help="A fresh classifier for --num-classes (transfer learning)."),
+    click.option("--head", help="logits, probabilities, embedding, features or topk:K. [default: logits]"),
+    click.option("--l2-normalize", is_flag=True, help="Embeddings of unit length."),
+    click.option(
+        "--input",
+        type=click.Choice(["float", "uint8"]),
+        help="Normalized NCHW float32, or NHWC uint8 pixels that the graph normalizes. [default: float]",
+    ),
+    click.option("--image-size", type=int, help="Input size in pixels. [default: the checkpoint's]"),
+    click.option("--resize", type=int, help="Size of the shorter edge before the crop. [default: the checkpoint's]"),
+    click.option("--mean", callback=_triple, metavar="R,G,B", help="Channel means in [0, 1]. [default: the checkpoint's]"),
+    click.option("--std", callback=_triple, metavar="R,G,B", help="Channel deviations. [default: the checkpoint's]"),
+    click.option("--max-batch", type=int, help="The largest batch that is proven. [default: 32]"),
+    click.option("--opset", type=int, help="ONNX opset. [default: 20]"),
+    overwrite_option,
+)
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    """Without what was left to its default."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="resnet-deploy")
+def main() -> None:
+    """Residual networks from PyTorch to ONNX and TensorRT engines that can be trusted.
+
+    Exit codes: 0 done, 1 a gate failed, 2 wrong usage or input, 3 this machine can't, 130 interrupted.
+    """
+
+
+@main.command()
+@json_option
+def models(as_json: bool) -> None:
+    """List the architectures: parameters, GMACs, paper, published weights.
+
+    \b
+    Example:
+        resnet-deploy models
+    """
+    from resnet_deploy import terminal
+    from resnet_deploy.models.catalogue import catalogue
+
+    rows = catalogue()
+    show({"models": rows}, lambda: terminal.models(rows), as_json)
+
+
+@main.command()
+@json_option
+def doctor(as_json: bool) -> None:
+    """Try every backend on this machine, and say what is missing for the others.
+
+    \b
+    Example:
+        resnet-deploy doctor
+    """
+    import resnet_deploy as rd
+    from resnet_deploy import terminal
+
+    findings = [finding.to_dict() for finding in rd.doctor()]
+    show({"backends": findings}, lambda: terminal.table(findings), as_json)
+
+
+@main.command()
+@click.argument("architecture", metavar="ARCH")
+@click.option("-o", "--output", required=True, metavar="DIR", help="The bundle's folder.")
+@export_options
+@json_option
+def export(architecture: str, output: str, as_json: bool, **given: Any) -> None:
+    """Export ARCH to a checked ONNX file in a bundle.
+
+    \b
+    Example:
+        resnet-deploy export resnet50 --weights ckpt.pth --input uint8 --head topk:5 -o build/resnet50
+    """
+    import resnet_deploy as rd
+    from resnet_deploy import terminal
+
+    with terminal.Bars() as bars:
+        bundle = rd.export(architecture, output, progress=bars, **_given(given))
+    summary = {"bundle": str(bundle.path), "model": bundle.manifest["model"], "artifacts": bundle.manifest["artifacts"]}
+    show(summary, lambda: terminal.exported(bundle), as_json)
+
+
+@main.command()
+@click.argument("bundle", metavar="DIR")
+@click.option("--data", required=True, help="A folder of images, an .npz file, `digits`, or `random:N`.")
+@click.option(
+    "--backend",
+    "backends",
+    multiple=True,
+    default=["onnxruntime"],
+    show_default=True,
+    help="What to compare with eager, as in onnxruntime:cuda or eager:fp16; may be repeated.",
+)
+@click.option("--batch", type=int, default=32, show_default=True, help="Images at a time.")
+@data_options
+@json_option
+def verify(bundle: str, data: str, as_json: bool, **given: Any) -> None:
+    """Prove that the bundle's files answer as the eager model does; exit code 1 when a gate fails.
+
+    Metrics: max-abs-error, mean-abs-error, max-rel-error, cosine-mean, cosine-min, top1-agreement, top5-agreement,
+    top1-accuracy, accuracy-difference.
+
+    \b
+    Example:
+        resnet-deploy verify build/resnet50 --data val/ --gate top1-agreement=0.99 --gate max-abs-error=1e-3
+    """
+    import resnet_deploy as rd
+    from resnet_deploy import terminal
+
+    with terminal.Bars() as bars:
+        found = rd.verify(bundle, data, progress=bars, **given)
+    results = {"bundle": bundle, "results": [verdict.to_dict() for verdict in found]}
+    show(results, lambda: terminal.verdicts(found), as_json)
+    for item in found[0].data["skipped"]:
+        click.echo(f"Warning: skipped {item['name']}: {item['reason']}", err=True)
+    _judge([f"{verdict.candidate}: {failure}" for verdict in found for failure in verdict.failures])
+
+
+@main.command()
+@click.argument("target", metavar="ARCH|DIR")
+@click.option("-o", "--output", metavar="DIR", help="The bundle of an ARCH. [default: build/ARCH]")
+@click.option("--data", help="A folder of images, an .npz file, `digits`, or `random:N`. [default: random:32]")
+@click.option("--batch", default="1,8,32", show_default=True, help="Batch sizes.")
+@click.option(
+    "--backend",
+    "backends",
+    multiple=True,
+    default=["eager", "onnxruntime"],
+    show_default=True,
+    help="What to measure, as in onnxruntime:cuda or eager:fp16,channels_last; may be repeated.",
+)
+@click.option(
+    "--duration",
+    "duration_s",
+    type=float,
+    default=3.0,
+    show_default=True,
+    help="Seconds of sampling for each backend and batch.",
+)
+@data_options
+@click.option("--fresh", is_flag=True, help="Measure again what was measured before.")
+@export_options
+@json_option
+def bench(target: str, as_json: bool, **given: Any) -> None:
+    """Measure ARCH or a bundle, after whatever is missing of export and verification; exit code 1 when a gate fails.
+
+    Latency is host to host: images in host memory to answers in host memory. "device ms" is the inference alone, the
+    batch being bound. Backends are measured in turns, so that a drifting machine drifts under all of them.
+
+    \b
+    Example:
+        resnet-deploy bench resnet50 --weights ckpt.pth --data val/ --batch 1,8,32
+    """
+    import resnet_deploy as rd
+    from resnet_deploy import terminal
+
+    with terminal.Bars() as bars:
+        report = rd.bench(target, progress=bars, **_given(given))
+    show(report.to_dict(), lambda: terminal.bench(report), as_json)
+    for warning in report.warnings:
+        click.echo(f"Warning: {warning}", err=True)
+    _judge([f"{r.backend} ({r.precision}, {r.device}): {failure}" for r in report.results for failure in r.failures])
+
+
+def _judge(failures: list[str]) -> None:
+    """Say each failed gate once, and leave with its exit code."""
+    for failure in dict.fromkeys(failures):
+        click.echo(f"FAILED {failure}", err=True)
+    if failures:
+        sys.exit(EXIT_GATE)
+
+
+@main.command()
+@click.argument("file", metavar="FILE")
+@json_option
+def inspect(file: str, as_json: bool) -> None:
+    """Show an ONNX file's inputs, outputs, layers and their precision.
+
+    \b
+    Example:
+        resnet-deploy inspect build/resnet50/model.fp32.onnx
+    """
+    import resnet_deploy as rd
+    from resnet_deploy import terminal
+
+    report = rd.inspect(file)
+    show(report.to_dict(), lambda: terminal.graph(report), as_json)
+
+
+if __name__ == "__main__":
+    main()

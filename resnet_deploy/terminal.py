@@ -1,0 +1,170 @@
+"""What people read: tables and summaries as text, and progress bars. Nothing is computed here but units."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from resnet_deploy.benchmarking.report import BenchReport, Result
+    from resnet_deploy.bundle import Bundle
+    from resnet_deploy.inspection import GraphReport
+    from resnet_deploy.steps import Verdict
+
+
+class Bars:
+    """Library progress as bars on stderr; nothing where that is not a terminal."""
+
+    def __init__(self) -> None:
+        self._what = ""
+        self._bar: Any = None
+
+    def __call__(self, what: str, done: int, total: int | None) -> None:
+        if not sys.stderr.isatty():
+            return
+        from tqdm import tqdm
+
+        if what != self._what:
+            self.close()
+            self._what = what
+            self._bar = tqdm(
+                desc=what, total=total, file=sys.stderr, leave=False, bar_format="{desc}" if total is None else None
+            )
+        self._bar.update(done - self._bar.n)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def __enter__(self) -> Bars:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    from tabulate import tabulate
+
+    return str(tabulate(rows, headers="keys", tablefmt="simple", disable_numparse=True, missingval="-"))
+
+
+def models(rows: list[dict[str, Any]]) -> str:
+    return table(
+        [
+            {
+                "model": row["name"],
+                "family": row["family"],
+                "parameters": f"{row['parameters']:,}",
+                "GMACs": f"{row['macs'] / 1e9:.3f}",
+                "input": row["image_size"],
+                "paper": row["paper"],
+                "weights (top-1 %)": ", ".join(f"{w['name']} {w['top1_percent']:.2f}" for w in row["weights"]) or None,
+            }
+            for row in rows
+        ]
+    )
+
+
+def exported(bundle: Bundle) -> str:
+    model, artifacts = bundle.manifest["model"], bundle.manifest["artifacts"]
+    checks = artifacts["model.fp32.onnx"]["checks"]
+    worst = max(check["max_rel_error"] for check in checks)
+    batches = ", ".join(str(check["batch"]) for check in checks)
+    files = [
+        {"file": name, "bytes": f"{entry['size_bytes']:,}", "sha256": entry["sha256"][:16]} for name, entry in artifacts.items()
+    ]
+    return "\n".join(
+        [
+            f"{bundle.path}: {model['architecture']}, weights {model['weights']['source']}",
+            f"input   {_shaped(model['input'])}",
+            f"output  {', '.join(_shaped(spec) for spec in model['outputs'])}",
+            f"checked against eager at batch {batches}: relative error at most {worst:.1e}",
+            "",
+            table(files),
+        ]
+    )
+
+
+def _shaped(spec: dict[str, Any]) -> str:
+    return f"{spec['name']} {spec['dtype']} [{', '.join(map(str, spec['shape']))}]"
+
+
+def verdicts(found: list[Verdict]) -> str:
+    about = found[0].data
+    columns = {str(verdict.candidate): verdict for verdict in found}
+    names = [name for name in found[0].report.to_dict() if name != "images"]
+    rows = [{"": name, **{c: _figure(getattr(v.report, name)) for c, v in columns.items()}} for name in names]
+    rows.append({"": "gate", **{column: verdict.gate for column, verdict in columns.items()}})
+    return f"{about['images']} images of {about['source']}, against eager PyTorch\n\n{table(rows)}"
+
+
+def _figure(value: Any) -> str:
+    if value is None:
+        return "-"
+    return str(value) if isinstance(value, bool) else f"{value:.6g}"
+
+
+def bench(report: BenchReport) -> str:
+    machine, model = report.machine, report.model
+    gpus = "".join(f", {gpu['name']}" for gpu in machine["gpus"])
+    packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
+    first = report.results[0]
+    return "\n".join(
+        [
+            f"{model['architecture']}, weights {model['weights']['source']}, {model['macs'] / 1e9:.3f} GMACs",
+            f"{machine['cpu']}, {machine['cores']} cores{gpus}, {first.threads} threads; {packages}",
+            f"parity on {first.parity['images']} images of {first.parity_data}",
+            "",
+            table([_row(result) for result in report.results]),
+        ]
+    )
+
+
+def _row(result: Result) -> dict[str, Any]:
+    latency, parity = result.latency_s, result.parity
+    agreement, accuracy = parity["top1_agreement"], parity["top1_accuracy"]
+    return {
+        "backend": result.backend,
+        "device": result.device,
+        "precision": result.precision,
+        "batch": result.batch,
+        "p50 ms": f"{latency.p50 * 1e3:.3f}",
+        "p90 ms": f"{latency.p90 * 1e3:.3f}",
+        "p99 ms": f"{latency.p99 * 1e3:.3f}",
+        "device ms": f"{result.device_latency_s.p50 * 1e3:.3f}",
+        "IQR": f"{latency.iqr / latency.p50:.0%}",
+        "images/s": f"{result.images_per_s:,.0f}",
+        "vs eager": None if result.speedup is None else f"{result.speedup:.2f}x",
+        "max error": "-" if parity["max_abs_error"] is None else f"{parity['max_abs_error']:.1e}",
+        "agree": None if agreement is None else f"{agreement:.2%}",
+        "top-1": None if accuracy is None else f"{accuracy:.2%}",
+        "gate": result.gate,
+    }
+
+
+def graph(report: GraphReport) -> str:
+    producer = f", {report.producer}" if report.producer else ""
+    counts = ", ".join(f"{count} {name}" for name, count in report.precisions.items())
+    return "\n".join(
+        [
+            f"{report.file}: {report.size_bytes:,} bytes, opset {report.opset}{producer}, sha256 {report.sha256[:16]}",
+            *(f"input   {spec}" for spec in report.inputs),
+            *(f"output  {spec}" for spec in report.outputs),
+            f"nodes   {', '.join(f'{count} {name}' for name, count in report.operators.items())}",
+            f"layers  {counts}; {report.parameters:,} parameters, {report.weight_bytes:,} bytes of weights",
+            "",
+            table(
+                [
+                    {
+                        "layer": layer.name,
+                        "type": layer.kind,
+                        "precision": layer.precision,
+                        "weight": "x".join(map(str, layer.weight_shape)),
+                        "MMACs": None if layer.macs is None else f"{layer.macs / 1e6:.1f}",
+                    }
+                    for layer in report.layers
+                ]
+            ),
+        ]
+    )
