@@ -4,8 +4,7 @@ EXTRAS ?= cpu,rtx
 BUILD ?= build
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.ready-$(subst $(comma),-,$(EXTRAS))
-comma := ,
+STAMP := $(VENV)/.ready-$(EXTRAS)
 
 # The constraints choose a CPU build of torch; a GPU set-up takes the newest.
 CONSTRAINTS := $(if $(findstring gpu,$(EXTRAS)),,-c constraints.txt)
