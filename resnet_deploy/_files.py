@@ -12,6 +12,7 @@ from pathlib import Path
 from resnet_deploy.errors import BundleError, StorageError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR}
 
 
 def sha256_file(path: Path) -> str:
@@ -24,14 +25,24 @@ def sha256_file(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Translate the errors of writing below a path: StorageError for a full disk, BundleError where it is refused."""
+def full_disk(path: Path) -> Iterator[None]:
+    """Translate a disk that is full or broken into StorageError."""
     try:
         yield
     except OSError as exc:
-        if exc.errno in _FULL:
-            raise StorageError(f"cannot write {path}: {exc.strerror}. Free some space and run the command again") from exc
-        if exc.errno in {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR}:
+        if exc.errno not in _FULL:
+            raise
+        raise StorageError(f"cannot write {path}: {exc.strerror}. Free some space and run the command again") from exc
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Translate every error of writing: StorageError for a full disk, BundleError where writing is refused."""
+    try:
+        with full_disk(path):
+            yield
+    except OSError as exc:
+        if exc.errno in _REFUSED:
             raise BundleError(f"cannot write {path}: {exc.strerror}. Choose another output folder") from exc
         raise
 

@@ -19,7 +19,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from resnet_deploy import _deps
-from resnet_deploy._files import flush, sha256_file, write_atomic, writing
+from resnet_deploy._files import flush, full_disk, sha256_file, write_atomic, writing
 from resnet_deploy.errors import BundleError, IntegrityError
 
 MANIFEST = "manifest.json"
@@ -113,8 +113,9 @@ class Bundle:
                 staging.mkdir()
             change = Transaction(self.path, json.loads(json.dumps(self.manifest)))
             try:
-                yield change
-                change.commit()
+                with full_disk(self.path):
+                    yield change
+                    change.commit()
             except BaseException:
                 _drop(staging)
                 raise

@@ -1,0 +1,111 @@
+"""One contract for every backend; what a machine lacks is skipped, with the reason."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from resnet_deploy.backends.base import Backend, Candidate
+from resnet_deploy.bundle import Bundle
+from resnet_deploy.errors import GraphError, UnavailableError, UsageError
+from resnet_deploy.specs import Precision
+from resnet_deploy.steps import REFERENCE, Subject
+
+CANDIDATES = ["eager", "eager:channels_last", "eager:fp16", "onnxruntime", "eager:compile"]
+CUDA = ["eager:cuda", "eager:cuda,fp16,channels_last", "onnxruntime:cuda"]
+IMAGES = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
+# Of the largest logit; half precision keeps 11 bits.
+TOLERANCE = {Precision.FP32: 1e-5, Precision.FP16: 2e-2}
+
+
+def load(bundle: Bundle, text: str) -> Backend:
+    """A backend, or a skip that says what is missing. Only a missing device may skip: CPU backends are all installed."""
+    try:
+        return Subject(bundle).backend(Candidate.parse(text), threads=1)
+    except UnavailableError as exc:
+        if "cuda" not in text:
+            raise
+        pytest.skip(str(exc))
+
+
+def contract(bundle: Bundle, text: str) -> None:
+    """What every backend promises."""
+    with load(bundle, text) as backend, Subject(bundle).backend(REFERENCE, threads=1) as eager:
+        assert backend.candidate == Candidate.parse(text)
+        assert backend.input_spec == eager.input_spec and backend.output_names == eager.output_names == ("logits",)
+        expected = eager.infer(IMAGES)["logits"]
+        limit = TOLERANCE[backend.candidate.precision] * np.abs(expected).max()
+
+        # The four steps are infer; a bound batch can be run again; outputs stay what they were.
+        backend.bind(IMAGES)
+        backend.enqueue()
+        backend.enqueue()
+        backend.synchronize()
+        first = backend.outputs()["logits"]
+        assert first.dtype == np.float32 and first.shape == (5, 10)
+        np.testing.assert_allclose(first, expected, atol=limit, rtol=0)
+        kept = first.copy()
+        other = backend.infer(255 - IMAGES)["logits"]
+        assert not np.allclose(other, kept) and np.array_equal(first, kept), "an answer changed after it was given"
+
+        # Any batch size, one image at a time giving the same; the caller's array is left alone.
+        before = IMAGES.copy()
+        for size in (1, 3):
+            np.testing.assert_allclose(backend.infer(IMAGES[:size])["logits"], expected[:size], atol=limit, rtol=0)
+        assert np.array_equal(before, IMAGES)
+
+        for wrong in (IMAGES.astype(np.float32), IMAGES[:, :16], IMAGES[0], IMAGES[:0]):
+            with pytest.raises(UsageError, match="the model takes uint8"):
+                backend.infer(wrong)
+        assert backend.describe()
+
+
+@pytest.mark.parametrize("text", CANDIDATES)
+def test_contract(digits_bundle: Bundle, text: str) -> None:
+    contract(digits_bundle, text)
+
+
+def test_onnxruntime_says_what_really_runs(digits_bundle: Bundle) -> None:
+    with load(digits_bundle, "onnxruntime") as backend:
+        assert backend.describe()["providers"] == ["CPUExecutionProvider"]
+
+
+@pytest.mark.parametrize("text", ["eager:cuda", "onnxruntime:cuda"])
+def test_a_missing_gpu_is_an_error_and_never_a_fall_back(digits_bundle: Bundle, text: str) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(UnavailableError) as caught:
+        Subject(digits_bundle).backend(Candidate.parse(text), threads=1)
+    assert caught.value.exit_code == 3
+
+
+def test_a_damaged_graph_is_refused(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    from resnet_deploy.backends.ort import OrtBackend
+
+    (tmp_path / "model.onnx").write_bytes(b"not a graph")
+    with pytest.raises(GraphError, match="cannot load"):
+        OrtBackend(tmp_path / "model.onnx", Candidate(backend="onnxruntime"))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("tensorflow", "unknown backend"),
+        ("eager:int9", "no option"),
+        ("onnxruntime:compile", "no option"),
+        ("eager:cpu,cuda", "more than one"),
+        ("eager:fp16,fp32", "more than one"),
+        ("", "unknown backend"),
+    ],
+)
+def test_malformed_candidates(text: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        Candidate.parse(text)
+
+
+@pytest.mark.parametrize("text", [*CANDIDATES, *CUDA])
+def test_a_candidates_text_reads_back(text: str) -> None:
+    candidate = Candidate.parse(text)
+    assert Candidate.parse(str(candidate)) == candidate
