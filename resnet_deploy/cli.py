@@ -203,7 +203,7 @@ def verify(bundle: str, data: str, as_json: bool, **given: Any) -> None:
 @click.argument("target", metavar="ARCH|DIR")
 @click.option("-o", "--output", metavar="DIR", help="The bundle of an ARCH. [default: build/ARCH]")
 @click.option("--data", help="A folder of images, an .npz file, `digits`, or `random:N`. [default: random:32]")
-@click.option("--batch", default="1,8,32", show_default=True, help="Batch sizes.")
+@click.option("--batch", help="Batch sizes. [default: 1,8,32]")
 @click.option(
     "--backend",
     "backends",

@@ -51,7 +51,7 @@ def test_candidates_take_turns_and_the_first_run_of_a_turn_is_not_counted() -> N
             return super().infer(images)
 
     config = MeasureConfig(duration_s=0.01, rounds=4, min_samples=4, warmup_s=0)
-    found = measure({name: Logged(name) for name in "ab"}, {name: IMAGES for name in "ab"}, config)
+    found = measure({name: Logged(name) for name in "ab"}, dict.fromkeys("ab", IMAGES), config)
     turns = "".join(log)[4:]  # after two warm-up runs each
     changes = [name for i, name in enumerate(turns) if i == 0 or turns[i - 1] != name]
     # Rotated every round: ab ba ab ba, so that neither is always first.

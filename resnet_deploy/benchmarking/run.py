@@ -26,6 +26,7 @@ from resnet_deploy.specs import MAX_BATCH, parse_batches
 from resnet_deploy.steps import REFERENCE, Progress, Subject, compare, export, parity_key, silent, verdict
 
 DEFAULT_BACKENDS = ("eager", "onnxruntime")
+DEFAULT_BATCHES = (1, 8, 32)
 RANDOM_IMAGES = 32
 SAMPLES = "samples.json"
 
@@ -35,7 +36,7 @@ def bench(
     *,
     output: str | Path | None = None,
     data: str | Path | None = None,
-    batch: str | int | Iterable[int] = (1, 8, 32),
+    batch: str | int | Iterable[int] | None = None,
     backends: Iterable[str] = DEFAULT_BACKENDS,
     gates: Iterable[str] = (),
     duration_s: float = MeasureConfig.duration_s,
@@ -49,17 +50,20 @@ def bench(
 ) -> BenchReport:
     """Measure a bundle, or an architecture that is exported first where it is not yet.
 
-    output: the architecture's bundle, by default build/ARCH. data: as in `verify`; random pixels without. duration_s: of
-    sampling, for each candidate and batch. fresh: measure again what was measured before. options: of `export`.
-    Parity and measurements that the manifest has, of the same files, data, versions, machine and settings, are reused.
+    output: the architecture's bundle, by default build/ARCH. data: as in `verify`; random pixels without. batch: 1, 8 and
+    32 where the bundle proves them. duration_s: of sampling, for each candidate and batch. fresh: measure again what was
+    measured before. options: of `export`. Parity and measurements that the manifest has, of the same files, data, versions,
+    machine and settings, are reused.
     """
-    asked, batches = parse_gates(gates), parse_batches(batch)
+    asked, batches = parse_gates(gates), parse_batches(DEFAULT_BATCHES if batch is None else batch)
     candidates = list(dict.fromkeys(Candidate.parse(text) for text in backends))
     if not candidates:
         raise UsageError("there is no backend to measure")
     config = MeasureConfig(duration_s=duration_s)
     bundle = _bundle(target, output, batches, overwrite, progress, options)
     subject = Subject(bundle)
+    if batch is None:
+        batches = tuple(size for size in batches if size <= subject.max_batch)
     if max(batches) > subject.max_batch:
         raise UsageError(
             f"the graph is proven up to batch {subject.max_batch}, not {max(batches)}; "

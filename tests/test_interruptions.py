@@ -1,0 +1,141 @@
+"""What a person or a machine does to a running export: Ctrl-C, SIGKILL, a full disk, a folder that refuses."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+
+import pytest
+
+from resnet_deploy.bundle import Bundle
+from tests.conftest import DIGITS, ROOT
+
+COMMAND = [sys.executable, str(ROOT / "cli.py")]
+
+
+def export_args(output: Path, head: str = "logits") -> list[str]:
+    return ["export", "resnet20", "--weights", str(DIGITS), "--head", head, "--max-batch", "2", "-o", str(output)]
+
+
+def interrupt(output: Path, kind: signal.Signals) -> tuple[int, str]:
+    """Start an export and send a signal once it is at work on its files."""
+    with subprocess.Popen([*COMMAND, *export_args(output, "topk:3")], stderr=subprocess.PIPE, text=True) as process:
+        end = time.monotonic() + 60
+        while not (output / ".staging" / "weights.safetensors").exists():
+            assert process.poll() is None and time.monotonic() < end
+            time.sleep(0.01)
+        time.sleep(0.5)  # into the exporter
+        process.send_signal(kind)
+        _, said = process.communicate(timeout=60)
+    return process.returncode, said
+
+
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "kill"])
+@pytest.mark.parametrize("first", [True, False], ids=["first", "second"])
+def test_an_interrupted_export_loses_nothing(digits_bundle: Bundle, tmp_path: Path, first: bool, kind: signal.Signals) -> None:
+    output = tmp_path / "bundle"
+    if not first:
+        shutil.copytree(digits_bundle.path, output)
+    code, said = interrupt(output, kind)
+    if kind is signal.SIGINT:
+        assert code == 130 and "interrupted" in said and "Traceback" not in said
+        assert not (output / ".staging").exists()
+    else:
+        assert code == -signal.SIGKILL
+    if not first:
+        found = Bundle.open(output)
+        assert found.manifest == digits_bundle.manifest
+        assert found.artifact("model.fp32.onnx").is_file(), "the old bundle still works"
+    done = subprocess.run([*COMMAND, *export_args(output)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert sorted(p.name for p in output.iterdir()) == [".lock", "manifest.json", "model.fp32.onnx", "weights.safetensors"]
+
+
+def in_namespace(script: str) -> subprocess.CompletedProcess[str]:
+    """Run a shell script where it may mount file systems that nobody else sees."""
+    if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode:
+        pytest.skip("namespaces of our own are not permitted here")
+    return subprocess.run(["unshare", "-rm", "sh", "-ec", script], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("size", ["600k", "1700k"], ids=["weights", "graph"])
+def test_a_full_disk(digits_bundle: Bundle, tmp_path: Path, size: str) -> None:
+    """A file system with too little room for the weights, or for the graph beside them."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = " ".join([*COMMAND, *export_args(disk / "b")])
+    done = in_namespace(f"mount -t tmpfs -o size={size} none {disk}; {command} || code=$?; ls -A {disk}/b; exit $code")
+    assert done.returncode == 3, done.stderr
+    assert "No space left" in done.stderr and "Free some space" in done.stderr and "Traceback" not in done.stderr
+    assert done.stdout.split() == [".lock"], "half a file was left"
+
+
+def test_a_full_disk_keeps_the_old_bundle(digits_bundle: Bundle, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = " ".join([*COMMAND, *export_args(disk / "b", "topk:3")])
+    verify = " ".join([*COMMAND, "verify", str(disk / "b"), "--data", "digits", "--limit", "9"])
+    done = in_namespace(
+        f"mount -t tmpfs -o size=3m none {disk}; cp -r {digits_bundle.path} {disk}/b; "
+        f"{command} && exit 99; test $? = 3; rm {disk}/b/.lock; {verify}"
+    )
+    # Verifying needs a few kB for its record, which the failed export gave back.
+    assert done.returncode == 0, done.stderr
+    assert "pass" in done.stdout
+
+
+def test_a_folder_that_refuses(tmp_path: Path) -> None:
+    folder = tmp_path / "readonly"
+    folder.mkdir()
+    command = " ".join([*COMMAND, *export_args(folder / "b")])
+    done = in_namespace(f"mount -t tmpfs -o ro none {folder}; {command}")
+    assert done.returncode == 2, done.stderr
+    assert "cannot write" in done.stderr and "Choose another output folder" in done.stderr
+
+
+def test_a_read_only_bundle_can_be_used(digits_bundle: Bundle, tmp_path: Path) -> None:
+    """As a server mounts it: opening and running need no write."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    code = (
+        "import sys, numpy as np; from resnet_deploy.bundle import Bundle; from resnet_deploy.steps import Subject, REFERENCE\n"
+        "print(Subject(Bundle.open(sys.argv[1])).backend(REFERENCE, 1).infer(np.zeros((1, 32, 32, 3), np.uint8)))"
+    )
+    script = tmp_path / "use.py"
+    script.write_text(code)
+    done = in_namespace(
+        f"mount -t tmpfs none {disk}; cp -r {digits_bundle.path} {disk}/b; mkdir {disk}/b/.staging; "
+        f"mount -o remount,ro {disk}; cd {ROOT}; {sys.executable} {script} {disk}/b"
+    )
+    assert done.returncode == 0 and "logits" in done.stdout, done.stderr
+
+
+def test_no_bars_where_nobody_watches(digits_bundle: Bundle, tmp_path: Path) -> None:
+    shutil.copytree(digits_bundle.path, tmp_path / "b")
+    done = subprocess.run(
+        [*COMMAND, "verify", str(tmp_path / "b"), "--data", "digits", "--limit", "9"], capture_output=True, text=True
+    )
+    assert done.returncode == 0 and done.stderr == ""
+
+
+def test_bars_on_a_terminal(digits_bundle: Bundle, tmp_path: Path) -> None:
+    """A real pseudo-terminal for stderr."""
+    shutil.copytree(digits_bundle.path, tmp_path / "b")
+    master, slave = os.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    command = [*COMMAND, "verify", str(tmp_path / "b"), "--data", "digits"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=slave, text=True)
+    ready, _, _ = select.select([master], [], [], 5)
+    shown = os.read(master, 65536) if ready else b""
+    os.close(slave)
+    os.close(master)
+    assert done.returncode == 0 and b"verify" in shown and "verify:" not in done.stdout
