@@ -25,7 +25,7 @@ class EagerBackend(Backend):
 
     def __init__(self, model: DeployModel, candidate: Candidate, *, threads: int | None = None) -> None:
         if candidate.device == "cuda" and not torch.cuda.is_available():
-            raise UnavailableError(f"{candidate} needs a CUDA device and a CUDA build of torch ({torch.__version__} has none)")
+            raise UnavailableError(f"{candidate} needs a CUDA device; torch {torch.__version__} sees none")
         self.candidate = candidate
         self.input_spec = model.input_spec
         self.output_names = model.output_names

@@ -1,0 +1,88 @@
+"""Every command of the README is run, and what it shows is what comes out, numbers aside."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A place like a checkout, whose build/ is not the user's."""
+    for name in ("examples", "resnet_deploy", "Makefile", ".venv"):
+        if (ROOT / name).exists():
+            (tmp_path / name).symlink_to(ROOT / name)
+    return tmp_path
+
+
+def shell(command: str, folder: Path) -> str:
+    """Run a command as a reader of the README does, with this environment's programs first."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    done = subprocess.run(
+        command, shell=True, cwd=folder, capture_output=True, text=True, timeout=900, env={**clean, "PATH": path}
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def masked(line: str) -> str:
+    """A line without its numbers and the widths that follow from them."""
+    return re.sub(r"\s+", " ", re.sub(r"[-+]?\d[\d.,e+-]*", "#", line)).strip()
+
+
+def test_the_console_blocks(checkout: Path) -> None:
+    blocks = re.findall(r"```console\n(.*?)```", README, re.DOTALL)
+    ran = 0
+    for block in blocks:
+        for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+            command, _, shown = part.partition("\n")
+            printed = {masked(line) for line in shell(command, checkout).splitlines()}
+            ran += 1
+            for line in shown.splitlines():
+                # The machine's own line, rulers and hashes differ from place to place.
+                if line.strip() in {"", "..."} or " cores, " in line or line.startswith("--") or "sha256" in line:
+                    continue
+                if line.split()[0].endswith((".onnx", ".safetensors")):
+                    line = line.rsplit(None, 1)[0]
+                    assert any(found.startswith(masked(line)) for found in printed), (command, line)
+                    continue
+                assert masked(line) in printed, (command, line)
+    assert ran >= 5
+
+
+def test_the_python_block(checkout: Path) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    (checkout / "readme.py").write_text(code)
+    assert "pass 0.995" in shell("python readme.py", checkout)
+
+
+def test_the_commands_of_the_table_and_the_set_up_are_real() -> None:
+    from resnet_deploy.cli import main
+
+    assert set(re.findall(r"^\| `resnet-deploy (\w+)", README, re.MULTILINE)) == set(main.commands)
+    makefile = (ROOT / "Makefile").read_text()
+    for target in set(re.findall(r"\bmake (bench|test|setup|lint)\b", README)):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+    assert (ROOT / "benchmarks" / "README.md").is_file()
+
+
+def test_make_bench(checkout: Path) -> None:
+    """The main job, by the very command, in the environment that `make setup` left."""
+    if not (ROOT / ".venv").exists() or shutil.which("make") is None:
+        pytest.skip("`make setup` was not run in this checkout")
+    for name in ("pyproject.toml", "constraints.txt", "requirements-peers.txt"):
+        (checkout / name).symlink_to(ROOT / name)
+    printed = shell("make bench", checkout)
+    assert printed.count("pass") == 10 and "resnet50" in printed and "600 images of digits" in printed
+    assert "Nothing to be done" not in printed
