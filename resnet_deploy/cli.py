@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -18,6 +19,8 @@ class Commands(click.Group):
     """Turns errors into messages and exit codes, in this one place."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        if not sys.warnoptions:  # libraries' notes to programmers, such as PIL's on TIFF tags
+            warnings.simplefilter("ignore")
         try:
             return super().invoke(ctx)
         except DeployError as exc:

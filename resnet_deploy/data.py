@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
-import zipfile
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -160,12 +159,13 @@ def open_data(
 
 def preprocess(image: Image.Image, preprocessing: Preprocessing, input_format: InputFormat) -> NDArray[Any]:
     """One image as the model takes it: (crop, crop, 3) uint8, or (3, crop, crop) float32 normalized."""
-    if image.width * image.height > MAX_PIXELS:
-        raise ValueError(f"{image.width}x{image.height} is more than {MAX_PIXELS // 10**6} megapixels")
-    image = image.convert("RGB")
     short, long = sorted(image.size)
     resized = (preprocessing.resize, int(preprocessing.resize * long / short))  # truncated, as torchvision does
     size = resized if image.width <= image.height else resized[::-1]
+    for width, height in (image.size, size):  # a sliver of 1x65535 pixels grows to 4 gigapixels
+        if width * height > MAX_PIXELS:
+            raise ValueError(f"{width}x{height} is more than {MAX_PIXELS // 10**6} megapixels")
+    image = image.convert("RGB")
     if size != image.size:
         image = image.resize(size, Image.Resampling.BILINEAR)
     pixels = _center_crop(np.asarray(image), preprocessing.crop)
@@ -195,19 +195,23 @@ def _center_crop(pixels: Pixels, crop: int) -> Pixels:
 def _folder(root: Path, preprocessing: Preprocessing, input_format: InputFormat) -> Dataset:
     try:
         direct = _images_in(root, recursive=False)
-        classes = sorted(path for path in root.iterdir() if path.is_dir() and _images_in(path))
+        folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+        classes = {folder.name: _images_in(folder) for folder in folders}
     except OSError as exc:
         raise DataError(f"{root} cannot be read: {exc.strerror}") from exc
-    if direct and classes:
+    nested = [file for found in classes.values() for file in found]
+    if direct and nested:
         raise DataError(
-            f"{root} has images beside class folders ({direct[0].name}, {classes[0].name}/); "
+            f"{root} has images beside class folders ({direct[0].name}, {nested[0].relative_to(root)}); "
             "use one folder a class, or one folder of images"
         )
-    if not direct and not classes:
+    files = direct or nested
+    if not files:
         raise DataError(f"{root} has no images ({', '.join(sorted(EXTENSIONS))})")
-    files = direct or [file for path in classes for file in _images_in(path)]
-    index = {path: number for number, path in enumerate(classes)}
-    labels = None if direct else np.array([index[root / f.relative_to(root).parts[0]] for f in files], np.int64)
+    empty = [name for name, found in classes.items() if not found]
+    if nested and empty:  # whether they count decides the labels of all that follow
+        raise DataError(f"{root} has class folders without images ({', '.join(empty[:3])}); fill them or remove them")
+    labels = np.repeat(np.arange(len(classes), dtype=np.int64), [len(found) for found in classes.values()])
 
     def read(number: int) -> NDArray[Any]:
         with Image.open(files[number]) as image:
@@ -219,14 +223,14 @@ def _folder(root: Path, preprocessing: Preprocessing, input_format: InputFormat)
             return "\n".join(f"{file.relative_to(root)} {value}" for file, value in zip(files, hashes, strict=True))
 
     return Dataset(
-        source=str(root), count=len(files), read=read, digest=digest, labels=labels,
+        source=str(root), count=len(files), read=read, digest=digest, labels=None if direct else labels,
         name_of=lambda number: str(files[number]),
     )  # fmt: skip
 
 
 def _images_in(folder: Path, *, recursive: bool = True) -> list[Path]:
-    found = folder.rglob("*") if recursive else folder.iterdir()
-    return sorted(p for p in found if p.suffix.lower() in EXTENSIONS and not p.name.startswith(".") and p.is_file())
+    found = (path for path in folder.glob("**/*" if recursive else "*") if path.suffix.lower() in EXTENSIONS)
+    return sorted(p for p in found if p.is_file() and not any(name.startswith(".") for name in p.relative_to(folder).parts))
 
 
 def _npz(path: Path, preprocessing: Preprocessing, input_format: InputFormat) -> Dataset:
@@ -234,13 +238,13 @@ def _npz(path: Path, preprocessing: Preprocessing, input_format: InputFormat) ->
         with np.load(path, allow_pickle=False) as arrays:
             images = arrays["images"]
             labels = arrays.get("labels")
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, AttributeError, TypeError) as exc:
+    except Exception as exc:  # numpy, zipfile and zlib raise a dozen kinds for damaged files
         raise DataError(f"{path} is not a whole .npz file with an array `images` (and `labels`): {exc}") from exc
+    if images.size == 0:
+        raise DataError(f"{path} has no images: `images` is {list(images.shape)}")
     if labels is not None and (labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer)):
-        raise DataError(f"{path}: labels are {labels.dtype} {list(labels.shape)}, expected integers [{len(images)}]")
+        raise DataError(f"{path}: labels are {labels.dtype} {list(labels.shape)}, expected integers {list(images.shape[:1])}")
     labels = None if labels is None else labels.astype(np.int64)
-    if len(images) == 0:
-        raise DataError(f"{path} has no images")
     if images.dtype == np.uint8 and images.ndim == 4 and images.shape[3] == 3:
         return _pixels(str(path), images, labels, preprocessing, input_format)
     size = preprocessing.crop

@@ -6,6 +6,7 @@ import argparse
 import json
 import pickle
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -46,12 +47,15 @@ class Checkpoint:
     def num_classes(self) -> int | None:
         """Rows of the classifier; None where the checkpoint has none."""
         weight = self.state.get("fc.weight")
-        return None if weight is None else int(weight.shape[0])
+        return None if weight is None or weight.ndim == 0 else int(weight.shape[0])
 
     @property
     def preprocessing(self) -> Preprocessing | None:
         data = self.metadata.get("preprocessing")
-        return None if data is None else Preprocessing.from_dict(data)
+        try:
+            return None if data is None else Preprocessing.from_dict(data)
+        except (KeyError, TypeError, ValueError) as exc:
+            raise CheckpointError(f"{self.source} records a preprocessing that cannot be used: {data}") from exc
 
 
 def is_published(weights: str) -> bool:
@@ -110,7 +114,7 @@ def _fetch(file: str) -> Path:
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(WEIGHTS_URL + file, str(cache), hash_prefix=expected, progress=False)
-    except (URLError, OSError) as exc:
+    except (URLError, HTTPException, OSError) as exc:
         raise UnavailableError(
             f"cannot fetch {WEIGHTS_URL + file}: {exc}. Download it elsewhere and pass it with --weights"
         ) from exc
@@ -136,9 +140,9 @@ def _load_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
+            metadata = dict(json.loads((file.metadata() or {}).get(METADATA_KEY, "{}")))
             return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError, ValueError) as exc:
+    except (SafetensorError, OSError, TypeError, ValueError) as exc:
         raise CheckpointError(f"{path} is not a whole .safetensors file ({exc}); copy or download it again") from exc
 
 
@@ -153,10 +157,10 @@ def _load_pickle(path: Path) -> Any:
             f"{path} was refused: it is damaged, or it holds more than tensors and loading it would run code "
             f"({reason.strip()[:160]}). Where you trust it, re-save it with torch.save(model.state_dict(), ...)"
         ) from exc
-    except Exception as exc:  # torch raises a dozen kinds for damaged files
+    except Exception as exc:  # torch raises a dozen kinds for damaged files, some without a message
+        reason = (str(exc) or type(exc).__name__).splitlines()[0]
         raise CheckpointError(
-            f"{path} cannot be read as a checkpoint: it is truncated or not one ({str(exc).splitlines()[0][:160]}). "
-            "Copy or download it again"
+            f"{path} cannot be read as a checkpoint: it is truncated or not one ({reason[:160]}). Copy or download it again"
         ) from exc
 
 
@@ -164,13 +168,18 @@ def _unwrap(content: Any, path: Path) -> tuple[dict[str, Tensor], str | None]:
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a state dict")
     for key in _NESTED:
-        if isinstance(content.get(key), dict):
+        if _has_tensors(content.get(key)):
             state, inner = _unwrap(content[key], path)
             return state, key if inner is None else f"{key}.{inner}"
     state = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
     if not state:
         raise CheckpointError(f"{path} has no tensors; its keys are {', '.join(map(str, list(content)[:8])) or 'none'}")
     return state, None
+
+
+def _has_tensors(content: Any) -> bool:
+    """Whether there is a tensor at any depth: `ema` may hold the settings of the average alone."""
+    return isinstance(content, dict) and any(isinstance(v, Tensor) or _has_tensors(v) for v in content.values())
 
 
 def _strip(state: dict[str, Tensor]) -> dict[str, Tensor]:

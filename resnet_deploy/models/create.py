@@ -60,10 +60,9 @@ def load_model(
     if found.resize is not None:
         preprocessing = replace(preprocessing, resize=found.resize)
     names = found.metadata.get("class_names")
-    same_head = network.fc.out_features == found.num_classes
     return LoadedModel(
         architecture=row, network=network, preprocessing=preprocessing,
-        class_names=tuple(names) if names and same_head else None,
+        class_names=tuple(names) if names and not new_head else None,
         weights={"source": found.source, "sha256": found.sha256, "key": found.key, "new_head": new_head},
     )  # fmt: skip
 
