@@ -1,0 +1,32 @@
+"""The benchmarks' page is what the script makes of the committed figures, and figures name their machine."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+BENCHMARKS = ROOT / "benchmarks"
+RESULTS = sorted((BENCHMARKS / "results").glob("*.json"))
+
+
+def test_the_page_is_made_from_the_results() -> None:
+    code = "import sys, report; sys.stdout.write(report.page(report.read(report.HERE / 'results')))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=BENCHMARKS)
+    page = done.stdout
+    assert page == (BENCHMARKS / "README.md").read_text()
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+def test_every_figure_has_its_machine_versions_and_spread(path: Path) -> None:
+    result = json.loads(path.read_text())
+    assert result["machine"]["cpu"] and result["machine"]["packages"]["torch"] and result["measured"]
+    assert (BENCHMARKS / f"{path.stem}.py").is_file(), "a figure without its script"
+    for row in result["rows"]:
+        assert row["ratio"] is None or row["ratio"]["q1"] <= row["ratio"]["median"] <= row["ratio"]["q3"]
+    assert str(ROOT) not in path.read_text()
