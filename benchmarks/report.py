@@ -1,0 +1,58 @@
+"""Write benchmarks/README.md from the figures in benchmarks/results/.
+
+python benchmarks/report.py
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from common import machine_line, table
+
+HERE = Path(__file__).parent
+TITLES = {
+    "startup": "How soon the command line answers",
+    "export": "What a checked export costs (ResNet-50)",
+    "harness": "What our harness adds to what it measures",
+}
+INTRODUCTION = """\
+# Benchmarks
+
+Each compares this package with a peer in the same run, the two taking turns. `ours` and `peer` are medians; a ratio is
+ours over the peer's, taken round by round (a speed-up: the peer's over ours). `ratio` is the median of the rounds, and
+half of them lie in the `middle half`. The limits were set before the figures were taken. This page is written by
+`python benchmarks/report.py` from [results](results), where the samples are.
+"""
+
+
+def page(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """The page of results by name: the known ones in their order, others after them."""
+    names = [name for name in TITLES if name in results] + sorted(set(results) - set(TITLES))
+    return "\n".join([INTRODUCTION, *(_section(name, results[name]) for name in names)])
+
+
+def _section(name: str, result: Mapping[str, Any]) -> str:
+    command = f"python benchmarks/{name}.py --json benchmarks/results/{name}.json"
+    lines = [
+        f"## {TITLES.get(name, name)}", "", *table(result["rows"]), "",
+        f"Measured {result['measured'][:10]} on {machine_line(result['machine'])}.", "", "```sh", command, "```", "",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The results in a folder by name."""
+    return {file.stem: json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))}
+
+
+def main() -> None:
+    target = HERE / "README.md"
+    target.write_text(page(read(HERE / "results")))
+    print(target)
+
+
+if __name__ == "__main__":
+    main()
