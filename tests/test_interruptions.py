@@ -102,6 +102,25 @@ def test_a_folder_that_refuses(tmp_path: Path) -> None:
     assert "cannot write" in done.stderr and "Choose another output folder" in done.stderr
 
 
+def test_what_may_not_be_read_or_written(digits_bundle: Bundle, tmp_path: Path) -> None:
+    """Also as root, without the capability that makes permissions mean nothing."""
+    powerless = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all"]
+    if os.geteuid() == 0 and (shutil.which("setpriv") is None or subprocess.run([*powerless, "true"]).returncode):
+        pytest.skip("root may read everything here")
+    prefix = powerless if os.geteuid() == 0 else []
+    images, output = tmp_path / "images", tmp_path / "output"
+    images.mkdir(mode=0o000)
+    output.mkdir(mode=0o555)
+    shutil.copytree(digits_bundle.path, tmp_path / "b")
+    verify = [*COMMAND, "verify", str(tmp_path / "b"), "--data", str(images)]
+    for command, said in (
+        (verify, "cannot be read: Permission denied"),
+        ([*COMMAND, *export_args(output / "b")], "cannot write"),
+    ):
+        done = subprocess.run([*prefix, *command], capture_output=True, text=True)
+        assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
 def test_a_read_only_bundle_can_be_used(digits_bundle: Bundle, tmp_path: Path) -> None:
     """As a server mounts it: opening and running need no write."""
     disk = tmp_path / "disk"
