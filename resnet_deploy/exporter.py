@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import gc
 import logging
 import warnings
@@ -14,6 +15,8 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from resnet_deploy._files import flush, writing
 from resnet_deploy.backends.base import Candidate
@@ -64,7 +67,7 @@ def _trace(model: DeployModel, max_batch: int, opset: int) -> onnx.ModelProto:
     try:
         with _quiet(), torch.no_grad():
             program = torch.onnx.export(
-                model, (example,), dynamo=True, dynamic_shapes=dynamic, opset_version=opset, verbose=False,
+                _fold_batch_norms(model), (example,), dynamo=True, dynamic_shapes=dynamic, opset_version=opset, verbose=False,
                 input_names=[INPUT_NAME], output_names=list(model.output_names),
             )  # fmt: skip
         proto: onnx.ModelProto = program.model_proto
@@ -72,6 +75,26 @@ def _trace(model: DeployModel, max_batch: int, opset: int) -> onnx.ModelProto:
         raise ExportError(f"torch.onnx.export failed ({type(exc).__name__}): {str(exc).splitlines()[0][:300]}") from exc
     _tidy(proto)
     return proto
+
+
+def _fold_batch_norms(model: DeployModel) -> DeployModel:
+    """A copy whose convolutions have taken in the batch norms that follow them.
+
+    The exporter would fold them as well, but only after it has carried four values and a counter of each through all of
+    its passes, some of which cost the square of their number: at a thousand layers that is most of its time.
+    """
+    folded = copy.deepcopy(model)
+    network = folded.network
+    modules = dict(network.named_modules())
+    for node in torch.fx.symbolic_trace(network).graph.nodes:
+        if node.op != "call_module" or not isinstance(modules[node.target], nn.BatchNorm2d):
+            continue
+        before = node.args[0]
+        if before.op == "call_module" and isinstance(modules[before.target], nn.Conv2d) and len(before.users) == 1:
+            fused = fuse_conv_bn_eval(modules[before.target], modules[node.target])
+            network.set_submodule(before.target, fused)
+            network.set_submodule(node.target, nn.Identity())
+    return folded
 
 
 @contextlib.contextmanager
