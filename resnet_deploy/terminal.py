@@ -58,7 +58,9 @@ def models(rows: list[dict[str, Any]]) -> str:
                 "parameters": f"{row['parameters']:,}",
                 "GMACs": f"{row['macs'] / 1e9:.3f}",
                 "input": row["image_size"],
+                "MB": f"{row['parameters'] * 4 / 1e6:.1f}",
                 "paper": row["paper"],
+                "error %": row["error_percent"],
                 "weights (top-1 %)": ", ".join(f"{w['name']} {w['top1_percent']:.2f}" for w in row["weights"]) or None,
             }
             for row in rows

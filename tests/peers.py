@@ -14,3 +14,9 @@ def torchvision() -> Any:
     if "torchvision" not in sys.modules:
         sys.modules.setdefault("torchvision._meta_registrations", types.ModuleType("torchvision._meta_registrations"))
     return pytest.importorskip("torchvision", reason="torchvision is the peer; requirements-peers.txt installs it")
+
+
+def timm() -> Any:
+    """timm, which imports torchvision."""
+    torchvision()
+    return pytest.importorskip("timm", reason="timm is the peer; requirements-peers.txt installs it")

@@ -22,8 +22,8 @@ from resnet_deploy.models.resnet import ResNet
 from resnet_deploy.specs import Head, InputFormat, Preprocessing, TensorSpec
 from tests.peers import torchvision
 
-IMAGENET = [row.name for row in registry.ARCHITECTURES.values() if row.stem == "imagenet"]
-CIFAR = [row.name for row in registry.ARCHITECTURES.values() if row.stem == "cifar"]
+IMAGENET = [row.name for row in registry.ARCHITECTURES.values() if row.weights]  # those of torchvision
+CIFAR = ["resnet20", "resnet32", "resnet44", "resnet56", "resnet110"]
 
 PARAMETERS = {
     "resnet18": 11_689_512,
@@ -41,6 +41,28 @@ PARAMETERS = {
     "resnet44": 658_586,
     "resnet56": 853_018,
     "resnet110": 1_727_962,
+    "resnet1202": 19_421_274,
+    "seresnet50": 28_088_024,
+    "resnet50d": 25_576_264,
+    "plain18": 11_515_688,
+    "plain34": 21_623_848,
+    "plain20": 269_722,
+    "plain32": 464_154,
+    "plain44": 658_586,
+    "plain56": 853_018,
+    "plain110": 1_727_962,
+    # Counted by hand from 1603.05027 for 164, 200 and 1001; the convolutions are those of the original networks.
+    "preact_resnet18": 11_687_720,
+    "preact_resnet34": 21_795_880,
+    "preact_resnet50": 25_549_352,
+    "preact_resnet101": 44_541_480,
+    "preact_resnet152": 60_185_128,
+    "preact_resnet200": 64_666_152,
+    "preact_resnet110": 1_727_962,
+    "preact_resnet164": 1_703_258,
+    "preact_resnet1001": 10_327_706,
+    "resnext29_8x64d": 34_426_698,
+    "resnext29_16x64d": 68_155_210,
 }
 GMACS = {
     "resnet18": 1.814,
@@ -252,12 +274,6 @@ def test_num_classes() -> None:
     assert network(images(2, 32)).shape == (2, 7)
     with pytest.raises(UsageError, match="at least 1 class; found 0"):
         create_model("resnet20", num_classes=0)
-
-
-@pytest.mark.parametrize("options", [{"groups": 2}, {"width_per_group": 32}])
-def test_basic_blocks_are_not_grouped(options: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match="one group"):
-        BasicBlock(8, 8, stride=1, downsample=None, **({"groups": 1, "width_per_group": 64} | options))
 
 
 # The deployed model.

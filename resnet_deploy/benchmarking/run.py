@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
@@ -95,8 +96,9 @@ def _bundle(
     if isinstance(target, Bundle):
         return target
     if str(target) in registry.ARCHITECTURES or not Path(target).is_dir():
+        folder = re.sub(r"[^\w.=-]+", "-", str(target))
         options.setdefault("max_batch", max(MAX_BATCH, *batches))
-        return export(str(target), output or Path("build") / str(target), overwrite=overwrite, progress=progress, **options)
+        return export(str(target), output or Path("build") / folder, overwrite=overwrite, progress=progress, **options)
     if given := [name for name, value in options.items() if value not in (None, False)]:
         raise UsageError(f"{target} is exported already; {', '.join(given)} can be set only where an architecture is given")
     return Bundle.open(target)

@@ -1,13 +1,17 @@
-"""The residual blocks. Attribute names are the contract with published checkpoints (torchvision's)."""
+"""The residual blocks of 1512.03385 and its relatives. Attribute names are the contract with published checkpoints
+(torchvision's and timm's)."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
+from resnet_deploy.models.config import ResNetConfig
 
-def conv3x3(in_channels: int, out_channels: int, *, stride: int = 1, groups: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, groups=groups, bias=False)
+
+def conv3x3(in_channels: int, out_channels: int, *, stride: int = 1, groups: int = 1, dilation: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(
+        in_channels, out_channels, 3, stride=stride, padding=dilation, groups=groups, dilation=dilation, bias=False
+    )
 
 
 def conv1x1(in_channels: int, out_channels: int, *, stride: int = 1) -> nn.Conv2d:
@@ -30,42 +34,57 @@ class PaddedIdentity(nn.Module):
         return nn.functional.pad(x[:, :, :: self.stride, :: self.stride], self.padding)
 
 
+class SqueezeExcitation(nn.Module):
+    """Channel attention of 1709.01507, (N, C, H, W) → the same, with timm's names and rounding of the inner width."""
+
+    def __init__(self, channels: int, reduction: int) -> None:
+        super().__init__()
+        inner = max(8, (channels // reduction + 4) // 8 * 8)
+        self.fc1 = nn.Conv2d(channels, inner, 1)
+        self.relu = nn.ReLU(inplace=True)
+        self.fc2 = nn.Conv2d(inner, channels, 1)
+        self.gate = nn.Sigmoid()
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = self.fc2(self.relu(self.fc1(x.mean((2, 3), keepdim=True))))
+        return x * self.gate(scale)
+
+
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions (1512.03385, figure 5 left). (N, C_in, H, W) → (N, width, H/stride, W/stride)."""
+    """Two 3x3 convolutions (1512.03385, figure 5 left). (N, C_in, H, W) → (N, width, H/stride, W/stride).
+
+    entry_dilation: of the first convolution, dilation: of the second (they differ where a dilated stage begins).
+    """
 
     expansion = 1
 
     def __init__(
-        self,
-        in_channels: int,
-        width: int,
-        *,
-        stride: int,
-        groups: int,
-        width_per_group: int,
-        downsample: nn.Module | None,
+        self, config: ResNetConfig, in_channels: int, width: int, *, stride: int, dilation: int, entry_dilation: int
     ) -> None:
         super().__init__()
-        if groups != 1 or width_per_group != 64:
-            raise ValueError("a basic block has one group of base width 64")
-        self.conv1 = conv3x3(in_channels, width, stride=stride)
+        self.conv1 = conv3x3(in_channels, width, stride=stride, dilation=entry_dilation)
         self.bn1 = nn.BatchNorm2d(width)
         self.relu1 = nn.ReLU(inplace=True)
-        self.conv2 = conv3x3(width, width)
+        self.conv2 = conv3x3(width, width, dilation=dilation)
         self.bn2 = nn.BatchNorm2d(width)
-        self.downsample = downsample
+        if config.squeeze:
+            self.se = SqueezeExcitation(width, config.squeeze)
+        self.downsample = shortcut(config, in_channels, width, stride=stride)
         self.relu2 = nn.ReLU(inplace=True)
+        self._residual, self._squeezed = config.shortcut != "none", config.squeeze > 0
 
     def forward(self, x: Tensor) -> Tensor:
-        identity = x if self.downsample is None else self.downsample(x)
         out = self.relu1(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
-        out += identity
+        if self._squeezed:
+            out = self.se(out)
+        if self._residual:
+            out += x if self.downsample is None else self.downsample(x)
         return self.relu2(out)
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3, 1x1 (1512.03385, figure 5 right), with the stride on the 3x3: "v1.5", which torchvision trains.
+    """1x1, 3x3, 1x1 (1512.03385, figure 5 right), with the stride on the 3x3 ("v1.5") or on the first 1x1 (the paper).
 
     Grouped, it is the block of ResNeXt (1611.05431, figure 3c). (N, C_in, H, W) → (N, 4 * width, H/stride, W/stride).
     """
@@ -73,39 +92,48 @@ class Bottleneck(nn.Module):
     expansion = 4
 
     def __init__(
-        self,
-        in_channels: int,
-        width: int,
-        *,
-        stride: int,
-        groups: int,
-        width_per_group: int,
-        downsample: nn.Module | None,
+        self, config: ResNetConfig, in_channels: int, width: int, *, stride: int, dilation: int, entry_dilation: int
     ) -> None:
         super().__init__()
-        inner = int(width * (width_per_group / 64.0)) * groups
-        self.conv1 = conv1x1(in_channels, inner)
+        inner = int(width * (config.width_per_group / 64.0)) * config.groups
+        first, second = (stride, 1) if config.stride_on == "1x1" else (1, stride)
+        self.conv1 = conv1x1(in_channels, inner, stride=first)
         self.bn1 = nn.BatchNorm2d(inner)
         self.relu1 = nn.ReLU(inplace=True)
-        self.conv2 = conv3x3(inner, inner, stride=stride, groups=groups)
+        self.conv2 = conv3x3(inner, inner, stride=second, groups=config.groups, dilation=entry_dilation)
         self.bn2 = nn.BatchNorm2d(inner)
         self.relu2 = nn.ReLU(inplace=True)
         self.conv3 = conv1x1(inner, width * self.expansion)
         self.bn3 = nn.BatchNorm2d(width * self.expansion)
-        self.downsample = downsample
+        if config.squeeze:
+            self.se = SqueezeExcitation(width * self.expansion, config.squeeze)
+        self.downsample = shortcut(config, in_channels, width * self.expansion, stride=stride)
         self.relu3 = nn.ReLU(inplace=True)
+        self._residual, self._squeezed = config.shortcut != "none", config.squeeze > 0
 
     def forward(self, x: Tensor) -> Tensor:
-        identity = x if self.downsample is None else self.downsample(x)
         out = self.relu1(self.bn1(self.conv1(x)))
         out = self.relu2(self.bn2(self.conv2(out)))
         out = self.bn3(self.conv3(out))
-        out += identity
+        if self._squeezed:
+            out = self.se(out)
+        if self._residual:
+            out += x if self.downsample is None else self.downsample(x)
         return self.relu3(out)
 
 
-def projection(in_channels: int, out_channels: int, *, stride: int) -> nn.Module:
-    """Shortcut B of 1512.03385, section 3.3: a 1x1 convolution where the shape changes."""
+def shortcut(config: ResNetConfig, in_channels: int, out_channels: int, *, stride: int) -> nn.Module | None:
+    """What stands beside a block: None for the identity. 1512.03385, section 3.3, and 1812.01187, figure 2."""
+    changes = stride != 1 or in_channels != out_channels
+    if config.shortcut == "none" or not (changes or config.shortcut == "C"):
+        return None
+    if config.shortcut == "A":
+        return PaddedIdentity(in_channels, out_channels, stride=stride)
+    if config.activation != "original":
+        return conv1x1(in_channels, out_channels, stride=stride)  # 1603.05027's: the block's own norms do
+    if config.shortcut == "D":
+        pool = nn.AvgPool2d(2, stride, ceil_mode=True, count_include_pad=False) if stride > 1 else nn.Identity()
+        return nn.Sequential(pool, conv1x1(in_channels, out_channels), nn.BatchNorm2d(out_channels))
     return nn.Sequential(conv1x1(in_channels, out_channels, stride=stride), nn.BatchNorm2d(out_channels))
 
 
@@ -117,24 +145,26 @@ class GlobalAvgPool(nn.Module):
         return x.mean(dim=(2, 3))
 
 
-def imagenet_stem(channels: int) -> dict[str, nn.Module]:
-    """7x7 stride 2, then 3x3 max-pooling stride 2: 224 → 56 pixels."""
-    return {
-        "conv1": nn.Conv2d(3, channels, 7, stride=2, padding=3, bias=False),
-        "bn1": nn.BatchNorm2d(channels),
-        "relu": nn.ReLU(inplace=True),
-        "maxpool": nn.MaxPool2d(3, stride=2, padding=1),
-    }
+def stem(kind: str, channels: int) -> dict[str, nn.Module]:
+    """The layers before the first stage, by the names of their attributes. (N, 3, H, W) → (N, channels, ...).
 
-
-def cifar_stem(channels: int) -> dict[str, nn.Module]:
-    """One 3x3 convolution, full resolution (1512.03385, section 4.2)."""
-    return {
-        "conv1": conv3x3(3, channels),
-        "bn1": nn.BatchNorm2d(channels),
-        "relu": nn.ReLU(inplace=True),
-        "maxpool": nn.Identity(),
-    }
+    imagenet: 7x7 stride 2 and 3x3 max-pooling stride 2, 224 → 56 pixels. deep: three 3x3 in the 7x7's place. cifar: one
+    3x3, full resolution (1512.03385, section 4.2).
+    """
+    conv: nn.Module
+    if kind == "cifar":
+        conv = conv3x3(3, channels)
+    elif kind == "deep":
+        half = channels // 2
+        conv = nn.Sequential(
+            conv3x3(3, half, stride=2), nn.BatchNorm2d(half), nn.ReLU(inplace=True),
+            conv3x3(half, half), nn.BatchNorm2d(half), nn.ReLU(inplace=True),
+            conv3x3(half, channels),
+        )  # fmt: skip
+    else:
+        conv = nn.Conv2d(3, channels, 7, stride=2, padding=3, bias=False)
+    pool = nn.Identity() if kind == "cifar" else nn.MaxPool2d(3, stride=2, padding=1)
+    return {"conv1": conv, "bn1": nn.BatchNorm2d(channels), "relu": nn.ReLU(inplace=True), "maxpool": pool}
 
 
 def initialize(module: nn.Module) -> None:
@@ -142,6 +172,5 @@ def initialize(module: nn.Module) -> None:
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-        elif isinstance(layer, nn.BatchNorm2d):
-            torch.nn.init.ones_(layer.weight)
-            torch.nn.init.zeros_(layer.bias)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from resnet_deploy.errors import CheckpointError, UsageError
 from resnet_deploy.models import checkpoint, registry
+from resnet_deploy.models.config import ResNetConfig
 from resnet_deploy.models.registry import Architecture
-from resnet_deploy.models.resnet import ResNet, ResNetConfig
+from resnet_deploy.models.resnet import ResNet
 from resnet_deploy.specs import Preprocessing
 
 RANDOM_SEED = 0
@@ -30,15 +31,22 @@ class LoadedModel:
 
 
 def create_model(
-    name: str, *, weights: str | Path | None = None, num_classes: int | None = None, new_head: bool = False
+    name: str,
+    *,
+    weights: str | Path | None = None,
+    num_classes: int | None = None,
+    new_head: bool = False,
+    **shape: Any,
 ) -> nn.Module:
     """A network by name, in evaluation mode: (N, 3, H, W) float32 → (N, num_classes) logits.
 
     weights: a .pth, .pt or .safetensors file, IMAGENET1K_V1, IMAGENET1K_V2 or DEFAULT; random (seed 0) without.
     num_classes: by default the checkpoint's, else the architecture's. new_head: a fresh classifier for num_classes.
+    shape: fields of `ResNetConfig` in place of the name's: create_model("resnet", layers=(3, 4, 6, 3), block="bottleneck").
     Raises UsageError for an unknown name, CheckpointError for weights that do not fit.
     """
-    return load_model(name, weights=weights, num_classes=num_classes, new_head=new_head).network
+    row = registry.architecture(name, **shape)
+    return load_model(row.name, weights=weights, num_classes=num_classes, new_head=new_head).network
 
 
 def load_model(
@@ -49,7 +57,7 @@ def load_model(
     if num_classes is not None and num_classes < 1:
         raise UsageError(f"a classifier needs at least 1 class; found {num_classes}")
     if weights is None:
-        network = _build(row, num_classes or row.num_classes)
+        network = _settled(_build(row, num_classes or row.num_classes))
         return LoadedModel(
             architecture=row, network=network, preprocessing=row.preprocessing, class_names=None,
             weights={"source": "random", "seed": RANDOM_SEED, "sha256": None},
@@ -68,9 +76,8 @@ def load_model(
 
 
 def config_of(row: Architecture, num_classes: int) -> ResNetConfig:
-    """The part of a row that shapes the network."""
-    shape = {spec.name: getattr(row, spec.name) for spec in fields(ResNetConfig)}
-    return ResNetConfig(**(shape | {"num_classes": num_classes}))
+    """The shape of a row with another number of classes."""
+    return replace(row.config, num_classes=num_classes)
 
 
 def _build(row: Architecture, num_classes: int) -> ResNet:
@@ -79,6 +86,26 @@ def _build(row: Architecture, num_classes: int) -> ResNet:
         torch.manual_seed(RANDOM_SEED)
         network = ResNet(config_of(row, num_classes))
     network.eval()
+    return network
+
+
+def _settled(network: ResNet) -> ResNet:
+    """Random weights whose batch norms know how large their inputs are.
+
+    Without that each residual block doubles the variance, and a thousand layers pass the range of FP32. One variance for a
+    whole layer: channels that happen to be small would be blown up, and rounding errors with them.
+    """
+
+    def settle(norm: nn.BatchNorm2d, inputs: tuple[Tensor, ...]) -> None:
+        norm.running_var.fill_(inputs[0].square().mean())
+
+    norms = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
+    hooks = [norm.register_forward_pre_hook(settle) for norm in norms]
+    size = 32 if network.config.stem == "cifar" else 64
+    with torch.no_grad():
+        network(torch.randn(4, 3, size, size, generator=torch.Generator().manual_seed(RANDOM_SEED)))
+    for hook in hooks:
+        hook.remove()
     return network
 
 

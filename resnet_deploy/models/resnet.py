@@ -2,36 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from torch import Tensor, nn
 
 from resnet_deploy.models import blocks
-
-_BLOCKS: dict[str, type[blocks.BasicBlock] | type[blocks.Bottleneck]] = {
-    "basic": blocks.BasicBlock,
-    "bottleneck": blocks.Bottleneck,
-}
-_STEMS = {"imagenet": blocks.imagenet_stem, "cifar": blocks.cifar_stem}
-
-
-@dataclass(frozen=True, kw_only=True)
-class ResNetConfig:
-    """The shape of a residual network.
-
-    block: basic or bottleneck. layers: blocks in each stage. widths: channels of each stage, before expansion.
-    stem: imagenet or cifar. shortcut: A (zero-padded identity) or B (projection), where the shape changes.
-    groups, width_per_group: the 3x3's cardinality and width at 64 channels (1611.05431; 1605.07146 with one group).
-    """
-
-    block: str
-    layers: tuple[int, ...]
-    widths: tuple[int, ...] = (64, 128, 256, 512)
-    stem: str = "imagenet"
-    shortcut: str = "B"
-    groups: int = 1
-    width_per_group: int = 64
-    num_classes: int = 1000
+from resnet_deploy.models.config import ResNetConfig
+from resnet_deploy.models.preact import RearrangedBlock
 
 
 class ResNet(nn.Module):
@@ -40,12 +15,25 @@ class ResNet(nn.Module):
     def __init__(self, config: ResNetConfig) -> None:
         super().__init__()
         self.config = config
-        for name, module in _STEMS[config.stem](config.widths[0]).items():
+        for name, module in blocks.stem(config.stem, config.widths[0]).items():
             self.add_module(name, module)
-        channels = config.widths[0]
-        for index, (width, depth) in enumerate(zip(config.widths, config.layers, strict=True), start=1):
-            stage, channels = _stage(config, channels, width, depth, stride=1 if index == 1 else 2)
+        channels, entry_dilation = config.widths[0], 1
+        for index, (width, depth, stride, dilation) in enumerate(config.stages, start=1):
+            stage, channels = _stage(
+                config,
+                channels,
+                width,
+                depth,
+                stride=stride,
+                dilation=dilation,
+                entry_dilation=entry_dilation,
+                enters=index == 1,
+            )
             self.add_module(f"layer{index}", stage)
+            entry_dilation = dilation
+        # A pre-activated network's last addition has no activation yet (1603.05027, appendix).
+        self.bn_last = nn.BatchNorm2d(channels) if config.activation == "full" else nn.Identity()
+        self.relu_last = nn.ReLU(inplace=True) if config.activation in {"full", "relu-only"} else nn.Identity()
         self.avgpool = blocks.GlobalAvgPool()
         self.fc = nn.Linear(channels, config.num_classes)
         blocks.initialize(self)
@@ -62,6 +50,7 @@ class ResNet(nn.Module):
         for index in range(1, len(self.config.layers) + 1):
             x = getattr(self, f"layer{index}")(x)
             maps.append(x)
+        maps[-1] = self.relu_last(self.bn_last(x))
         return tuple(maps)
 
     def forward_embedding(self, x: Tensor) -> Tensor:
@@ -72,23 +61,31 @@ class ResNet(nn.Module):
         return self.fc(self.forward_embedding(x))
 
 
-def _stage(config: ResNetConfig, in_channels: int, width: int, depth: int, *, stride: int) -> tuple[nn.Sequential, int]:
+def _stage(
+    config: ResNetConfig,
+    in_channels: int,
+    width: int,
+    depth: int,
+    *,
+    stride: int,
+    dilation: int,
+    entry_dilation: int,
+    enters: bool,
+) -> tuple[nn.Sequential, int]:
     """`depth` blocks, the first of which changes the shape; returns them and the number of channels that leave."""
-    block = _BLOCKS[config.block]
-    out_channels = width * block.expansion
-    shortcut = blocks.PaddedIdentity if config.shortcut == "A" else blocks.projection
-    changes = stride != 1 or in_channels != out_channels
-    layers = []
+    out_channels = width * (4 if config.block == "bottleneck" else 1)
+    original = blocks.BasicBlock if config.block == "basic" else blocks.Bottleneck
+    layers: list[nn.Module] = []
     for index in range(depth):
         first = index == 0
-        layers.append(
-            block(
-                in_channels if first else out_channels,
-                width,
-                stride=stride if first else 1,
-                groups=config.groups,
-                width_per_group=config.width_per_group,
-                downsample=shortcut(in_channels, out_channels, stride=stride) if first and changes else None,
-            )
-        )
+        channels = in_channels if first else out_channels
+        shape = {
+            "stride": stride if first else 1,
+            "dilation": dilation,
+            "entry_dilation": entry_dilation if first else dilation,
+        }
+        if config.activation == "original":
+            layers.append(original(config, channels, width, **shape))
+        else:
+            layers.append(RearrangedBlock(config, channels, width, enters=enters and first, **shape))
     return nn.Sequential(*layers), out_channels

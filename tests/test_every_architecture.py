@@ -1,0 +1,24 @@
+"""Every row of the table through the whole of it: exported, checked against eager, verified; small images, one run each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from resnet_deploy.models.registry import ARCHITECTURES
+from resnet_deploy.steps import export, verify
+
+# The longest first, so that they are not what everybody waits for at the end.
+NAMES = sorted(ARCHITECTURES, key=lambda name: -sum(ARCHITECTURES[name].config.layers))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_exported_and_verified(name: str, tmp_path: Path) -> None:
+    size = 32 if ARCHITECTURES[name].config.stem == "cifar" else 64
+    bundle = export(name, tmp_path / "b", max_batch=2, image_size=size)
+    checks = bundle.manifest["artifacts"]["model.fp32.onnx"]["checks"]
+    assert [check["batch"] for check in checks] == [1, 2]
+    (found,) = verify(bundle, "random:4", threads=1)
+    assert found.gate == "pass", found.failures
+    assert found.report.images == 4 and found.report.cosine_min > 0.9999
