@@ -179,7 +179,12 @@ def _check_shapes(
 def _recognize(found: checkpoint.Checkpoint) -> str | None:
     """The architecture whose names and shapes are exactly these, if there is one."""
     shapes = {name: tuple(t.shape) for name, t in found.state.items() if not name.endswith("num_batches_tracked")}
+    blocks: dict[str, int] = {}
+    for stage, block, *_ in (name.split(".") for name in shapes if name.startswith("layer") and name.count(".") > 1):
+        blocks[stage] = max(blocks.get(stage, 0), int(block) + 1 if block.isdecimal() else 0)
+    layers = tuple(blocks[stage] for stage in sorted(blocks))
     for row in registry.ARCHITECTURES.values():
-        if shapes == _shapes(row, found.num_classes or row.num_classes):
+        # Building a thousand layers takes seconds, even on the meta device.
+        if row.config.layers == layers and shapes == _shapes(row, found.num_classes or row.num_classes):
             return row.name
     return None
