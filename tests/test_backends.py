@@ -109,3 +109,10 @@ def test_malformed_candidates(text: str, said: str) -> None:
 def test_a_candidates_text_reads_back(text: str) -> None:
     candidate = Candidate.parse(text)
     assert Candidate.parse(str(candidate)) == candidate
+
+
+def test_an_answer_before_the_first_inference_is_an_error(digits_bundle: Bundle) -> None:
+    with load(digits_bundle, "onnxruntime") as backend:
+        backend.bind(IMAGES)
+        with pytest.raises(UsageError, match="call enqueue"):
+            backend.outputs()

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from resnet_deploy._deps import require, version
 from resnet_deploy.backends.base import Backend, Candidate, Outputs
-from resnet_deploy.errors import GraphError, UnavailableError
+from resnet_deploy.errors import GraphError, UnavailableError, UsageError
 from resnet_deploy.specs import TensorSpec
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -38,24 +38,38 @@ class OrtBackend(Backend):
         self.output_names = tuple(output.name for output in self._session.get_outputs())
         self._ort = ort
         self._device = candidate.device
-        self._binding = self._session.io_binding()
+        # On the CPU, `run` hands its outputs over without a copy; a binding copies them.
+        self._binding = self._session.io_binding() if candidate.device == "cuda" else None
+        self._input: Any = None
+        self._answers: list[NDArray[Any]] | None = None
 
     def bind(self, images: NDArray[Any]) -> None:
         self.check(images)
-        # The binding keeps the address alone: hold the array (on the CPU it is not copied).
+        self._answers = None
+        if self._binding is None:
+            self._input = np.ascontiguousarray(images)
+            return
+        # The binding keeps the address alone: hold the value.
         self._input = self._ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(images), self._device, 0)
         self._binding.bind_ortvalue_input(self.input_spec.name, self._input)
         for name in self.output_names:
             self._binding.bind_output(name, self._device)
 
     def enqueue(self) -> None:
-        self._session.run_with_iobinding(self._binding)
+        if self._binding is None:
+            self._answers = self._session.run(self.output_names, {self.input_spec.name: self._input})
+        else:
+            self._session.run_with_iobinding(self._binding)
 
     def synchronize(self) -> None:
-        self._binding.synchronize_outputs()
+        if self._binding is not None:
+            self._binding.synchronize_outputs()
 
     def outputs(self) -> Outputs:
-        return dict(zip(self.output_names, self._binding.copy_outputs_to_cpu(), strict=True))
+        answers = self._answers if self._binding is None else self._binding.copy_outputs_to_cpu()
+        if answers is None:
+            raise UsageError("there is no answer yet: call enqueue after bind")
+        return dict(zip(self.output_names, answers, strict=True))
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -67,7 +81,7 @@ class OrtBackend(Backend):
     def close(self) -> None:
         self._binding = None
         self._session = None
-        self._input = None
+        self._input = self._answers = None
 
 
 def _session(ort: Any, path: Path, provider: str, threads: int | None) -> Any:
