@@ -50,6 +50,22 @@ class SqueezeExcitation(nn.Module):
         return x * self.gate(scale)
 
 
+def convolutions(
+    config: ResNetConfig, in_channels: int, width: int, *, stride: int, dilation: int, entry_dilation: int
+) -> list[nn.Conv2d]:
+    """A block's convolutions in order: two of a basic block, three of a bottleneck."""
+    if config.block == "basic":
+        first = conv3x3(in_channels, width, stride=stride, dilation=entry_dilation)
+        return [first, conv3x3(width, width, dilation=dilation)]
+    inner = int(width * (config.width_per_group / 64.0)) * config.groups
+    early, late = (stride, 1) if config.stride_on == "1x1" else (1, stride)
+    return [
+        conv1x1(in_channels, inner, stride=early),
+        conv3x3(inner, inner, stride=late, groups=config.groups, dilation=entry_dilation),
+        conv1x1(inner, 4 * width),
+    ]
+
+
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions (1512.03385, figure 5 left). (N, C_in, H, W) → (N, width, H/stride, W/stride).
 
@@ -62,10 +78,11 @@ class BasicBlock(nn.Module):
         self, config: ResNetConfig, in_channels: int, width: int, *, stride: int, dilation: int, entry_dilation: int
     ) -> None:
         super().__init__()
-        self.conv1 = conv3x3(in_channels, width, stride=stride, dilation=entry_dilation)
+        convs = convolutions(config, in_channels, width, stride=stride, dilation=dilation, entry_dilation=entry_dilation)
+        self.conv1, conv2 = convs
         self.bn1 = nn.BatchNorm2d(width)
         self.relu1 = nn.ReLU(inplace=True)
-        self.conv2 = conv3x3(width, width, dilation=dilation)
+        self.conv2 = conv2
         self.bn2 = nn.BatchNorm2d(width)
         if config.squeeze:
             self.se = SqueezeExcitation(width, config.squeeze)
@@ -95,15 +112,15 @@ class Bottleneck(nn.Module):
         self, config: ResNetConfig, in_channels: int, width: int, *, stride: int, dilation: int, entry_dilation: int
     ) -> None:
         super().__init__()
-        inner = int(width * (config.width_per_group / 64.0)) * config.groups
-        first, second = (stride, 1) if config.stride_on == "1x1" else (1, stride)
-        self.conv1 = conv1x1(in_channels, inner, stride=first)
+        convs = convolutions(config, in_channels, width, stride=stride, dilation=dilation, entry_dilation=entry_dilation)
+        self.conv1, conv2, conv3 = convs
+        inner = conv2.out_channels
         self.bn1 = nn.BatchNorm2d(inner)
         self.relu1 = nn.ReLU(inplace=True)
-        self.conv2 = conv3x3(inner, inner, stride=second, groups=config.groups, dilation=entry_dilation)
+        self.conv2 = conv2
         self.bn2 = nn.BatchNorm2d(inner)
         self.relu2 = nn.ReLU(inplace=True)
-        self.conv3 = conv1x1(inner, width * self.expansion)
+        self.conv3 = conv3
         self.bn3 = nn.BatchNorm2d(width * self.expansion)
         if config.squeeze:
             self.se = SqueezeExcitation(width * self.expansion, config.squeeze)

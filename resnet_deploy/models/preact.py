@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from resnet_deploy.models.blocks import SqueezeExcitation, conv1x1, conv3x3, shortcut
+from resnet_deploy.models.blocks import SqueezeExcitation, convolutions, shortcut
 from resnet_deploy.models.config import ResNetConfig
 
 
@@ -39,7 +39,7 @@ class RearrangedBlock(nn.Module):
         enters: bool,
     ) -> None:
         super().__init__()
-        convs = _convolutions(config, in_channels, width, stride=stride, dilation=dilation, entry_dilation=entry_dilation)
+        convs = convolutions(config, in_channels, width, stride=stride, dilation=dilation, entry_dilation=entry_dilation)
         before, after = steps(config.activation, len(convs))
         if enters and config.activation in {"full", "relu-only"}:
             before = before[before.index("conv1") :]
@@ -71,18 +71,3 @@ class RearrangedBlock(nn.Module):
         for name in self._after:
             out = getattr(self, name)(out)
         return out
-
-
-def _convolutions(
-    config: ResNetConfig, in_channels: int, width: int, *, stride: int, dilation: int, entry_dilation: int
-) -> list[nn.Conv2d]:
-    if config.block == "basic":
-        first = conv3x3(in_channels, width, stride=stride, dilation=entry_dilation)
-        return [first, conv3x3(width, width, dilation=dilation)]
-    inner = int(width * (config.width_per_group / 64.0)) * config.groups
-    early, late = (stride, 1) if config.stride_on == "1x1" else (1, stride)
-    return [
-        conv1x1(in_channels, inner, stride=early),
-        conv3x3(inner, inner, stride=late, groups=config.groups, dilation=entry_dilation),
-        conv1x1(inner, 4 * width),
-    ]

@@ -35,7 +35,7 @@ class PublishedWeights:
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """One row. top1_error_percent: published in the paper, where it is (CIFAR-10, or ImageNet with 10 crops)."""
+    """One row. error_percent: top-1, published in the paper, where it is (CIFAR-10, or ImageNet with 10 crops)."""
 
     name: str
     family: str
