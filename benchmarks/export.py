@@ -78,7 +78,7 @@ def export_onnx(folder: Path) -> dict[str, float]:
 
     clock, ends = Clock(), {"export": "load", "check": "export"}  # where a step begins, another ends
     loaded = load_model("resnet50")
-    model = DeployModel.of(loaded, head=Head(), input_format=InputFormat.FLOAT, preprocessing=loaded.preprocessing)
+    model = DeployModel(loaded.network, head=Head(), input_format=InputFormat.FLOAT, preprocessing=loaded.preprocessing)
     export_onnx(
         model, folder / "model.onnx", max_batch=max(BATCHES), opset=OPSET,
         step=lambda what: clock.mark(ends.get(what, what)),

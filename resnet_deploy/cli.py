@@ -116,7 +116,9 @@ def main() -> None:
 @main.command()
 @json_option
 def models(as_json: bool) -> None:
-    """List the architectures: parameters, GMACs, paper, published weights.
+    """List the architectures by family: parameters, GMACs, memory, paper, its error, published weights.
+
+    Memory is that of FP32 weights, and of what the convolutions put out for one image.
 
     \b
     Example:

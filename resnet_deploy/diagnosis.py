@@ -98,7 +98,7 @@ def _model() -> Any:
     from resnet_deploy.specs import Head, InputFormat
 
     loaded = load_model("resnet20")
-    return DeployModel.of(loaded, head=Head(), input_format=InputFormat.FLOAT, preprocessing=loaded.preprocessing)
+    return DeployModel(loaded.network, head=Head(), input_format=InputFormat.FLOAT, preprocessing=loaded.preprocessing)
 
 
 def _small_graph(path: Path) -> None:

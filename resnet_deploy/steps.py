@@ -100,8 +100,8 @@ def export(
 
     loaded = load_model(row.name, weights=asked.weights, num_classes=asked.num_classes, new_head=asked.new_head)
     preprocessing = asked.preprocessing(loaded.preprocessing)
-    model = DeployModel.of(
-        loaded, head=Head.parse(asked.head, l2_normalize=asked.l2_normalize), input_format=InputFormat(asked.input),
+    model = DeployModel(
+        loaded.network, head=Head.parse(asked.head, l2_normalize=asked.l2_normalize), input_format=InputFormat(asked.input),
         preprocessing=preprocessing,
     )  # fmt: skip
     bundle.manifest["model"] |= _describe(model, loaded.weights, loaded.class_names, row)
@@ -139,7 +139,7 @@ def _up_to_date(bundle: Bundle, request: dict[str, Any]) -> Bundle | None:
 def _describe(model: Any, weights: dict[str, Any], class_names: Any, row: registry.Architecture) -> dict[str, Any]:
     from resnet_deploy.models.complexity import complexity
 
-    classes = model.network.fc.out_features
+    classes = model.network.num_classes
     cost = complexity(row, num_classes=classes, image_size=model.preprocessing.crop)
     return {
         "family": row.family,
@@ -188,8 +188,8 @@ class Subject:
         described = self.description
         loaded = load_model(described["architecture"], weights=self.bundle.artifact(WEIGHTS))
         head = Head.parse(described["request"]["head"], l2_normalize=described["head"]["l2_normalize"])
-        return DeployModel.of(
-            loaded, head=head, input_format=InputFormat(described["input_format"]), preprocessing=self.preprocessing
+        return DeployModel(
+            loaded.network, head=head, input_format=InputFormat(described["input_format"]), preprocessing=self.preprocessing
         )
 
     def backend(self, candidate: Candidate, threads: int | None) -> Backend:

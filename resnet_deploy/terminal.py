@@ -53,15 +53,16 @@ def models(rows: list[dict[str, Any]]) -> str:
     return table(
         [
             {
-                "model": row["name"],
                 "family": row["family"],
+                "model": row["name"],
                 "parameters": f"{row['parameters']:,}",
                 "GMACs": f"{row['macs'] / 1e9:.3f}",
                 "input": row["image_size"],
-                "MB": f"{row['parameters'] * 4 / 1e6:.1f}",
+                "weights MB": f"{row['weight_bytes'] / 1e6:.1f}",
+                "activations MB": f"{row['activations'] * 4 / 1e6:.1f}",
                 "paper": row["paper"],
                 "error %": row["error_percent"],
-                "weights (top-1 %)": ", ".join(f"{w['name']} {w['top1_percent']:.2f}" for w in row["weights"]) or None,
+                "published (top-1 %)": ", ".join(f"{w['name']} {w['top1_percent']:.2f}" for w in row["weights"]) or None,
             }
             for row in rows
         ]

@@ -22,7 +22,7 @@ def deploy(name: str = "resnet20", head: str = "logits", input_format: str = "fl
     loaded = load_model(name, weights=DIGITS if name == "resnet20" else None)
     preprocessing = Preprocessing(resize=size, crop=size, mean=loaded.preprocessing.mean, std=loaded.preprocessing.std)
     parsed = Head.parse(head.removesuffix("+l2"), l2_normalize=head.endswith("+l2"))
-    return DeployModel.of(loaded, head=parsed, input_format=InputFormat(input_format), preprocessing=preprocessing)
+    return DeployModel(loaded.network, head=parsed, input_format=InputFormat(input_format), preprocessing=preprocessing)
 
 
 def run(path: Path, images: np.ndarray) -> dict[str, np.ndarray]:

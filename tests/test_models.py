@@ -16,7 +16,7 @@ from resnet_deploy.models import registry
 from resnet_deploy.models.blocks import BasicBlock, PaddedIdentity
 from resnet_deploy.models.catalogue import catalogue
 from resnet_deploy.models.complexity import complexity
-from resnet_deploy.models.create import config_of, create_model
+from resnet_deploy.models.create import create_model
 from resnet_deploy.models.deploy import DeployModel
 from resnet_deploy.models.resnet import ResNet
 from resnet_deploy.specs import Head, InputFormat, Preprocessing, TensorSpec
@@ -147,7 +147,7 @@ def test_published_weights_are_torchvisions(name: str) -> None:
 def test_torchvisions_state_dict_loads_strictly(name: str) -> None:
     with torch.device("meta"):
         theirs = torchvision().models.get_model(name).state_dict()
-        ours = ResNet(config_of(registry.architecture(name), 1000))
+        ours = ResNet(registry.architecture(name).with_classes(1000))
     assert [(key, value.shape) for key, value in ours.state_dict().items()] == [(k, v.shape) for k, v in theirs.items()]
     ours.load_state_dict(theirs, strict=True, assign=True)
 
@@ -156,7 +156,7 @@ def test_torchvisions_state_dict_loads_strictly(name: str) -> None:
 def test_logits_are_bit_equal_to_torchvisions(name: str) -> None:
     with torch.device("meta"):
         theirs = torchvision().models.get_model(name)
-        ours = ResNet(config_of(registry.architecture(name), 1000)).eval()
+        ours = ResNet(registry.architecture(name).with_classes(1000)).eval()
     theirs.to_empty(device="cpu").eval()
     randomize(theirs)
     ours.load_state_dict(theirs.state_dict(), strict=True, assign=True)
@@ -179,7 +179,7 @@ def test_padded_identity_values() -> None:
 @pytest.mark.parametrize("name", CIFAR)
 def test_cifar_networks_have_6n_plus_2_layers_and_free_shortcuts(name: str) -> None:
     with torch.device("meta"):
-        network = ResNet(config_of(registry.architecture(name), 10))
+        network = ResNet(registry.architecture(name).with_classes(10))
     shortcuts = [block.downsample for block in network.modules() if isinstance(block, BasicBlock) and block.downsample]
     assert [type(shortcut) for shortcut in shortcuts] == [PaddedIdentity] * 2
     assert not [key for key in network.state_dict() if "downsample" in key]
@@ -196,7 +196,7 @@ def test_cifar_networks_have_6n_plus_2_layers_and_free_shortcuts(name: str) -> N
 )
 def test_feature_map_sizes(name: str, size: int, shapes: list[tuple[int, ...]]) -> None:
     with torch.device("meta"):
-        network = ResNet(config_of(registry.architecture(name), 10))
+        network = ResNet(registry.architecture(name).with_classes(10))
         maps = network.forward_features(torch.empty(2, 3, size, size))
     assert [tuple(features.shape) for features in maps] == [(2, *shape) for shape in shapes]
     assert network.embedding_dim == shapes[-1][0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from resnet_deploy.models.config import ResNetConfig
+from resnet_deploy.models.config import ResNetConfig, squeezed
 
 
 def conv3x3(in_channels: int, out_channels: int, *, stride: int = 1, groups: int = 1, dilation: int = 1) -> nn.Conv2d:
@@ -35,11 +35,11 @@ class PaddedIdentity(nn.Module):
 
 
 class SqueezeExcitation(nn.Module):
-    """Channel attention of 1709.01507, (N, C, H, W) → the same, with timm's names and rounding of the inner width."""
+    """Channel attention of 1709.01507, (N, C, H, W) → the same, with timm's names."""
 
     def __init__(self, channels: int, reduction: int) -> None:
         super().__init__()
-        inner = max(8, (channels // reduction + 4) // 8 * 8)
+        inner = squeezed(channels, reduction)
         self.fc1 = nn.Conv2d(channels, inner, 1)
         self.relu = nn.ReLU(inplace=True)
         self.fc2 = nn.Conv2d(inner, channels, 1)
@@ -57,12 +57,12 @@ def convolutions(
     if config.block == "basic":
         first = conv3x3(in_channels, width, stride=stride, dilation=entry_dilation)
         return [first, conv3x3(width, width, dilation=dilation)]
-    inner = int(width * (config.width_per_group / 64.0)) * config.groups
+    inner = config.inner(width)
     early, late = (stride, 1) if config.stride_on == "1x1" else (1, stride)
     return [
         conv1x1(in_channels, inner, stride=early),
         conv3x3(inner, inner, stride=late, groups=config.groups, dilation=entry_dilation),
-        conv1x1(inner, 4 * width),
+        conv1x1(inner, width * config.expansion),
     ]
 
 
@@ -71,8 +71,6 @@ class BasicBlock(nn.Module):
 
     entry_dilation: of the first convolution, dilation: of the second (they differ where a dilated stage begins).
     """
-
-    expansion = 1
 
     def __init__(
         self, config: ResNetConfig, in_channels: int, width: int, *, stride: int, dilation: int, entry_dilation: int
@@ -106,25 +104,23 @@ class Bottleneck(nn.Module):
     Grouped, it is the block of ResNeXt (1611.05431, figure 3c). (N, C_in, H, W) → (N, 4 * width, H/stride, W/stride).
     """
 
-    expansion = 4
-
     def __init__(
         self, config: ResNetConfig, in_channels: int, width: int, *, stride: int, dilation: int, entry_dilation: int
     ) -> None:
         super().__init__()
         convs = convolutions(config, in_channels, width, stride=stride, dilation=dilation, entry_dilation=entry_dilation)
         self.conv1, conv2, conv3 = convs
-        inner = conv2.out_channels
+        inner, out_channels = conv2.out_channels, conv3.out_channels
         self.bn1 = nn.BatchNorm2d(inner)
         self.relu1 = nn.ReLU(inplace=True)
         self.conv2 = conv2
         self.bn2 = nn.BatchNorm2d(inner)
         self.relu2 = nn.ReLU(inplace=True)
         self.conv3 = conv3
-        self.bn3 = nn.BatchNorm2d(width * self.expansion)
+        self.bn3 = nn.BatchNorm2d(out_channels)
         if config.squeeze:
-            self.se = SqueezeExcitation(width * self.expansion, config.squeeze)
-        self.downsample = shortcut(config, in_channels, width * self.expansion, stride=stride)
+            self.se = SqueezeExcitation(out_channels, config.squeeze)
+        self.downsample = shortcut(config, in_channels, out_channels, stride=stride)
         self.relu3 = nn.ReLU(inplace=True)
         self._residual, self._squeezed = config.shortcut != "none", config.squeeze > 0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import pickle
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ _NESTED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema", "state_dict",
 # What wrappers put before each name: DistributedDataParallel and EMA, torch.compile, Lightning.
 _PREFIXES = ("module.", "_orig_mod.", "model.")
 METADATA_KEY = "resnet_deploy"
+MEMBERS = "members."  # what an ensemble puts before its members' names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +66,38 @@ def is_published(weights: str) -> bool:
 
 def weights_digest(row: Architecture, weights: str) -> str:
     """What identifies weights without loading them: a file's SHA-256, or the published file's name."""
+    if row.members and (parts := _parts(row, weights)):
+        return "+".join(weights_digest(member, part) for member, part in zip(row.members, parts, strict=True))
     return row.published(weights)[1].file if is_published(weights) else sha256_file(_existing(weights))
+
+
+def read_members(row: Architecture, weights: str | Path) -> list[Checkpoint]:
+    """An ensemble's weights, one checkpoint a member: from files or published names joined by commas, from one published
+    name for all, or from one file of an ensemble. Raises CheckpointError."""
+    if parts := _parts(row, str(weights)):
+        return [read(member, part) for member, part in zip(row.members, parts, strict=True)]
+    whole = _read_file(_existing(weights), str(weights))
+    found = []
+    for index, member in enumerate(row.members):
+        prefix = f"{MEMBERS}{index}."
+        state = {name.removeprefix(prefix): tensor for name, tensor in whole.state.items() if name.startswith(prefix)}
+        if not state:
+            raise CheckpointError(
+                f"{weights} has no weights for {member.name}, member {index + 1} of {len(row.members)}. "
+                "Give one file a member, joined by commas"
+            )
+        found.append(replace(whole, state=state))
+    return found
+
+
+def _parts(row: Architecture, weights: str) -> list[str] | None:
+    """Weights of each member; None for a file of the whole ensemble."""
+    parts = [weights] * len(row.members) if is_published(weights) else weights.split(",")
+    if len(parts) == 1:
+        return None
+    if len(parts) != len(row.members):
+        raise CheckpointError(f"{row.name} has {len(row.members)} members, but --weights names {len(parts)}")
+    return parts
 
 
 def read(row: Architecture, weights: str | Path) -> Checkpoint:

@@ -72,6 +72,15 @@ class ResNetConfig:
             found.append((width, depth, stride, dilation))
         return tuple(found)
 
+    @property
+    def expansion(self) -> int:
+        """Channels that leave a block, for each of its width."""
+        return 4 if self.block == "bottleneck" else 1
+
+    def inner(self, width: int) -> int:
+        """Channels of a bottleneck's 3x3."""
+        return int(width * (self.width_per_group / 64.0)) * self.groups
+
     def changed(self, changes: dict[str, str]) -> ResNetConfig:
         """With options read from text, as in a model's name: `layers=3-4-6-3`, `shortcut=A`. Raises UsageError.
 
@@ -94,6 +103,11 @@ class ResNetConfig:
         if text not in map(str, strides):
             raise UsageError(f"output_stride={text} is not to be had; choose from {', '.join(map(str, strides))}")
         return tuple(found > int(text) for found in strides)
+
+
+def squeezed(channels: int, reduction: int) -> int:
+    """Inner width of squeeze-and-excitation, rounded to a multiple of 8 as timm does."""
+    return max(8, (channels // reduction + 4) // 8 * 8)
 
 
 def _read(name: str, text: str, like: Any) -> Any:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from resnet_deploy.errors import CheckpointError, UsageError
 from resnet_deploy.models import checkpoint, registry
-from resnet_deploy.models.config import ResNetConfig
+from resnet_deploy.models.ensemble import Ensemble
 from resnet_deploy.models.registry import Architecture
 from resnet_deploy.models.resnet import ResNet
 from resnet_deploy.specs import Preprocessing
@@ -24,7 +24,7 @@ class LoadedModel:
     """A network with what it needs in order to be deployed. weights: how it got its values, as the manifest has it."""
 
     architecture: Architecture
-    network: ResNet
+    network: ResNet | Ensemble
     preprocessing: Preprocessing
     weights: dict[str, Any]
     class_names: tuple[str, ...] | None
@@ -56,13 +56,29 @@ def load_model(
     row = registry.architecture(name)
     if num_classes is not None and num_classes < 1:
         raise UsageError(f"a classifier needs at least 1 class; found {num_classes}")
-    if weights is None:
-        network = _settled(_build(row, num_classes or row.num_classes))
+    if not row.members:
+        found = None if weights is None else checkpoint.read(row, weights)
+        return _loaded(row, found, num_classes, new_head, seed=RANDOM_SEED)
+    found_each = [None] * len(row.members) if weights is None else checkpoint.read_members(row, weights)
+    return _joined(
+        row,
+        [
+            _loaded(member, found, num_classes, new_head, seed=RANDOM_SEED + index)
+            for index, (member, found) in enumerate(zip(row.members, found_each, strict=True))
+        ],
+    )
+
+
+def _loaded(
+    row: Architecture, found: checkpoint.Checkpoint | None, num_classes: int | None, new_head: bool, *, seed: int
+) -> LoadedModel:
+    """One network with a checkpoint's weights, or random ones."""
+    if found is None:
+        network = _settled(_build(row, num_classes or row.num_classes, seed))
         return LoadedModel(
             architecture=row, network=network, preprocessing=row.preprocessing, class_names=None,
-            weights={"source": "random", "seed": RANDOM_SEED, "sha256": None},
+            weights={"source": "random", "seed": seed, "sha256": None},
         )  # fmt: skip
-    found = checkpoint.read(row, weights)
     network = _load(row, found, num_classes, new_head)
     preprocessing = found.preprocessing or row.preprocessing
     if found.resize is not None:
@@ -75,16 +91,40 @@ def load_model(
     )  # fmt: skip
 
 
-def config_of(row: Architecture, num_classes: int) -> ResNetConfig:
-    """The shape of a row with another number of classes."""
-    return replace(row.config, num_classes=num_classes)
+def _joined(row: Architecture, members: list[LoadedModel]) -> LoadedModel:
+    """An ensemble of loaded members, which must have been trained on the same classes and see the same image."""
+    first = members[0]
+    for member in members:
+        one, other = member.preprocessing, first.preprocessing
+        # The size before the crop is a choice of the evaluation: V1 and V2 weights differ in it alone.
+        if replace(one, resize=other.resize) != other:
+            raise CheckpointError(
+                f"the members of {row.name} see different images: {member.architecture.name} takes {one.crop} pixels with "
+                f"mean {one.mean} and std {one.std}, {first.architecture.name} {other.crop}, {other.mean}, {other.std}"
+            )
+        names = {m.class_names or first.class_names for m in (member, first)}
+        if member.network.num_classes != first.network.num_classes or len(names) > 1:
+            raise CheckpointError(
+                f"the members of {row.name} have different classes: {member.architecture.name} "
+                f"{member.network.num_classes}, {first.architecture.name} {first.network.num_classes}"
+            )
+    sources = {str(member.weights["source"]): None for member in members}
+    digests = [member.weights["sha256"] for member in members]
+    return LoadedModel(
+        architecture=row, network=Ensemble([m.network for m in members]).eval(), preprocessing=first.preprocessing,
+        class_names=first.class_names,
+        weights={
+            "source": ",".join(sources), "sha256": "+".join(digests) if all(digests) else None,
+            "members": [member.weights for member in members],
+        },
+    )  # fmt: skip
 
 
-def _build(row: Architecture, num_classes: int) -> ResNet:
+def _build(row: Architecture, num_classes: int, seed: int = RANDOM_SEED) -> ResNet:
     """Randomly initialized from a fixed seed, the caller's generator untouched."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(RANDOM_SEED)
-        network = ResNet(config_of(row, num_classes))
+        torch.manual_seed(seed)
+        network = ResNet(row.with_classes(num_classes))
     network.eval()
     return network
 
@@ -135,7 +175,7 @@ def _load(row: Architecture, found: checkpoint.Checkpoint, num_classes: int | No
 def _empty(row: Architecture, num_classes: int) -> ResNet:
     """Uninitialized: every value is about to be loaded, and initialization is most of the building time."""
     with torch.device("meta"):
-        network = ResNet(config_of(row, num_classes))
+        network = ResNet(row.with_classes(num_classes))
     network.to_empty(device="cpu").eval()
     for layer in network.modules():
         if isinstance(layer, nn.BatchNorm2d):  # old checkpoints lack the counter
@@ -145,7 +185,7 @@ def _empty(row: Architecture, num_classes: int) -> ResNet:
 
 def _shapes(row: Architecture, num_classes: int) -> dict[str, tuple[int, ...]]:
     with torch.device("meta"):
-        state = ResNet(config_of(row, num_classes)).state_dict()
+        state = ResNet(row.with_classes(num_classes)).state_dict()
     # Checkpoints older than PyTorch 0.4.1 have no counters; load_state_dict fills them in.
     return {name: tuple(tensor.shape) for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
 

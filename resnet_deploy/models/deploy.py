@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from resnet_deploy.errors import UsageError
-from resnet_deploy.models.create import LoadedModel
+from resnet_deploy.models.ensemble import Ensemble
 from resnet_deploy.models.resnet import ResNet
 from resnet_deploy.specs import INPUT_NAME, Head, HeadKind, InputFormat, Preprocessing, TensorSpec
 
@@ -31,11 +31,14 @@ class PixelInput(nn.Module):
 class DeployModel(nn.Module):
     """Images in, the head's tensors out, always float32 (and int64 class indices) whatever the network computes in."""
 
-    def __init__(self, network: ResNet, *, head: Head, input_format: InputFormat, preprocessing: Preprocessing) -> None:
+    def __init__(
+        self, network: ResNet | Ensemble, *, head: Head, input_format: InputFormat, preprocessing: Preprocessing
+    ) -> None:
         super().__init__()
-        classes = network.fc.out_features
-        if head.k is not None and head.k > classes:
-            raise UsageError(f"topk:{head.k} asks for more classes than the {classes} that there are")
+        if head.k is not None and head.k > network.num_classes:
+            raise UsageError(f"topk:{head.k} asks for more classes than the {network.num_classes} that there are")
+        if isinstance(network, Ensemble) and head.kind in {HeadKind.FEATURES, HeadKind.EMBEDDING}:
+            raise UsageError(f"an ensemble has no {head.kind.value} of its own; choose logits, probabilities or topk:K")
         self.head = head
         self.input_format = input_format
         self.preprocessing = preprocessing
@@ -43,13 +46,10 @@ class DeployModel(nn.Module):
         self.network = network
         self.eval()
 
-    @classmethod
-    def of(cls, loaded: LoadedModel, *, head: Head, input_format: InputFormat, preprocessing: Preprocessing) -> DeployModel:
-        return cls(loaded.network, head=head, input_format=input_format, preprocessing=preprocessing)
-
     @property
     def output_names(self) -> tuple[str, ...]:
-        return self.head.output_names(len(self.network.config.layers))
+        stages = len(self.network.config.layers) if isinstance(self.network, ResNet) else 0
+        return self.head.output_names(stages)
 
     @property
     def input_spec(self) -> TensorSpec:
@@ -72,9 +72,8 @@ class DeployModel(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
         x = self.pixels(images)
-        dtype = self.network.fc.weight.dtype
-        if dtype != torch.float32:  # kept out of the FP32 graph
-            x = x.to(dtype)
+        if self.network.dtype != torch.float32:  # kept out of the FP32 graph
+            x = x.to(self.network.dtype)
         if self.head.kind is HeadKind.FEATURES:
             return tuple(features.float() for features in self.network.forward_features(x))
         if self.head.kind is HeadKind.EMBEDDING:

@@ -35,7 +35,11 @@ class PublishedWeights:
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """One row. error_percent: top-1, published in the paper, where it is (CIFAR-10, or ImageNet with 10 crops)."""
+    """One row. error_percent: top-1, in percent, where the paper has one for this very network (CIFAR-10; ImageNet, with the
+    paper's own crops).
+
+    members: of an ensemble; its config is that of the first.
+    """
 
     name: str
     family: str
@@ -44,6 +48,7 @@ class Architecture:
     preprocessing: Preprocessing
     weights: dict[str, PublishedWeights] = field(default_factory=dict)
     error_percent: float | None = None
+    members: tuple[Architecture, ...] = ()
 
     @property
     def image_size(self) -> int:
@@ -52,6 +57,10 @@ class Architecture:
     @property
     def num_classes(self) -> int:
         return self.config.num_classes
+
+    def with_classes(self, num_classes: int) -> ResNetConfig:
+        """The shape with another number of classes."""
+        return replace(self.config, num_classes=num_classes)
 
     def published(self, name: str) -> tuple[str, PublishedWeights]:
         """Published weights by name, DEFAULT being the newest. Raises CheckpointError."""
@@ -125,7 +134,7 @@ def _weights(name: str, v1: tuple[str, float, int], v2: tuple[str, float, int] |
 # Hashes, accuracies and sizes: torchvision 0.28's weights enums (torchvision.models.resnet).
 _ROWS = (
     _imagenet("resnet18", 18, weights=_weights("resnet18", ("f37072fd", 69.758, 256))),
-    _imagenet("resnet34", 34, weights=_weights("resnet34", ("b627a593", 73.314, 256))),
+    _imagenet("resnet34", 34, error=24.52, weights=_weights("resnet34", ("b627a593", 73.314, 256))),
     _imagenet(
         "resnet50", 50,
         weights=_weights("resnet50", ("0676ba61", 76.130, 256), ("11ad3fa6", 80.858, 232)),
@@ -138,8 +147,12 @@ _ROWS = (
         "resnet152", 152,
         weights=_weights("resnet152", ("394f9c45", 78.312, 256), ("f82ba261", 82.284, 232)),
     ),
+    *(
+        _cifar(f"resnet{depth}", depth, error=error)
+        for depth, error in ((20, 8.75), (32, 7.51), (44, 7.17), (56, 6.97), (110, 6.43), (1202, 7.93))
+    ),
     _imagenet(
-        "resnext50_32x4d", 50, paper=RESNEXT, family="ResNeXt", groups=32, width_per_group=4,
+        "resnext50_32x4d", 50, error=22.2, paper=RESNEXT, family="ResNeXt", groups=32, width_per_group=4,
         weights=_weights("resnext50_32x4d", ("7cdf4587", 77.618, 256), ("1a0047aa", 81.198, 232)),
     ),
     _imagenet(
@@ -147,11 +160,18 @@ _ROWS = (
         weights=_weights("resnext101_32x8d", ("8ba56ff5", 79.312, 256), ("110c445d", 82.834, 232)),
     ),
     _imagenet(
-        "resnext101_64x4d", 101, paper=RESNEXT, family="ResNeXt", groups=64, width_per_group=4,
+        "resnext101_64x4d", 101, error=20.4, paper=RESNEXT, family="ResNeXt", groups=64, width_per_group=4,
         weights=_weights("resnext101_64x4d", ("173b62eb", 83.246, 232)),
     ),
+    *(
+        _cifar(
+            f"resnext29_{groups}x64d", 29, block="bottleneck", family="ResNeXt", paper=RESNEXT, error=error,
+            widths=(64, 128, 256), groups=groups,
+        )
+        for groups, error in ((8, 3.65), (16, 3.58))
+    ),
     _imagenet(
-        "wide_resnet50_2", 50, paper=WIDE, family="Wide ResNet", width_per_group=128,
+        "wide_resnet50_2", 50, error=21.9, paper=WIDE, family="Wide ResNet", width_per_group=128,
         weights=_weights("wide_resnet50_2", ("95faca4d", 78.468, 256), ("9ba9bcbe", 81.602, 232)),
     ),
     _imagenet(
@@ -162,15 +182,11 @@ _ROWS = (
     _imagenet("resnet50d", 50, paper=TRICKS, family="ResNet-D", stem="deep", shortcut="D"),
     _imagenet("plain18", 18, family="plain", shortcut="none", error=27.94),
     _imagenet("plain34", 34, family="plain", shortcut="none", error=28.54),
+    *(_cifar(f"plain{depth}", depth, family="plain", shortcut="none") for depth in (20, 32, 44, 56, 110)),
     *(
         _imagenet(f"preact_resnet{depth}", depth, paper=IDENTITY, family="pre-activation", activation="full")
         for depth in (18, 34, 50, 101, 152, 200)
     ),
-    *(
-        _cifar(f"resnet{depth}", depth, error=error)
-        for depth, error in ((20, 8.75), (32, 7.51), (44, 7.17), (56, 6.97), (110, 6.43), (1202, 7.93))
-    ),
-    *(_cifar(f"plain{depth}", depth, family="plain", shortcut="none") for depth in (20, 32, 44, 56, 110)),
     _cifar("preact_resnet110", 110, family="pre-activation", paper=IDENTITY, activation="full", error=6.37),
     *(
         _cifar(
@@ -179,13 +195,7 @@ _ROWS = (
         )
         for depth, error in ((164, 5.46), (1001, 4.92))
     ),
-    *(
-        _cifar(
-            f"resnext29_{groups}x64d", 29, block="bottleneck", family="ResNeXt", paper=RESNEXT, error=error,
-            widths=(64, 128, 256), groups=groups,
-        )
-        for groups, error in ((8, 3.65), (16, 3.58))
-    ),
+
 )  # fmt: skip
 
 ARCHITECTURES: dict[str, Architecture] = {row.name: row for row in _ROWS}
@@ -202,6 +212,7 @@ _DEPTH_FAMILIES: dict[str, dict[str, Any]] = {
     "plain_cifar": {"family": "plain", "shortcut": "none"},
     "preact_resnet_cifar": {"family": "pre-activation", "paper": IDENTITY, "activation": "full"},
 }
+_ENSEMBLE = "ensemble:"
 _DILATION = {"replace_stride_with_dilation", "output_stride"}
 
 
@@ -209,9 +220,12 @@ def architecture(name: str, **shape: Any) -> Architecture:
     """The row of a name, with the options that follow a colon in place of its own.
 
     `resnet34:shortcut=A`, `resnet50:stride_on=1x1,output_stride=16`; `resnet:...` is a ResNet-50 to be changed at will, and
-    `resnet_cifar:N`, `plain_cifar:N`, `preact_resnet_cifar:N` have N layers. shape: more such options by keyword, as in
-    layers=(3, 4, 6, 3). Raises UsageError, with the nearest names for an unknown one.
+    `resnet_cifar:N`, `plain_cifar:N`, `preact_resnet_cifar:N` have N layers; `ensemble:NAME+NAME+...` averages the
+    probabilities of its members. shape: more such options by keyword, as in layers=(3, 4, 6, 3). Raises UsageError, with the
+    nearest names for an unknown one.
     """
+    if name.startswith(_ENSEMBLE):
+        return _ensemble(name, shape)
     if shape:
         name = f"{name}{',' if ':' in name else ':'}{','.join(f'{key}={_text(value)}' for key, value in shape.items())}"
     base, _, rest = name.partition(":")
@@ -231,6 +245,25 @@ def architecture(name: str, **shape: Any) -> Architecture:
     # Published weights are those of the row's own shape; dilation leaves that alone.
     weights = row.weights if set(options) <= _DILATION else {}
     return replace(row, name=name, config=row.config.changed(options), weights=weights, error_percent=None)
+
+
+def _ensemble(name: str, shape: dict[str, Any]) -> Architecture:
+    names = [part for part in name.removeprefix(_ENSEMBLE).split("+") if part]
+    if len(names) < 2:
+        raise UsageError(f"{name!r} needs two members or more, as in ensemble:resnet18+resnet34")
+    if shape or any(part.startswith(_ENSEMBLE) for part in names):
+        raise UsageError(f"give an ensemble's members their own options, as in {_ENSEMBLE}resnet34:shortcut=A+resnet50")
+    members = tuple(map(architecture, names))
+    first = members[0]
+    for member in members:
+        if (member.preprocessing, member.num_classes) != (first.preprocessing, first.num_classes):
+            raise UsageError(
+                f"{member.name} and {first.name} cannot be one ensemble: their images or classes differ "
+                f"({member.image_size} and {first.image_size} pixels, {member.num_classes} and {first.num_classes} classes)"
+            )
+    return Architecture(
+        name=name, family="ensemble", paper=RESNET, config=first.config, preprocessing=first.preprocessing, members=members
+    )
 
 
 def _text(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from resnet_deploy.models import blocks
@@ -43,6 +44,16 @@ class ResNet(nn.Module):
         """Length of the pooled features."""
         return int(self.fc.in_features)
 
+    @property
+    def num_classes(self) -> int:
+        return int(self.fc.out_features)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
+        found: torch.dtype = self.fc.weight.dtype
+        return found
+
     def forward_features(self, x: Tensor) -> tuple[Tensor, ...]:
         """The map after each stage: on ImageNet networks C2 to C5, at 1/4 to 1/32 of the input's size."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
@@ -73,7 +84,7 @@ def _stage(
     enters: bool,
 ) -> tuple[nn.Sequential, int]:
     """`depth` blocks, the first of which changes the shape; returns them and the number of channels that leave."""
-    out_channels = width * (4 if config.block == "bottleneck" else 1)
+    out_channels = width * config.expansion
     original = blocks.BasicBlock if config.block == "basic" else blocks.Bottleneck
     layers: list[nn.Module] = []
     for index in range(depth):
