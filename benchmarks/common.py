@@ -57,7 +57,7 @@ class Ratio:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One line of a table. ours, peer: medians, in `unit` (s, bytes or count). met: None where there is no limit."""
+    """One line of a table. ours, peer: medians, in `unit` (s, bytes, fraction or count). met: None where there is no limit."""
 
     what: str
     unit: str
@@ -118,13 +118,17 @@ def fresh(command: Sequence[str]) -> Finished:
     return Finished(wall_s=wall_s, peak_bytes=usage.ru_maxrss * unit_bytes, stdout=said[0], stderr=said[1])
 
 
-def arguments(about: str | None, rounds: int) -> argparse.Namespace:
+def parser(about: str | None, rounds: int) -> argparse.ArgumentParser:
     """The options of every benchmark: --rounds and --json."""
-    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=rounds, help=f"rounds of ours and the peer in turn (default {rounds})")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures, the machine and the samples")
-    parser.set_defaults(load_1min=os.getloadavg()[0])  # before the benchmark itself is the load
-    return parser.parse_args()
+    made = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--rounds", type=int, default=rounds, help=f"rounds of ours and the peer in turn (default {rounds})")
+    made.add_argument("--json", type=Path, metavar="FILE", help="write the figures, the machine and the samples")
+    made.set_defaults(load_1min=os.getloadavg()[0])  # before the benchmark itself is the load
+    return made
+
+
+def arguments(about: str | None, rounds: int) -> argparse.Namespace:
+    return parser(about, rounds).parse_args()
 
 
 def finish(
@@ -197,6 +201,8 @@ def quantity(value: float, unit: str) -> str:
     """Three digits and a unit that fits: 0.0812 s → 81.2 ms."""
     if unit == "count":
         return f"{value:.0f}"
+    if unit == "fraction":
+        return f"{value:.2%}"
     if unit == "bytes":
         return f"{value / 1e9:.2f} GB"
     for size, name in ((1.0, "s"), (1e-3, "ms")):

@@ -27,7 +27,7 @@ from resnet_deploy.backends.base import Backend, Candidate
 from resnet_deploy.backends.ort import OrtBackend
 from resnet_deploy.benchmarking.machine import cores
 from resnet_deploy.benchmarking.measure import MeasureConfig, measure
-from resnet_deploy.steps import Subject
+from resnet_deploy.subject import Subject
 
 SAME = Limit(bound="within", value=0.03)
 OVERHEAD = Limit(bound="at most", value=0.01)

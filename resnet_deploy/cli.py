@@ -180,6 +180,14 @@ def export(architecture: str, output: str, as_json: bool, **given: Any) -> None:
     help="What to compare with eager, as in onnxruntime:cuda or eager:fp16; may be repeated.",
 )
 @click.option("--batch", type=int, default=32, show_default=True, help="Images at a time.")
+@click.option(
+    "--crops",
+    type=click.Choice(["1", "10"]),
+    default="1",
+    show_default=True,
+    callback=lambda *given: int(given[2]),
+    help="Views of each image: the centre, or ten whose probabilities are averaged.",
+)
 @data_options
 @json_option
 def verify(bundle: str, data: str, as_json: bool, **given: Any) -> None:

@@ -1,8 +1,4 @@
-"""Real images for verification and measurement: folders, .npz files and the digits, as batches of numpy arrays.
-
-Preprocessing equals torchvision's evaluation transform on PIL images (ImageClassification preset): resize the shorter
-edge with antialiased bilinear interpolation, crop the centre, divide by 255, normalize.
-"""
+"""Real images for verification and measurement: folders, .npz files and the digits, as batches of numpy arrays."""
 
 from __future__ import annotations
 
@@ -23,13 +19,11 @@ from PIL import Image
 from resnet_deploy._deps import require
 from resnet_deploy._files import sha256_file
 from resnet_deploy.errors import DataError
+from resnet_deploy.preprocessing import Pixels, Transform
 from resnet_deploy.specs import InputFormat, Preprocessing
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"}
 DIGITS_HELD_OUT = 600
-MAX_PIXELS = 100_000_000  # decoded, 300 MB; more is a mistake or an attack
-
-Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +46,8 @@ class Batch:
 class Dataset:
     """Images in a fixed order. `read(i)` gives one as the model takes it, or raises OSError or ValueError.
 
-    labels: class indices, (len,) int64. skipped: filled while `batches` runs; strict makes a bad image an error.
+    labels: class indices, (len,) int64. crops: views of each image, along a first axis where there are several. skipped:
+    filled while `batches` runs; strict makes a bad image an error.
     """
 
     source: str
@@ -62,6 +57,7 @@ class Dataset:
     digest: Callable[[], str] = field(repr=False)
     labels: NDArray[np.int64] | None = None
     strict: bool = False
+    crops: int = 1
     skipped: list[Skipped] = field(default_factory=list)
     _sha256: str | None = None
 
@@ -132,24 +128,27 @@ def open_data(
     num_classes: int | None = None,
     limit: int | None = None,
     strict: bool = False,
+    crops: int = 1,
 ) -> Dataset:
     """Open a folder of images, an .npz file, `digits` (held out), `digits:train`, or `random:N`.
 
-    num_classes: labels are checked against it. limit: so many images, evenly spaced. Raises DataError.
+    num_classes: labels are checked against it. limit: so many images, evenly spaced. crops: 1, or 10 views of each image
+    along a new first axis. Raises DataError.
     """
+    transform = Transform(preprocessing=preprocessing, input_format=input_format, crops=crops)
     text = str(source)
     name, _, argument = text.partition(":")
     if name == "digits" and not Path(text).exists():
-        dataset = _digits(argument, preprocessing, input_format)
+        dataset = _digits(argument, transform)
     elif name == "random" and not Path(text).exists():
-        dataset = _random(argument, preprocessing, input_format)
+        dataset = _random(argument, transform)
     elif Path(text).is_dir():
-        dataset = _folder(Path(text), preprocessing, input_format)
+        dataset = _folder(Path(text), transform)
     elif Path(text).is_file():
-        dataset = _npz(Path(text), preprocessing, input_format)
+        dataset = _npz(Path(text), transform)
     else:
         raise DataError(f"{text} does not exist; give a folder of images, an .npz file, `digits` or `random:N`")
-    dataset.strict = strict
+    dataset.strict, dataset.crops = strict, crops
     if dataset.labels is not None and num_classes is not None and dataset.labels.size:
         low, high = int(dataset.labels.min()), int(dataset.labels.max())
         if low < 0 or high >= num_classes:
@@ -157,42 +156,7 @@ def open_data(
     return dataset if limit is None or limit >= len(dataset) else _subset(dataset, limit)
 
 
-def preprocess(image: Image.Image, preprocessing: Preprocessing, input_format: InputFormat) -> NDArray[Any]:
-    """One image as the model takes it: (crop, crop, 3) uint8, or (3, crop, crop) float32 normalized."""
-    short, long = sorted(image.size)
-    resized = (preprocessing.resize, int(preprocessing.resize * long / short))  # truncated, as torchvision does
-    size = resized if image.width <= image.height else resized[::-1]
-    for width, height in (image.size, size):  # a sliver of 1x65535 pixels grows to 4 gigapixels
-        if width * height > MAX_PIXELS:
-            raise ValueError(f"{width}x{height} is more than {MAX_PIXELS // 10**6} megapixels")
-    image = image.convert("RGB")
-    if size != image.size:
-        image = image.resize(size, Image.Resampling.BILINEAR)
-    pixels = _center_crop(np.asarray(image), preprocessing.crop)
-    return pixels if input_format is InputFormat.UINT8 else normalize(pixels, preprocessing)
-
-
-def normalize(pixels: Pixels, preprocessing: Preprocessing) -> NDArray[np.float32]:
-    """(..., H, W, 3) uint8 → (..., 3, H, W) float32: (x / 255 - mean) / std, in torchvision's order of operations."""
-    mean = np.asarray(preprocessing.mean, np.float32)
-    std = np.asarray(preprocessing.std, np.float32)
-    scaled = (pixels.astype(np.float32) / np.float32(255) - mean) / std
-    return np.ascontiguousarray(np.moveaxis(scaled, -1, -3))
-
-
-def _center_crop(pixels: Pixels, crop: int) -> Pixels:
-    """Crop the centre of (H, W, 3); an image smaller than the crop is padded with zeros, as torchvision does."""
-    height, width = pixels.shape[:2]
-    if min(height, width) < crop:
-        top, left = max(crop - height, 0) // 2, max(crop - width, 0) // 2
-        bottom, right = max(crop - height + 1, 0) // 2, max(crop - width + 1, 0) // 2
-        pixels = np.pad(pixels, ((top, bottom), (left, right), (0, 0)))
-        height, width = pixels.shape[:2]
-    top, left = round((height - crop) / 2.0), round((width - crop) / 2.0)
-    return np.ascontiguousarray(pixels[top : top + crop, left : left + crop])
-
-
-def _folder(root: Path, preprocessing: Preprocessing, input_format: InputFormat) -> Dataset:
+def _folder(root: Path, transform: Transform) -> Dataset:
     try:
         direct = _images_in(root, recursive=False)
         folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
@@ -215,7 +179,7 @@ def _folder(root: Path, preprocessing: Preprocessing, input_format: InputFormat)
 
     def read(number: int) -> NDArray[Any]:
         with Image.open(files[number]) as image:
-            return preprocess(image, preprocessing, input_format)
+            return transform(image)
 
     def digest() -> str:
         with ThreadPoolExecutor() as pool:
@@ -233,7 +197,7 @@ def _images_in(folder: Path, *, recursive: bool = True) -> list[Path]:
     return sorted(p for p in found if p.is_file() and not any(name.startswith(".") for name in p.relative_to(folder).parts))
 
 
-def _npz(path: Path, preprocessing: Preprocessing, input_format: InputFormat) -> Dataset:
+def _npz(path: Path, transform: Transform) -> Dataset:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             images = arrays["images"]
@@ -246,10 +210,12 @@ def _npz(path: Path, preprocessing: Preprocessing, input_format: InputFormat) ->
         raise DataError(f"{path}: labels are {labels.dtype} {list(labels.shape)}, expected integers {list(images.shape[:1])}")
     labels = None if labels is None else labels.astype(np.int64)
     if images.dtype == np.uint8 and images.ndim == 4 and images.shape[3] == 3:
-        return _pixels(str(path), images, labels, preprocessing, input_format)
-    size = preprocessing.crop
+        return _pixels(str(path), images, labels, transform)
+    size = transform.preprocessing.crop
     if images.dtype == np.float32 and images.shape[1:] == (3, size, size):
-        if input_format is InputFormat.UINT8:
+        if transform.crops > 1:
+            raise DataError(f"{path} has images that are cropped already; {transform.crops} crops need uint8 pixels")
+        if transform.input_format is InputFormat.UINT8:
             raise DataError(f"{path} has normalized float32 images, but the model takes uint8 pixels")
         return _array(str(path), images, labels, lambda number: _finite(images[number]))
     raise DataError(
@@ -271,20 +237,12 @@ def _array(source: str, images: NDArray[Any], labels: NDArray[np.int64] | None, 
     )  # fmt: skip
 
 
-def _pixels(
-    source: str,
-    images: Pixels,
-    labels: NDArray[np.int64] | None,
-    preprocessing: Preprocessing,
-    input_format: InputFormat,
-) -> Dataset:
+def _pixels(source: str, images: Pixels, labels: NDArray[np.int64] | None, transform: Transform) -> Dataset:
     """uint8 (N, H, W, 3) arrays, preprocessed like files."""
-    return _array(
-        source, images, labels, lambda number: preprocess(Image.fromarray(images[number]), preprocessing, input_format)
-    )
+    return _array(source, images, labels, lambda number: transform(Image.fromarray(images[number])))
 
 
-def _digits(part: str, preprocessing: Preprocessing, input_format: InputFormat) -> Dataset:
+def _digits(part: str, transform: Transform) -> Dataset:
     """scikit-learn's 1,797 handwritten digits of 8x8 pixels: 600 held out, 1,197 to train and calibrate on."""
     if part not in {"", "train"}:
         raise DataError(f"unknown part {part!r} of the digits; use `digits` (held out) or `digits:train`")
@@ -294,19 +252,21 @@ def _digits(part: str, preprocessing: Preprocessing, input_format: InputFormat) 
     grey = np.rint(found.images[chosen] * (255 / 16)).astype(np.uint8)
     images = np.repeat(grey[..., None], 3, axis=3)
     source = f"digits:{part}" if part else "digits"
-    return _pixels(source, images, found.target[chosen].astype(np.int64), preprocessing, input_format)
+    return _pixels(source, images, found.target[chosen].astype(np.int64), transform)
 
 
-def _random(argument: str, preprocessing: Preprocessing, input_format: InputFormat) -> Dataset:
+def _random(argument: str, transform: Transform) -> Dataset:
     """Uniform pixels from a fixed seed: for speed and numerical agreement, never for accuracy."""
     if argument and (not argument.isdecimal() or int(argument) < 1):
         raise DataError(f"random:{argument} is not a number of images, as in random:64")
-    count = int(argument or 64)
-    shape = (preprocessing.crop, preprocessing.crop, 3)
+    if transform.crops > 1:
+        raise DataError("random images are made at the model's own size; give real ones to be cropped")
+    count, crop = int(argument or 64), transform.preprocessing.crop
+    shape = (crop, crop, 3)
 
     def read(number: int) -> NDArray[Any]:
         pixels = np.random.default_rng(number).integers(0, 256, shape, np.uint8)
-        return pixels if input_format is InputFormat.UINT8 else normalize(pixels, preprocessing)
+        return transform.prepared(pixels)
 
     return Dataset(
         source=f"random:{count}", count=count, read=read, name_of=lambda number: f"random[{number}]",
@@ -320,7 +280,7 @@ def _subset(dataset: Dataset, limit: int) -> Dataset:
         raise DataError(f"a limit of {limit} leaves no image")
     chosen = np.linspace(0, len(dataset) - 1, limit).round().astype(np.int64)
     return Dataset(
-        source=f"{dataset.source} ({limit} of {len(dataset)})", count=limit, strict=dataset.strict,
+        source=f"{dataset.source} ({limit} of {len(dataset)})", count=limit, strict=dataset.strict, crops=dataset.crops,
         read=lambda number: dataset.read(int(chosen[number])),
         name_of=lambda number: dataset.name_of(int(chosen[number])),
         digest=lambda: f"{dataset.digest()} {limit}",

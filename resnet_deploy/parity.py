@@ -285,3 +285,14 @@ def judge(report: ParityReport, precision: Precision, asked: Mapping[str, float]
     limits = DEFAULT_GATES[precision] | dict(asked)
     gates = [Gate(metric=metric, limit=limit, asked=metric in asked) for metric, limit in limits.items()]
     return [failure for gate in gates if (failure := gate.judge(report)) is not None]
+
+
+def average_views(name: str, scores: NDArray[Any], views: int) -> NDArray[Any]:
+    """(N * views, classes) logits or probabilities → (N, classes): those of the mean probability over each image's views."""
+    grouped = scores.reshape(-1, views, scores.shape[-1]).astype(np.float64)
+    if name == "probabilities":
+        return np.asarray(grouped.mean(1), scores.dtype)
+    shifted = grouped - grouped.max(-1, keepdims=True)
+    logs = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    peak = logs.max(1, keepdims=True)
+    return np.asarray(np.log(np.exp(logs - peak).mean(1)) + peak[:, 0], scores.dtype)

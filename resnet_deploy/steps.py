@@ -6,23 +6,25 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from resnet_deploy import _deps
 from resnet_deploy.backends.base import Backend, Candidate
 from resnet_deploy.bundle import Bundle, key_of, now
-from resnet_deploy.data import Dataset, open_data
+from resnet_deploy.data import Dataset
 from resnet_deploy.errors import UsageError
 from resnet_deploy.models import registry
-from resnet_deploy.parity import Comparison, ParityReport, judge, parse_gates
-from resnet_deploy.specs import MAX_BATCH, OPSET, Head, InputFormat, Precision, Preprocessing, TensorSpec, to_dict
+from resnet_deploy.parity import Comparison, ParityReport, average_views, judge, parse_gates
+from resnet_deploy.specs import MAX_BATCH, OPSET, Head, InputFormat, Precision, Preprocessing, to_dict
+from resnet_deploy.subject import WEIGHTS, Subject
 
 # (what is being done, steps done, steps in all or None)
 Progress = Callable[[str, int, "int | None"], None]
 
-WEIGHTS = "weights.safetensors"
 REFERENCE = Candidate(backend="eager")
 
 
@@ -157,62 +159,6 @@ def _describe(model: Any, weights: dict[str, Any], class_names: Any, row: regist
     }
 
 
-@dataclass
-class Subject:
-    """An opened bundle as something that can be run: its eager model, loaded once, and its data."""
-
-    bundle: Bundle
-
-    @property
-    def description(self) -> dict[str, Any]:
-        return dict(self.bundle.manifest["model"])
-
-    @property
-    def max_batch(self) -> int:
-        return int(self.description["request"]["max_batch"])
-
-    @property
-    def preprocessing(self) -> Preprocessing:
-        return Preprocessing.from_dict(self.description["preprocessing"])
-
-    @property
-    def input_spec(self) -> TensorSpec:
-        return TensorSpec.from_dict(self.description["input"])
-
-    @cached_property
-    def model(self) -> Any:
-        """The eager DeployModel, from the bundle's own weights."""
-        from resnet_deploy.models.create import load_model
-        from resnet_deploy.models.deploy import DeployModel
-
-        described = self.description
-        loaded = load_model(described["architecture"], weights=self.bundle.artifact(WEIGHTS))
-        head = Head.parse(described["request"]["head"], l2_normalize=described["head"]["l2_normalize"])
-        return DeployModel(
-            loaded.network, head=head, input_format=InputFormat(described["input_format"]), preprocessing=self.preprocessing
-        )
-
-    def backend(self, candidate: Candidate, threads: int | None) -> Backend:
-        from resnet_deploy.backends.load import load_backend
-
-        return load_backend(candidate, model=lambda: self.model, artifact=self.bundle.artifact, threads=threads)
-
-    def data(self, source: str | Path, *, limit: int | None = None, strict: bool = False) -> Dataset:
-        described = self.description
-        return open_data(
-            source, preprocessing=self.preprocessing, input_format=InputFormat(described["input_format"]),
-            num_classes=described["num_classes"], limit=limit, strict=strict,
-        )  # fmt: skip
-
-    def made_from(self, candidate: Candidate) -> str:
-        """The hash of the file that a candidate runs."""
-        name = WEIGHTS if candidate.backend == "eager" else f"model.{candidate.precision.value}.onnx"
-        artifacts = self.bundle.manifest["artifacts"]
-        if name not in artifacts:
-            raise UsageError(f"{self.bundle.path} has no {name} for {candidate}")
-        return str(artifacts[name]["sha256"])
-
-
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
     """One candidate against eager on one data set. failures: the gates that do not hold, in words."""
@@ -242,13 +188,14 @@ def verify(
     batch: int = MAX_BATCH,
     limit: int | None = None,
     strict: bool = False,
+    crops: int = 1,
     threads: int | None = None,
     progress: Progress = silent,
 ) -> list[Verdict]:
     """Compare backends with eager PyTorch on data, and judge them by gates (`metric=limit`) over the defaults.
 
-    Every artifact's hash is checked first. The verdicts are recorded in the manifest. Raises UsageError, DataError,
-    IntegrityError or UnavailableError.
+    crops: 1, or 10 of each image, whose probabilities are averaged. Every artifact's hash is checked first. The verdicts
+    are recorded in the manifest. Raises UsageError, DataError, IntegrityError or UnavailableError.
     """
     asked = parse_gates(gates)
     bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
@@ -258,7 +205,7 @@ def verify(
     for name in bundle.manifest["artifacts"]:
         bundle.artifact(name)
     subject = Subject(bundle)
-    dataset = subject.data(data, limit=limit, strict=strict)
+    dataset = subject.data(data, limit=limit, strict=strict, crops=crops)
     records = compare(subject, candidates, dataset, batch=min(batch, subject.max_batch), threads=threads, progress=progress)
     bundle.record("parity", records)
     return [verdict(candidate, record, asked) for candidate, record in zip(candidates, records.values(), strict=True)]
@@ -268,7 +215,7 @@ def parity_key(subject: Subject, candidate: Candidate, dataset: Dataset) -> str:
     """What a parity record depends on."""
     return key_of(
         candidate=str(candidate), made_from=subject.made_from(candidate), reference=subject.made_from(REFERENCE),
-        data=dataset.sha256, packages=_deps.versions(),
+        data=dataset.sha256, crops=dataset.crops, packages=_deps.versions(),
     )  # fmt: skip
 
 
@@ -286,14 +233,18 @@ def compare(
     comparisons = {candidate: Comparison() for candidate in candidates}
     with ExitStack() as stack:
         loaded = {c: stack.enter_context(subject.backend(c, threads)) for c in {REFERENCE, *candidates}}
-        for part in dataset.batches(batch, lambda done: progress("verify", done, len(dataset))):
-            expected = loaded[REFERENCE].infer(part.images)
+        images = max(1, batch // dataset.crops)
+        for part in dataset.batches(images, lambda done: progress("verify", done, len(dataset))):
+            expected = _answers(loaded[REFERENCE], part.images, dataset.crops, batch)
             for candidate, comparison in comparisons.items():
-                found = expected if candidate == REFERENCE else loaded[candidate].infer(part.images)
+                found = expected
+                if candidate != REFERENCE:
+                    found = _answers(loaded[candidate], part.images, dataset.crops, batch)
                 comparison.add(expected, found, part.labels)
         described = {candidate: backend.describe() for candidate, backend in loaded.items()}
     about = {
-        "source": dataset.source, "sha256": dataset.sha256, "images": len(dataset) - len(dataset.skipped),
+        "source": dataset.source, "sha256": dataset.sha256, "crops": dataset.crops,
+        "images": len(dataset) - len(dataset.skipped),
         "skipped": [{"name": item.name, "reason": item.reason} for item in dataset.skipped],
     }  # fmt: skip
     return {
@@ -303,6 +254,15 @@ def compare(
         }
         for key, candidate in zip(keys, candidates, strict=True)
     }  # fmt: skip
+
+
+def _answers(backend: Backend, images: NDArray[Any], crops: int, batch: int) -> Mapping[str, NDArray[Any]]:
+    """A backend's outputs for (N, ...) images, or for (N, crops, ...) the average over the crops."""
+    if crops == 1:
+        return backend.infer(images)
+    views = images.reshape(-1, *images.shape[2:])
+    parts = [backend.infer(views[start : start + batch]) for start in range(0, len(views), batch)]
+    return {name: average_views(name, np.concatenate([part[name] for part in parts]), crops) for name in parts[0]}
 
 
 def verdict(candidate: Candidate, record: Mapping[str, Any], asked: Mapping[str, float]) -> Verdict:

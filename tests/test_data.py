@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnet_deploy import data
-from resnet_deploy.data import Dataset, open_data, preprocess
-from resnet_deploy.errors import DataError
+from resnet_deploy import preprocessing as preprocessing_module
+from resnet_deploy.data import Dataset, open_data
+from resnet_deploy.errors import DataError, UsageError
+from resnet_deploy.preprocessing import Transform, normalize
 from resnet_deploy.specs import InputFormat, Preprocessing
 from tests.peers import torchvision
 
@@ -54,6 +55,10 @@ def labels_of(dataset: Dataset, batch: int = 4) -> list[int]:
 # Preprocessing.
 
 
+def preprocess(image: Image.Image, preprocessing: Preprocessing, input_format: InputFormat, crops: int = 1) -> np.ndarray:
+    return Transform(preprocessing=preprocessing, input_format=input_format, crops=crops)(image)
+
+
 def assert_equals_torchvision(image: Image.Image, preprocessing: Preprocessing) -> None:
     torchvision()
     from torchvision.transforms._presets import ImageClassification
@@ -67,7 +72,7 @@ def assert_equals_torchvision(image: Image.Image, preprocessing: Preprocessing) 
     assert np.array_equal(actual, expected)
     pixels = preprocess(image, preprocessing, UINT8)
     assert (pixels.dtype, pixels.shape) == (np.uint8, (preprocessing.crop, preprocessing.crop, 3))
-    assert np.array_equal(data.normalize(pixels, preprocessing), expected)
+    assert np.array_equal(normalize(pixels, preprocessing), expected)
 
 
 SIZES = [(500, 375), (375, 500), (256, 256), (224, 224), (333, 257), (225, 640), (97, 31), (32, 32), (5, 5), (1, 1), (2, 3)]
@@ -118,12 +123,12 @@ def test_normalization_by_hand() -> None:
     preprocessing = Preprocessing(resize=2, crop=2, mean=(0.0, 0.5, 1.0), std=(1.0, 0.5, 0.25))
     pixels = np.array([[[0, 0, 0], [255, 255, 255]], [[51, 51, 51], [102, 102, 102]]], np.uint8)
     expected = [[[0, 1], [0.2, 0.4]], [[-1, 1], [-0.6, -0.2]], [[-4, 0], [-3.2, -2.4]]]
-    np.testing.assert_allclose(data.normalize(pixels, preprocessing), expected, atol=1e-6)
+    np.testing.assert_allclose(normalize(pixels, preprocessing), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(("limit", "size"), [(99, (10, 10)), (99, (3, 20))], ids=["large", "large once resized"])
 def test_images_of_too_many_pixels_are_refused(monkeypatch: pytest.MonkeyPatch, limit: int, size: tuple[int, int]) -> None:
-    monkeypatch.setattr(data, "MAX_PIXELS", limit)
+    monkeypatch.setattr(preprocessing_module, "MAX_PIXELS", limit)
     with pytest.raises(ValueError, match="megapixels"):
         preprocess(noise(*size), Preprocessing(resize=5, crop=5), FLOAT)
     assert preprocess(noise(9, 9), Preprocessing(resize=5, crop=5), UINT8).shape == (5, 5, 3)
@@ -132,6 +137,33 @@ def test_images_of_too_many_pixels_are_refused(monkeypatch: pytest.MonkeyPatch, 
 def test_a_sliver_cannot_exhaust_the_memory() -> None:
     with pytest.raises(ValueError, match="256x16776960 is more than 100 megapixels"):
         preprocess(Image.new("1", (1, 65535)), Preprocessing(resize=256, crop=224), FLOAT)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+@pytest.mark.parametrize(("resize", "crop"), [(256, 224), (37, 32), (32, 32)])
+def test_ten_crops_are_bit_equal_to_torchvisions(size: tuple[int, int], resize: int, crop: int) -> None:
+    torchvision()
+    from torchvision.transforms import functional
+
+    resized = functional.resize(noise(*size), [resize])
+    expected = np.stack([np.asarray(view) for view in functional.ten_crop(resized, [crop])])
+    found = preprocess(noise(*size), Preprocessing(resize=resize, crop=crop), UINT8, crops=10)
+    assert found.shape == (10, crop, crop, 3) and np.array_equal(found, expected)
+    floats = preprocess(noise(*size), Preprocessing(resize=resize, crop=crop), FLOAT, crops=10)
+    assert floats.shape == (10, 3, crop, crop) and np.array_equal(floats, normalize(found, Preprocessing(resize=1, crop=1)))
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "message"),
+    [
+        ("digits", {"crops": 5}, "1 or 10 crops"),
+        ("digits", {"crops": 10, "preprocessing": Preprocessing(resize=6, crop=8)}, "do not fit"),
+        ("random:3", {"crops": 10}, "random images"),
+    ],
+)
+def test_crops_that_are_not_to_be_had(source: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises((UsageError, DataError), match=message):
+        opened(source, **options)
 
 
 # Folders.
@@ -257,7 +289,7 @@ def test_a_bad_image_is_skipped_by_name_and_fatal_where_strict(folder: Path, spo
 
 
 def test_images_over_the_limit_are_skipped_before_they_are_decoded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data, "MAX_PIXELS", 12 * 9)
+    monkeypatch.setattr(preprocessing_module, "MAX_PIXELS", 12 * 9)
     noise(13, 9).save(folder / "cat" / "1.PNG")
     dataset = opened(folder)
     assert len(images_of(dataset)) == 11
@@ -372,6 +404,8 @@ def test_normalized_images_in_an_npz_are_used_as_they_are(tmp_path: Path) -> Non
     dataset = opened(npz(tmp_path, images=READY))
     assert np.array_equal(images_of(dataset), READY)
     assert [part.labels for part in dataset.batches(5)] == [None]
+    with pytest.raises(DataError, match="cropped already"):
+        opened(npz(tmp_path, images=READY), crops=10)
     assert len(opened(tmp_path / "images.npz", limit=2)) == 2
 
 
@@ -517,7 +551,7 @@ def test_random_images_are_seeded_one_by_one() -> None:
     assert np.array_equal(images_of(few), images_of(many)[:3])
     assert len({image.tobytes() for image in images_of(many)}) == 5
     assert few.labels is None and few.sha256 != many.sha256
-    assert np.array_equal(images_of(opened("random:5")), data.normalize(images_of(many), SMALL))
+    assert np.array_equal(images_of(opened("random:5")), normalize(images_of(many), SMALL))
 
 
 @pytest.mark.parametrize("argument", ["0", "-3", "many", "1.5", " 4"])

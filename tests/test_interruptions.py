@@ -126,7 +126,8 @@ def test_a_read_only_bundle_can_be_used(digits_bundle: Bundle, tmp_path: Path) -
     disk = tmp_path / "disk"
     disk.mkdir()
     code = (
-        "import sys, numpy as np; from resnet_deploy.bundle import Bundle; from resnet_deploy.steps import Subject, REFERENCE\n"
+        "import sys, numpy as np; from resnet_deploy.bundle import Bundle\n"
+        "from resnet_deploy.steps import REFERENCE\nfrom resnet_deploy.subject import Subject\n"
         "print(Subject(Bundle.open(sys.argv[1])).backend(REFERENCE, 1).infer(np.zeros((1, 32, 32, 3), np.uint8)))"
     )
     script = tmp_path / "use.py"

@@ -20,9 +20,9 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # Floors of the house: a room may use its own floor and those below.
 FLOORS = [
     {"_deps", "_files", "specs", "errors"},
-    {"backends", "models", "data"},
+    {"backends", "models", "data", "preprocessing"},
     {"exporter", "precision", "engine", "parity", "inspection"},
-    {"benchmarking", "serving", "bundle", "steps", "diagnosis"},
+    {"benchmarking", "serving", "bundle", "steps", "subject", "diagnosis"},
     {"terminal", "cli"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

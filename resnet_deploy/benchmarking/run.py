@@ -24,7 +24,8 @@ from resnet_deploy.errors import UsageError
 from resnet_deploy.models import registry
 from resnet_deploy.parity import parse_gates
 from resnet_deploy.specs import MAX_BATCH, parse_batches
-from resnet_deploy.steps import REFERENCE, Progress, Subject, compare, export, parity_key, silent, verdict
+from resnet_deploy.steps import REFERENCE, Progress, compare, export, parity_key, silent, verdict
+from resnet_deploy.subject import Subject
 
 DEFAULT_BACKENDS = ("eager", "onnxruntime")
 DEFAULT_BATCHES = (1, 8, 32)

@@ -83,8 +83,8 @@ def read_members(row: Architecture, weights: str | Path) -> list[Checkpoint]:
         state = {name.removeprefix(prefix): tensor for name, tensor in whole.state.items() if name.startswith(prefix)}
         if not state:
             raise CheckpointError(
-                f"{weights} has no weights for {member.name}, member {index + 1} of {len(row.members)}. "
-                "Give one file a member, joined by commas"
+                f"{weights} has no weights for {member.name}, member {index + 1} of {len(row.members)}; "
+                "give one file a member, joined by commas"
             )
         found.append(replace(whole, state=state))
     return found

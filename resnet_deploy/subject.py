@@ -1,0 +1,75 @@
+"""An opened bundle as something that can be run: its eager model, its files behind backends, its data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from resnet_deploy.backends.base import Backend, Candidate
+from resnet_deploy.bundle import Bundle
+from resnet_deploy.data import Dataset, open_data
+from resnet_deploy.errors import UsageError
+from resnet_deploy.specs import Head, HeadKind, InputFormat, Preprocessing, TensorSpec
+
+WEIGHTS = "weights.safetensors"
+
+
+@dataclass
+class Subject:
+    """What the steps work on. The eager model is loaded once."""
+
+    bundle: Bundle
+
+    @property
+    def description(self) -> dict[str, Any]:
+        return dict(self.bundle.manifest["model"])
+
+    @property
+    def max_batch(self) -> int:
+        return int(self.description["request"]["max_batch"])
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        return Preprocessing.from_dict(self.description["preprocessing"])
+
+    @property
+    def input_spec(self) -> TensorSpec:
+        return TensorSpec.from_dict(self.description["input"])
+
+    @cached_property
+    def model(self) -> Any:
+        """The eager DeployModel, from the bundle's own weights."""
+        from resnet_deploy.models.create import load_model
+        from resnet_deploy.models.deploy import DeployModel
+
+        described = self.description
+        loaded = load_model(described["architecture"], weights=self.bundle.artifact(WEIGHTS))
+        head = Head.parse(described["request"]["head"], l2_normalize=described["head"]["l2_normalize"])
+        return DeployModel(
+            loaded.network, head=head, input_format=InputFormat(described["input_format"]), preprocessing=self.preprocessing
+        )
+
+    def backend(self, candidate: Candidate, threads: int | None) -> Backend:
+        from resnet_deploy.backends.load import load_backend
+
+        return load_backend(candidate, model=lambda: self.model, artifact=self.bundle.artifact, threads=threads)
+
+    def data(self, source: str | Path, *, limit: int | None = None, strict: bool = False, crops: int = 1) -> Dataset:
+        described = self.description
+        kind = described["head"]["kind"]
+        if crops > 1 and kind not in {HeadKind.LOGITS.value, HeadKind.PROBABILITIES.value}:
+            raise UsageError(f"{crops} crops are averaged as probabilities; a bundle with the head {kind} has none to average")
+        return open_data(
+            source, preprocessing=self.preprocessing, input_format=InputFormat(described["input_format"]),
+            num_classes=described["num_classes"], limit=limit, strict=strict, crops=crops,
+        )  # fmt: skip
+
+    def made_from(self, candidate: Candidate) -> str:
+        """The hash of the file that a candidate runs."""
+        name = WEIGHTS if candidate.backend == "eager" else f"model.{candidate.precision.value}.onnx"
+        artifacts = self.bundle.manifest["artifacts"]
+        if name not in artifacts:
+            raise UsageError(f"{self.bundle.path} has no {name} for {candidate}")
+        return str(artifacts[name]["sha256"])
