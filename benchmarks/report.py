@@ -17,6 +17,8 @@ TITLES = {
     "startup": "How soon the command line answers",
     "export": "What a checked export costs (ResNet-50)",
     "harness": "What our harness adds to what it measures",
+    "architectures": "A thousand layers, and eager speed",
+    "degradation": "The degradation experiment: deeper plain networks train worse, deeper residual ones do not",
 }
 INTRODUCTION = """\
 # Benchmarks
@@ -36,10 +38,14 @@ def page(results: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _section(name: str, result: Mapping[str, Any]) -> str:
     command = f"python benchmarks/{name}.py --json benchmarks/results/{name}.json"
+    if (plotted := HERE / "results" / f"{name}.svg").is_file():
+        command += f" --plot benchmarks/results/{plotted.name}"
     lines = [
         f"## {TITLES.get(name, name)}", "", *table(result["rows"]), "",
         f"Measured {result['measured'][:10]} on {machine_line(result['machine'])}.", "", "```sh", command, "```", "",
     ]  # fmt: skip
+    if plotted.is_file():
+        lines += [f"![{TITLES.get(name, name)}](results/{plotted.name})", ""]
     return "\n".join(lines)
 
 
