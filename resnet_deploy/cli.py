@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 import warnings
@@ -98,6 +99,23 @@ export_options = options(
     overwrite_option,
 )
 
+flag = functools.partial(click.option, is_flag=True, default=None)
+precision_options = options(
+    click.option("--precision", metavar="LIST", help="Of fp32, fp16, bf16, int8, fp8. [default: fp32]"),
+    click.option("--target", metavar="LIST", help="Whose INT8 kernels: tensorrt (and OpenVINO), cpu. [default: both]"),
+    click.option("--calibration", metavar="DATA", help="Images for INT8 and FP8, as in --data, or a calibration.json."),
+    click.option("--calibration-images", type=int, help="Use so many of them, evenly spaced. [default: 512]"),
+    click.option("--calibration-method", help="auto, max, percentile:P, entropy or mse. [default: auto]"),
+    click.option("--other-layers", type=click.Choice(["fp16", "fp32"]), help="Of what is not quantized. [default: fp16]"),
+    click.option("--keep", metavar="LIST", help="Layers that stay FP32 or FP16, or what they lie under, as in layer1.0,fc."),
+    flag("--quantize-head", help="Quantize the classifier too."),
+    flag("--clip-weights", help="Weight scales of least squared error, not of the largest weight."),
+    flag("--equalize", help="Equalize channels between convolutions before calibration."),
+    flag("--correct-bias", help="Take the mean error of rounded weights out of the biases."),
+    flag("--reduce-range", help="7 bits of weight, for CPUs with AVX2 but without VNNI (cpu)."),
+    flag("--native-io", help="FP16 or BF16 inputs and outputs."),
+)
+
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:
     """Without what was left to its default."""
@@ -151,13 +169,15 @@ def doctor(as_json: bool) -> None:
 @click.argument("architecture", metavar="ARCH")
 @click.option("-o", "--output", required=True, metavar="DIR", help="The bundle's folder.")
 @export_options
+@precision_options
 @json_option
 def export(architecture: str, output: str, as_json: bool, **given: Any) -> None:
-    """Export ARCH to a checked ONNX file in a bundle.
+    """Export ARCH to a checked ONNX file in a bundle, and to others in lower precision.
 
     \b
     Example:
         resnet-deploy export resnet50 --weights ckpt.pth --input uint8 --head topk:5 -o build/resnet50
+        resnet-deploy export resnet50 --weights ckpt.pth --precision fp16,int8 --calibration train/ -o build/resnet50
     """
     import resnet_deploy as rd
     from resnet_deploy import terminal
@@ -166,6 +186,9 @@ def export(architecture: str, output: str, as_json: bool, **given: Any) -> None:
         bundle = rd.export(architecture, output, progress=bars, **_given(given))
     summary = {"bundle": str(bundle.path), "model": bundle.manifest["model"], "artifacts": bundle.manifest["artifacts"]}
     show(summary, lambda: terminal.exported(bundle), as_json)
+    for entry in bundle.manifest["artifacts"].values():
+        for warning in entry.get("warnings", []):
+            click.echo(f"Warning: {warning}", err=True)
 
 
 @main.command()
@@ -236,6 +259,7 @@ def verify(bundle: str, data: str, as_json: bool, **given: Any) -> None:
 @data_options
 @click.option("--fresh", is_flag=True, help="Measure again what was measured before.")
 @export_options
+@precision_options
 @json_option
 def bench(target: str, as_json: bool, **given: Any) -> None:
     """Measure ARCH or a bundle, after whatever is missing of export and verification; exit code 1 when a gate fails.

@@ -41,6 +41,10 @@ class GraphError(DeployError):
     """An ONNX file that cannot be parsed or run."""
 
 
+class CalibrationError(DeployError):
+    """Calibration images or a calibration file that cannot be this model's."""
+
+
 class ExportError(DeployError):
     """An export that failed its checks: the file is not left behind."""
 

@@ -16,6 +16,7 @@ from PIL import Image
 from resnet_deploy.errors import UsageError
 from resnet_deploy.specs import InputFormat, Preprocessing
 
+CENTRE = 4  # of ten crops
 MAX_PIXELS = 100_000_000  # decoded, 300 MB; more is a mistake or an attack
 
 Pixels = NDArray[np.uint8]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Any
@@ -12,6 +12,8 @@ from resnet_deploy.errors import UsageError
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 INPUT_NAME = "input"
+# (what is being done, steps done, steps in all or None)
+Progress = Callable[[str, int, "int | None"], None]
 MAX_BATCH = 32  # the largest batch that an export proves, unless asked for more
 OPSET = 20  # of ONNX; TensorRT >= 10 and ONNX Runtime >= 1.17 read it
 
@@ -21,6 +23,9 @@ class Precision(str, Enum):
 
     FP32 = "fp32"
     FP16 = "fp16"
+    BF16 = "bf16"
+    INT8 = "int8"
+    FP8 = "fp8"
 
 
 class InputFormat(str, Enum):

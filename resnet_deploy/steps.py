@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,15 +15,14 @@ from numpy.typing import NDArray
 from resnet_deploy import _deps
 from resnet_deploy.backends.base import Backend, Candidate
 from resnet_deploy.bundle import Bundle, key_of, now
-from resnet_deploy.data import Dataset
-from resnet_deploy.errors import UsageError
+from resnet_deploy.data import Batch, Dataset
+from resnet_deploy.errors import DataError, UsageError
+from resnet_deploy.lowering import LoweringOptions, lower
 from resnet_deploy.models import registry
 from resnet_deploy.parity import Comparison, ParityReport, average_views, judge, parse_gates
-from resnet_deploy.specs import MAX_BATCH, OPSET, Head, InputFormat, Precision, Preprocessing, to_dict
+from resnet_deploy.preprocessing import CENTRE
+from resnet_deploy.specs import MAX_BATCH, OPSET, Head, InputFormat, Precision, Preprocessing, Progress, to_dict
 from resnet_deploy.subject import WEIGHTS, Subject
-
-# (what is being done, steps done, steps in all or None)
-Progress = Callable[[str, int, "int | None"], None]
 
 REFERENCE = Candidate(backend="eager")
 
@@ -82,13 +81,20 @@ class ExportOptions:
 def export(
     architecture: str, output: str | Path, *, overwrite: bool = False, progress: Progress = silent, **options: Any
 ) -> Bundle:
-    """Make a bundle with a checked FP32 ONNX model; nothing is done where it is there already.
+    """Make a bundle with a checked FP32 ONNX model and, from it, the other precisions that are asked for; nothing is done
+    where it is there already.
 
-    options: the fields of `ExportOptions`. Raises UsageError, CheckpointError, BundleError or ExportError; what the
-    folder held before stays as it was.
+    options: the fields of `ExportOptions` and of `LoweringOptions`. Raises UsageError, CheckpointError, BundleError,
+    ExportError or CalibrationError; what the folder held before stays as it was.
     """
+    precisions, others = LoweringOptions.split(options)
+    bundle = _export(architecture, output, ExportOptions(**others), overwrite, progress)
+    lower(bundle, precisions, progress)
+    return bundle
+
+
+def _export(architecture: str, output: str | Path, asked: ExportOptions, overwrite: bool, progress: Progress) -> Bundle:
     row = registry.architecture(architecture)
-    asked = ExportOptions(**options)
     request = asked.request(row)
     bundle = Bundle.create(output, {"architecture": row.name, "request": request}, overwrite=overwrite)
     if not overwrite and (found := _up_to_date(bundle, request)) is not None:
@@ -215,7 +221,7 @@ def parity_key(subject: Subject, candidate: Candidate, dataset: Dataset) -> str:
     """What a parity record depends on."""
     return key_of(
         candidate=str(candidate), made_from=subject.made_from(candidate), reference=subject.made_from(REFERENCE),
-        data=dataset.sha256, crops=dataset.crops, packages=_deps.versions(),
+        data=dataset.sha256, crops=dataset.crops, excluded=subject.seen_key(), packages=_deps.versions(),
     )  # fmt: skip
 
 
@@ -230,11 +236,16 @@ def compare(
 ) -> dict[str, Any]:
     """Run candidates and eager over the same batches once; returns parity records by key, in the candidates' order."""
     keys = [parity_key(subject, candidate, dataset) for candidate in candidates]
+    seen, excluded = subject.seen(), 0
     comparisons = {candidate: Comparison() for candidate in candidates}
     with ExitStack() as stack:
         loaded = {c: stack.enter_context(subject.backend(c, threads)) for c in {REFERENCE, *candidates}}
         images = max(1, batch // dataset.crops)
-        for part in dataset.batches(images, lambda done: progress("verify", done, len(dataset))):
+        for whole in dataset.batches(images, lambda done: progress("verify", done, len(dataset))):
+            part = _unseen(whole, seen, dataset.crops)
+            excluded += len(whole.images) - len(part.images)
+            if not len(part.images):
+                continue
             expected = _answers(loaded[REFERENCE], part.images, dataset.crops, batch)
             for candidate, comparison in comparisons.items():
                 found = expected
@@ -242,9 +253,11 @@ def compare(
                     found = _answers(loaded[candidate], part.images, dataset.crops, batch)
                 comparison.add(expected, found, part.labels)
         described = {candidate: backend.describe() for candidate, backend in loaded.items()}
+    if excluded == len(dataset) - len(dataset.skipped):
+        raise DataError(f"the bundle was calibrated on all images of {dataset.source}: verify it on others")
     about = {
         "source": dataset.source, "sha256": dataset.sha256, "crops": dataset.crops,
-        "images": len(dataset) - len(dataset.skipped),
+        "images": len(dataset) - len(dataset.skipped) - excluded, "calibrated_on": excluded,
         "skipped": [{"name": item.name, "reason": item.reason} for item in dataset.skipped],
     }  # fmt: skip
     return {
@@ -254,6 +267,17 @@ def compare(
         }
         for key, candidate in zip(keys, candidates, strict=True)
     }  # fmt: skip
+
+
+def _unseen(part: Batch, seen: frozenset[str], crops: int) -> Batch:
+    """Without the images that the bundle was calibrated on (their centre crops)."""
+    if not seen:
+        return part
+    from resnet_deploy.precision.calibrate import image_digest
+
+    centres = part.images if crops == 1 else part.images[:, CENTRE]
+    kept = [index for index, image in enumerate(centres) if image_digest(image) not in seen]
+    return Batch(images=part.images[kept], labels=None if part.labels is None else part.labels[kept])
 
 
 def _answers(backend: Backend, images: NDArray[Any], crops: int, batch: int) -> Mapping[str, NDArray[Any]]:

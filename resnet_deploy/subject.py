@@ -11,9 +11,10 @@ from resnet_deploy.backends.base import Backend, Candidate
 from resnet_deploy.bundle import Bundle
 from resnet_deploy.data import Dataset, open_data
 from resnet_deploy.errors import UsageError
-from resnet_deploy.specs import Head, HeadKind, InputFormat, Preprocessing, TensorSpec
+from resnet_deploy.specs import Head, HeadKind, InputFormat, Precision, Preprocessing, TensorSpec
 
 WEIGHTS = "weights.safetensors"
+CALIBRATION = "calibration.json"
 
 
 @dataclass
@@ -66,10 +67,26 @@ class Subject:
             num_classes=described["num_classes"], limit=limit, strict=strict, crops=crops,
         )  # fmt: skip
 
+    def seen(self) -> frozenset[str]:
+        """Digests of the images that the bundle was calibrated on: nothing in it is judged on them."""
+        if CALIBRATION not in self.bundle.manifest["artifacts"]:
+            return frozenset()
+        from resnet_deploy.precision.calibrate import Calibration
+
+        return frozenset(Calibration.load(self.bundle.artifact(CALIBRATION)).images)
+
+    def seen_key(self) -> str | None:
+        """What identifies those images."""
+        entry = self.bundle.manifest["artifacts"].get(CALIBRATION)
+        return None if entry is None else str(entry["sha256"])
+
     def made_from(self, candidate: Candidate) -> str:
         """The hash of the file that a candidate runs."""
-        name = WEIGHTS if candidate.backend == "eager" else f"model.{candidate.precision.value}.onnx"
         artifacts = self.bundle.manifest["artifacts"]
-        if name not in artifacts:
-            raise UsageError(f"{self.bundle.path} has no {name} for {candidate}")
-        return str(artifacts[name]["sha256"])
+        if candidate.artifact not in artifacts:
+            data = " --calibration DATA" if candidate.precision in {Precision.INT8, Precision.FP8} else ""
+            raise UsageError(
+                f"{self.bundle.path} has no {candidate.artifact} for {candidate}; make it with `resnet-deploy export "
+                f"{self.description['architecture']} -o {self.bundle.path} --precision {candidate.precision.value}{data}`"
+            )
+        return str(artifacts[candidate.artifact]["sha256"])

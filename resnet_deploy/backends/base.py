@@ -17,8 +17,9 @@ from resnet_deploy.specs import Precision, TensorSpec
 Outputs = Mapping[str, NDArray[Any]]
 
 BACKENDS: dict[str, frozenset[str]] = {
-    "eager": frozenset({"cpu", "cuda", "fp32", "fp16", "channels_last", "compile"}),
-    "onnxruntime": frozenset({"cpu", "cuda", "fp32"}),
+    "eager": frozenset({"cpu", "cuda", "fp32", "fp16", "bf16", "channels_last", "compile"}),
+    "onnxruntime": frozenset({"cpu", "cuda", "fp32", "fp16", "int8", "fp8", "simulate"}),
+    "openvino": frozenset({"cpu", "fp32", "fp16", "bf16", "int8"}),
 }
 
 
@@ -54,6 +55,15 @@ class Candidate:
             precision=Precision(precisions[0]) if precisions else Precision.FP32,
             options=tuple(sorted(set(asked) - set(devices) - set(precisions))),
         )
+
+    @property
+    def artifact(self) -> str:
+        """The file of a bundle that it runs. ONNX Runtime's CPU kernels have an INT8 graph of their own; simulate runs the
+        one for TensorRT, each Q/DQ pair as it is written, in FP32."""
+        if self.backend == "eager":
+            return "weights.safetensors"
+        own = (self.backend, self.device, self.precision) == ("onnxruntime", "cpu", Precision.INT8)
+        return f"model.{self.precision.value}{'-cpu' if own and 'simulate' not in self.options else ''}.onnx"
 
     @property
     def name(self) -> str:

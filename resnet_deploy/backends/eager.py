@@ -18,7 +18,7 @@ from resnet_deploy.specs import InputFormat, Precision
 class EagerBackend(Backend):
     """A DeployModel on CPU or CUDA.
 
-    Options: channels_last memory format; compile, torch.compile's default mode. FP16 converts the network alone: input
+    Options: channels_last memory format; compile, torch.compile's default mode. FP16 and BF16 convert the network alone: input
     normalization and the head stay FP32. FP32 means FP32: TF32 is switched off in matrix products and convolutions.
     Raises UnavailableError without a CUDA device.
     """
@@ -45,8 +45,8 @@ class EagerBackend(Backend):
         if self.candidate == Candidate(backend="eager"):
             return model  # the reference as it is, without a copy of the weights
         prepared = copy.deepcopy(model)
-        if self.candidate.precision is Precision.FP16:
-            prepared.network.half()
+        if self.candidate.precision is not Precision.FP32:
+            prepared.network.to(torch.float16 if self.candidate.precision is Precision.FP16 else torch.bfloat16)
         if self._channels_last:
             prepared.network.to(memory_format=torch.channels_last)
         prepared.to(self._device)

@@ -21,6 +21,11 @@ def load_backend(
         from resnet_deploy.backends.eager import EagerBackend
 
         return EagerBackend(model(), candidate, threads=threads)
+    path = artifact(candidate.artifact)
+    if candidate.backend == "openvino":
+        from resnet_deploy.backends.openvino import OpenVinoBackend
+
+        return OpenVinoBackend(path, candidate, threads=threads)
     from resnet_deploy.backends.ort import OrtBackend
 
-    return OrtBackend(artifact(f"model.{candidate.precision.value}.onnx"), candidate, threads=threads)
+    return OrtBackend(path, candidate, threads=threads)

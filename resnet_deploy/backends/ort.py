@@ -28,7 +28,7 @@ class OrtBackend(Backend):
         ort = require("onnxruntime", extra="gpu" if candidate.device == "cuda" else "cpu")
         self.candidate = candidate
         self._threads = threads
-        self._session = _session(ort, path, _PROVIDERS[candidate.device], threads)
+        self._session = _session(ort, path, candidate, threads)
         inputs = self._session.get_inputs()
         if len(inputs) != 1:
             raise GraphError(f"{path} has {len(inputs)} inputs; a residual network has one")
@@ -84,7 +84,8 @@ class OrtBackend(Backend):
         self._input = self._answers = None
 
 
-def _session(ort: Any, path: Path, provider: str, threads: int | None) -> Any:
+def _session(ort: Any, path: Path, candidate: Candidate, threads: int | None) -> Any:
+    provider = _PROVIDERS[candidate.device]
     if provider not in ort.get_available_providers():
         raise UnavailableError(
             f"this onnxruntime {ort.__version__} has no {provider}; it has {', '.join(ort.get_available_providers())}. "
@@ -94,6 +95,8 @@ def _session(ort: Any, path: Path, provider: str, threads: int | None) -> Any:
     options.log_severity_level = 4  # its own stderr lines; what matters arrives as exceptions
     if threads is not None:
         options.intra_op_num_threads = threads
+    if "simulate" in candidate.options:
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
     providers = [provider] if provider == _PROVIDERS["cpu"] else [provider, _PROVIDERS["cpu"]]
     try:
         session = ort.InferenceSession(str(path), options, providers=providers)

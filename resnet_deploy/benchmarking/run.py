@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_deploy import _deps
-from resnet_deploy.backends.base import Backend, Candidate
+from resnet_deploy.backends.base import BACKENDS, Backend, Candidate
 from resnet_deploy.benchmarking.machine import cores, cpu_name, describe_machine, gpus
 from resnet_deploy.benchmarking.measure import MeasureConfig, Measurement, measure
 from resnet_deploy.benchmarking.report import BenchReport, Latency, Result, record, warnings_for
 from resnet_deploy.bundle import Bundle, key_of, now
 from resnet_deploy.data import Dataset
 from resnet_deploy.errors import UsageError
+from resnet_deploy.lowering import LoweringOptions, lower
 from resnet_deploy.models import registry
 from resnet_deploy.parity import parse_gates
-from resnet_deploy.specs import MAX_BATCH, parse_batches
-from resnet_deploy.steps import REFERENCE, Progress, compare, export, parity_key, silent, verdict
+from resnet_deploy.specs import MAX_BATCH, Precision, Progress, parse_batches
+from resnet_deploy.steps import REFERENCE, compare, export, parity_key, silent, verdict
 from resnet_deploy.subject import Subject
 
 DEFAULT_BACKENDS = ("eager", "onnxruntime")
@@ -54,11 +56,13 @@ def bench(
 
     output: the architecture's bundle, by default build/ARCH. data: as in `verify`; random pixels without. batch: 1, 8 and
     32 where the bundle proves them. duration_s: of sampling, for each candidate and batch. fresh: measure again what was
-    measured before. options: of `export`. Parity and measurements that the manifest has, of the same files, data, versions,
+    measured before. options: of `export`; with precision, backends that run files are measured in
+    each. Parity and measurements that the manifest has, of the same files, data, versions,
     machine and settings, are reused.
     """
     asked, batches = parse_gates(gates), parse_batches(DEFAULT_BATCHES if batch is None else batch)
-    candidates = list(dict.fromkeys(Candidate.parse(text) for text in backends))
+    precisions, _ = LoweringOptions.split(options)
+    candidates = _candidates(backends, precisions)
     if not candidates:
         raise UsageError("there is no backend to measure")
     config = MeasureConfig(duration_s=duration_s)
@@ -86,6 +90,18 @@ def bench(
     return BenchReport(machine=describe_machine(), model=subject.description, results=results, warnings=warnings)
 
 
+def _candidates(backends: Iterable[str], options: LoweringOptions) -> list[Candidate]:
+    """What is measured: backends as they are, and those that run files in every precision that is asked for."""
+    found: dict[Candidate, None] = {}
+    for text in backends:
+        candidate = Candidate.parse(text)
+        known = BACKENDS[candidate.backend]
+        plain = candidate.precision is Precision.FP32 and candidate.backend != "eager"
+        wanted = [p for p in options.precisions if p.value in known] if plain else [candidate.precision]
+        found |= dict.fromkeys(replace(candidate, precision=precision) for precision in wanted)
+    return list(found)
+
+
 def _bundle(
     target: Bundle | str | Path,
     output: Any,
@@ -100,9 +116,12 @@ def _bundle(
         folder = re.sub(r"[^\w.=-]+", "-", str(target))
         options.setdefault("max_batch", max(MAX_BATCH, *batches))
         return export(str(target), output or Path("build") / folder, overwrite=overwrite, progress=progress, **options)
+    precisions, options = LoweringOptions.split(options)
     if given := [name for name, value in options.items() if value not in (None, False)]:
         raise UsageError(f"{target} is exported already; {', '.join(given)} can be set only where an architecture is given")
-    return Bundle.open(target)
+    bundle = Bundle.open(target)
+    lower(bundle, precisions, progress)
+    return bundle
 
 
 def _parity(

@@ -1,0 +1,267 @@
+"""The FP32 graph of a bundle in other precisions: calibrated once, written for each target, only where it is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnet_deploy.bundle import Bundle, Transaction, key_of
+from resnet_deploy.errors import CalibrationError, UsageError
+from resnet_deploy.specs import Precision, Progress
+from resnet_deploy.subject import CALIBRATION, Subject
+
+if TYPE_CHECKING:
+    from resnet_deploy.data import Dataset
+    from resnet_deploy.precision.calibrate import Calibration
+    from resnet_deploy.precision.graph import Graph
+    from resnet_deploy.precision.placement import Placement
+
+FP32 = "model.fp32.onnx"
+TARGETS = ("tensorrt", "cpu")
+IMAGES = 512  # to calibrate on; ranges of ResNets settle well before
+HELD_OUT = 64  # more of them, on which `auto` judges the methods
+QUANTIZED = frozenset({Precision.INT8, Precision.FP8})
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoweringOptions:
+    """How precisions are made. The names and defaults are those of `resnet-deploy export`.
+
+    precision: of fp32, fp16, bf16, int8, fp8. target: for INT8, tensorrt (also TensorRT-RTX and OpenVINO) or cpu (ONNX
+    Runtime's kernels). calibration: images, as `--data`, or a calibration.json. calibration_images: how many of them at most.
+    calibration_method: auto, max, percentile:P, entropy or mse. other_layers: what is not quantized computes in fp16 or
+    fp32 (tensorrt). keep: layers, or what they lie under, that are not lowered. quantize_head: the classifier too.
+    clip_weights, equalize, correct_bias: see `resnet_deploy.precision`. reduce_range: for CPUs without VNNI. native_io:
+    FP16 and BF16 inputs and outputs.
+    """
+
+    precision: tuple[str, ...] = ("fp32",)
+    target: tuple[str, ...] = TARGETS
+    calibration: str | Path | None = None
+    calibration_images: int = IMAGES
+    calibration_method: str = "auto"
+    other_layers: str = "fp16"
+    keep: tuple[str, ...] = ()
+    quantize_head: bool = False
+    clip_weights: bool = False
+    equalize: bool = False
+    correct_bias: bool = False
+    reduce_range: bool = False
+    native_io: bool = False
+    precisions: tuple[Precision, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        for name in ("precision", "target", "keep"):  # "fp32,int8" is what people type
+            if isinstance(value := getattr(self, name), str):
+                object.__setattr__(self, name, tuple(part for part in value.split(",") if part))
+        known = [precision.value for precision in Precision]
+        if not self.precision or (unknown := [name for name in self.precision if name not in known]):
+            raise UsageError(f"unknown precision {unknown[0] if self.precision else ''!r}; choose from {', '.join(known)}")
+        if not self.target or (wrong := [name for name in self.target if name not in TARGETS]):
+            raise UsageError(f"unknown target {wrong[0] if self.target else ''!r}; choose from {', '.join(TARGETS)}")
+        if self.other_layers not in {"fp16", "fp32"}:
+            raise UsageError(f"other layers compute in fp16 or fp32, not in {self.other_layers!r}")
+        if self.calibration_images < 1:
+            raise UsageError(f"a calibration needs at least 1 image; found {self.calibration_images}")
+        object.__setattr__(self, "precisions", tuple(map(Precision, dict.fromkeys(self.precision))))
+
+    @classmethod
+    def split(cls, options: dict[str, Any]) -> tuple[LoweringOptions, dict[str, Any]]:
+        """Options of both kinds by name → those of this kind, and the others."""
+        names = {field.name for field in fields(cls) if field.init}
+        own = {name: value for name, value in options.items() if name in names}
+        return cls(**own), {name: value for name, value in options.items() if name not in names}
+
+    def files(self) -> dict[str, tuple[Precision, str]]:
+        """Artifacts that are asked for, each with its precision and target."""
+        found: dict[str, tuple[Precision, str]] = {}
+        for precision in self.precisions:
+            targets = self.target if precision is Precision.INT8 else ("tensorrt",)
+            for target in targets if precision is not Precision.FP32 else ():
+                found[f"model.{precision.value}{'-cpu' if target == 'cpu' else ''}.onnx"] = (precision, target)
+        return found
+
+    def settings(self, precision: Precision, target: str) -> dict[str, Any]:
+        """What a file depends on, beside its graph and its calibration."""
+        if precision not in QUANTIZED:
+            return {"keep": list(self.keep), "native_io": self.native_io}
+        names = ("quantize_head", "clip_weights", "equalize", "correct_bias", "reduce_range")
+        found: dict[str, Any] = {name: getattr(self, name) for name in names} | {"keep": list(self.keep), "target": target}
+        return found | ({"other_layers": self.other_layers} if target == "tensorrt" else {})
+
+
+def lower(bundle: Bundle, options: LoweringOptions, progress: Progress) -> None:
+    """Make the precisions that are missing or were made otherwise. Raises UsageError, CalibrationError, DataError or
+    GraphError; what was there stays."""
+    files = options.files()
+    if not files:
+        return
+    calibration: Calibration | None = None
+    if options.calibration is not None or any(precision in QUANTIZED for precision, _ in files.values()):
+        calibration = _calibration(bundle, options, progress)
+    key = None if calibration is None else _calibration_key(calibration)
+    made_from = bundle.manifest["artifacts"][FP32]["sha256"]
+    wanted = {
+        name: key_of(
+            made_from=made_from, calibration=key if precision in QUANTIZED else None, **options.settings(precision, target)
+        )
+        for name, (precision, target) in files.items()
+    }
+    missing = [name for name, wish in wanted.items() if bundle.manifest["artifacts"].get(name, {}).get("key") != wish]
+    for name in files:
+        if name not in missing:
+            bundle.artifact(name)
+    if missing:
+        graph = _graph(bundle, options)
+        with bundle.transaction() as change:
+            if calibration is not None:
+                _keep_calibration(change, calibration)
+            for name in missing:
+                progress(f"write {name}", 0, None)
+                _write(change, name, graph, calibration, options, *files[name], key=wanted[name], made_from=made_from)
+
+
+def _calibration_key(calibration: Calibration) -> str:
+    return key_of(method=calibration.method, graph=calibration.graph, images=calibration.images, data=calibration.data)
+
+
+def _keep_calibration(change: Transaction, calibration: Calibration) -> None:
+    calibration.save(change.stage(CALIBRATION))
+    change.add(
+        CALIBRATION,
+        kind="calibration",
+        method=calibration.method,
+        images=len(calibration.images),
+        data=calibration.data,
+        warnings=list(calibration.warnings),
+    )
+
+
+def _write(
+    change: Transaction,
+    name: str,
+    graph: Graph,
+    calibration: Calibration | None,
+    options: LoweringOptions,
+    precision: Precision,
+    target: str,
+    **entry: Any,
+) -> None:
+    done, placement = _lowered(graph, calibration, options, precision, target)
+    done.save(change.stage(name))
+    if placement is not None:
+        entry |= {"quantized_layers": len(placement.convolutions), "quantized_tensors": len(placement.activations)}
+    change.add(
+        name, kind="onnx", precision=precision.value, settings=options.settings(precision, target),
+        calibration=None if calibration is None or precision not in QUANTIZED else calibration.method, **entry,
+    )  # fmt: skip
+
+
+def _lowered(
+    graph: Graph, calibration: Calibration | None, options: LoweringOptions, precision: Precision, target: str
+) -> tuple[Graph, Placement | None]:
+    from resnet_deploy.precision.adjust import correct_bias
+    from resnet_deploy.precision.cast import cast
+    from resnet_deploy.precision.placement import Target
+    from resnet_deploy.precision.quantize import QuantizeOptions, quantize
+
+    if precision not in QUANTIZED or calibration is None:
+        _check_overflow(calibration, precision, options)
+        return cast(graph, precision, native_io=options.native_io, keep=options.keep), None
+    chosen = QuantizeOptions(
+        precision=precision, target=Target(target), keep=options.keep, head=options.quantize_head,
+        clip_weights=options.clip_weights, reduce_range=options.reduce_range and target == "cpu",
+    )  # fmt: skip
+    done, placement = quantize(graph, calibration, chosen)
+    if options.correct_bias and precision is Precision.INT8:
+        correct_bias(graph, done, placement, calibration)
+    if target == "tensorrt" and options.other_layers == "fp16":
+        done = cast(done, Precision.FP16)
+    return done, placement
+
+
+def _check_overflow(calibration: Calibration | None, precision: Precision, options: LoweringOptions) -> None:
+    from resnet_deploy.precision.placement import matches
+
+    if calibration is None or precision is not Precision.FP16:
+        return
+    for name, largest in calibration.overflows().items():
+        if not matches(name, options.keep):
+            raise CalibrationError(
+                f"{name} reaches {largest:.3g} on the calibration images, and FP16 ends at 65,504: use bf16, or leave the "
+                f"layer in FP32 with --keep {name.rpartition('.')[0] or name}"
+            )
+
+
+def _graph(bundle: Bundle, options: LoweringOptions) -> Graph:
+    """The FP32 graph, equalized where that was asked for."""
+    from resnet_deploy.precision.adjust import equalize
+    from resnet_deploy.precision.graph import Graph
+
+    graph = Graph.read(bundle.artifact(FP32))
+    return equalize(graph) if options.equalize else graph
+
+
+def _calibration(bundle: Bundle, options: LoweringOptions, progress: Progress) -> Calibration:
+    """From a file, from the bundle where it is of the same data and method, or from images."""
+    from resnet_deploy.precision.calibrate import Calibration, digest_of
+
+    source = options.calibration
+    kept = bundle.manifest["artifacts"].get(CALIBRATION)
+    if source is None:
+        if kept is None:
+            raise CalibrationError("INT8 and FP8 need images to calibrate on: --calibration DATA")
+        return Calibration.load(bundle.artifact(CALIBRATION))
+    if Path(source).suffix == ".json" and Path(source).is_file():
+        return Calibration.load(Path(source))
+    subject = Subject(bundle)
+    dataset = _chosen(subject, source, options.calibration_images)
+    wish = f"{dataset.source} {dataset.sha256[:16]} {options.calibration_method}"
+    if kept is not None and kept["data"] == wish:
+        found = Calibration.load(bundle.artifact(CALIBRATION))
+        if found.graph == digest_of(_graph(bundle, options)):
+            return found
+    return _calibrate(bundle, subject, dataset, options, wish, progress)
+
+
+def _chosen(subject: Subject, source: str | Path, images: int) -> Dataset:
+    """Evenly spaced; with those that `auto` judges on."""
+    return subject.data(source, limit=images + HELD_OUT)
+
+
+def _calibrate(
+    bundle: Bundle, subject: Subject, dataset: Dataset, options: LoweringOptions, name: str, progress: Progress
+) -> Calibration:
+    from resnet_deploy.precision.auto import best_method
+    from resnet_deploy.precision.calibrate import image_digest, observe
+
+    graph = _graph(bundle, options)
+    total, every = len(dataset), max(2, len(dataset) // HELD_OUT)
+    auto = options.calibration_method == "auto" and total >= 2
+    held: list[NDArray[Any]] = []
+
+    def batches(size: int) -> Iterator[NDArray[Any]]:
+        """All but the held-out images: every so many, spread over the whole."""
+        position = 0
+        for part in dataset.batches(size, lambda done: progress("calibrate", done, total)):
+            numbers = np.arange(position, position + len(part.images))
+            apart = (numbers % every == every - 1) if auto else np.zeros(len(numbers), bool)
+            position += len(numbers)
+            held.extend(part.images[apart])
+            if not apart.all():
+                yield part.images[~apart]
+
+    observer = observe(graph, batches)
+    method = options.calibration_method
+    if auto:
+        method = best_method(observer, np.stack(held), lambda what: progress(what, 0, None))
+    found = observer.calibration(method, name)
+    if dataset.skipped:
+        found = replace(found, warnings=(*found.warnings, f"{len(dataset.skipped)} calibration images were skipped"))
+    # What the choice was judged on has been seen as well.
+    return replace(found, images=(*found.images, *map(image_digest, held)))

@@ -1,0 +1,177 @@
+"""An ONNX graph with the questions that precision asks of it: who makes a tensor, who reads it, what is constant."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from resnet_deploy._files import flush, writing
+from resnet_deploy.errors import GraphError
+
+QUANTIZED = frozenset({"QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"})
+FLOATING = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE}
+
+
+class Graph:
+    """A model's main graph. Changes go through `insert`, `rewire` and `add_constant`; `save` sorts and checks."""
+
+    def __init__(self, model: onnx.ModelProto, source: str = "the graph") -> None:
+        self.model = model
+        self.source = source
+        self.index()
+
+    @classmethod
+    def read(cls, path: str | Path) -> Graph:
+        """Raises GraphError for what is not a valid ONNX file."""
+        path = Path(path)
+        if not path.is_file():
+            raise GraphError(f"{path} does not exist")
+        try:
+            model = onnx.load(path)
+            onnx.checker.check_model(model)
+        except Exception as exc:  # protobuf and the checker have no common base
+            raise GraphError(f"{path} is not a valid ONNX file: {str(exc).splitlines()[0][:200]}") from exc
+        return cls(model, str(path))
+
+    def index(self) -> None:
+        """Look again at what the nodes are, after they were changed by hand."""
+        graph = self.model.graph
+        self.constants: dict[str, onnx.TensorProto] = {tensor.name: tensor for tensor in graph.initializer}
+        for index, node in enumerate(graph.node):
+            node.name = node.name or f"{node.op_type.lower()}_{index}"
+        self.made_by: dict[str, onnx.NodeProto] = {output: node for node in graph.node for output in node.output if output}
+        self.used_by: dict[str, list[onnx.NodeProto]] = {}
+        for node in graph.node:
+            for name in dict.fromkeys(node.input):
+                self.used_by.setdefault(name, []).append(node)
+        self.outputs = [value.name for value in graph.output]
+
+    @property
+    def nodes(self) -> list[onnx.NodeProto]:
+        return list(self.model.graph.node)
+
+    @property
+    def input(self) -> onnx.ValueInfoProto:
+        """The one input that is not a constant. Raises GraphError where there are more."""
+        inputs = [value for value in self.model.graph.input if value.name not in self.constants]
+        if len(inputs) != 1:
+            raise GraphError(f"{self.source} has {len(inputs)} inputs; a residual network has one")
+        return inputs[0]
+
+    @property
+    def opset(self) -> int:
+        return next((int(item.version) for item in self.model.opset_import if item.domain in {"", "ai.onnx"}), 0)
+
+    def require_float32(self) -> None:
+        """Raise GraphError where there is nothing left to quantize or cast: it is done already, naming the first layer."""
+        for node in self.nodes:
+            if node.op_type in QUANTIZED:
+                raise GraphError(f"{self.source} is quantized already ({node.op_type} {node.name}); give the FP32 graph")
+        for name, tensor in self.constants.items():
+            if tensor.data_type in FLOATING - {onnx.TensorProto.FLOAT}:
+                kind = onnx.TensorProto.DataType.Name(tensor.data_type).lower()
+                raise GraphError(f"{self.source} is not FP32: {name} is {kind}; give the FP32 graph")
+
+    def value(self, name: str) -> NDArray[Any]:
+        """A constant's values."""
+        return np.asarray(numpy_helper.to_array(self.constants[name]))
+
+    def data_input(self, node: onnx.NodeProto) -> str:
+        return str(node.input[0])
+
+    def weighted(self) -> list[onnx.NodeProto]:
+        """Convolutions and matrix products whose weight is a constant, in order."""
+        kinds = {"Conv", "Gemm", "MatMul"}
+        return [n for n in self.nodes if n.op_type in kinds and len(n.input) > 1 and n.input[1] in self.constants]
+
+    def add_constant(self, name: str, values: NDArray[Any] | onnx.TensorProto) -> str:
+        tensor = values if isinstance(values, onnx.TensorProto) else numpy_helper.from_array(np.ascontiguousarray(values), name)
+        if name in self.constants:
+            self.constants[name].CopyFrom(tensor)
+        else:
+            self.model.graph.initializer.append(tensor)
+            self.constants[name] = self.model.graph.initializer[-1]
+        return name
+
+    def add_node(self, kind: str, inputs: Iterable[str], output: str, name: str, **attributes: Any) -> str:
+        """Append a node; `save` puts it where it belongs. Returns its output's name."""
+        self.model.graph.node.append(helper.make_node(kind, list(inputs), [output], name=name, **attributes))
+        self.made_by[output] = self.model.graph.node[-1]
+        return output
+
+    def rewire(self, node: onnx.NodeProto, old: str, new: str) -> None:
+        """Let a node read another tensor."""
+        node.input[:] = [new if name == old else name for name in node.input]
+
+    def prune(self) -> None:
+        """Drop constants and nodes that nothing reads."""
+        graph = self.model.graph
+        while True:
+            read = {name for node in graph.node for name in node.input} | set(self.outputs)
+            dead = [node for node in graph.node if not read & set(node.output)]
+            if not dead:
+                break
+            for node in dead:
+                graph.node.remove(node)
+        kept = [tensor for tensor in graph.initializer if tensor.name in read]
+        del graph.initializer[:]
+        graph.initializer.extend(kept)
+        known = {output for node in graph.node for output in node.output}
+        values = [value for value in graph.value_info if value.name in known]
+        del graph.value_info[:]
+        graph.value_info.extend(values)
+        self.index()
+
+    def sort(self) -> None:
+        """Nodes after what they read, otherwise in their order (Kahn's algorithm)."""
+        nodes = self.nodes
+        maker = {output: index for index, node in enumerate(nodes) for output in node.output}
+        needs = [{maker[name] for name in node.input if name in maker} for node in nodes]
+        readers: dict[int, list[int]] = {}
+        for index, makers in enumerate(needs):
+            for other in makers:
+                readers.setdefault(other, []).append(index)
+        waiting = [len(makers) for makers in needs]
+        ready = [index for index, count in enumerate(waiting) if count == 0]
+        ordered = []
+        while ready:
+            index = heapq.heappop(ready)
+            ordered.append(onnx.NodeProto.FromString(nodes[index].SerializeToString()))
+            for reader in readers.get(index, []):
+                waiting[reader] -= 1
+                if waiting[reader] == 0:
+                    heapq.heappush(ready, reader)
+        if len(ordered) < len(nodes):
+            raise GraphError(f"{self.source} has a loop")
+        del self.model.graph.node[:]
+        self.model.graph.node.extend(ordered)
+        self.index()
+
+    def save(self, path: Path) -> None:
+        """Pruned, sorted and checked. Raises GraphError where the result is not valid ONNX, StorageError on a full disk."""
+        self.prune()
+        self.sort()
+        with writing(path), path.open("wb") as file:
+            file.write(self.model.SerializeToString(deterministic=True))
+        flush(path)
+        try:
+            onnx.checker.check_model(str(path), full_check=True)
+        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as exc:
+            path.unlink(missing_ok=True)
+            raise GraphError(f"the graph made from {self.source} is not valid: {str(exc).splitlines()[0][:300]}") from exc
+
+    def copy(self) -> Graph:
+        copied = onnx.ModelProto()
+        copied.CopyFrom(self.model)
+        return Graph(copied, self.source)
+
+    def parameters(self, names: Iterable[str]) -> int:
+        return sum(math.prod(self.constants[name].dims) for name in names)
