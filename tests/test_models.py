@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from resnet_deploy import data
+from resnet_deploy.preprocessing import normalize
 from resnet_deploy.errors import UsageError
 from resnet_deploy.models import registry
 from resnet_deploy.models.blocks import BasicBlock, PaddedIdentity
@@ -292,7 +292,7 @@ def test_uint8_input_equals_float_input_normalized_by_data() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
     pixels[0], pixels[1] = 0, 255
     model = deployed(format="uint8")
-    normalized = torch.from_numpy(data.normalize(pixels, model.preprocessing))
+    normalized = torch.from_numpy(normalize(pixels, model.preprocessing))
     torch.testing.assert_close(model.pixels(torch.from_numpy(pixels)), normalized, rtol=0, atol=1e-5)
     with torch.inference_mode():
         torch.testing.assert_close(model(torch.from_numpy(pixels)), deployed()(normalized), rtol=0, atol=1e-5)

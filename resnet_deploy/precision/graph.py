@@ -92,8 +92,10 @@ class Graph:
         kinds = {"Conv", "Gemm", "MatMul"}
         return [n for n in self.nodes if n.op_type in kinds and len(n.input) > 1 and n.input[1] in self.constants]
 
-    def add_constant(self, name: str, values: NDArray[Any] | onnx.TensorProto) -> str:
-        tensor = values if isinstance(values, onnx.TensorProto) else numpy_helper.from_array(np.ascontiguousarray(values), name)
+    def add_constant(self, name: str, values: NDArray[Any] | np.generic | onnx.TensorProto) -> str:
+        """Add or replace a constant. A scalar stays a scalar: TensorRT takes a scale of shape [1] for one that is per axis,
+        and silently computes the layer in floating point."""
+        tensor = values if isinstance(values, onnx.TensorProto) else numpy_helper.from_array(np.asarray(values), name)
         if name in self.constants:
             self.constants[name].CopyFrom(tensor)
         else:
