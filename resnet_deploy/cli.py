@@ -102,7 +102,9 @@ export_options = options(
 flag = functools.partial(click.option, is_flag=True, default=None)
 precision_options = options(
     click.option("--precision", metavar="LIST", help="Of fp32, fp16, bf16, int8, fp8. [default: fp32]"),
-    click.option("--target", metavar="LIST", help="Whose INT8 kernels: tensorrt (and OpenVINO), cpu. [default: both]"),
+    click.option(
+        "--target", "targets", metavar="LIST", help="Whose INT8 kernels: tensorrt (also OpenVINO), cpu. [default: both]"
+    ),
     click.option("--calibration", metavar="DATA", help="Images for INT8 and FP8, as in --data, or a calibration.json."),
     click.option("--calibration-images", type=int, help="Use so many of them, evenly spaced. [default: 512]"),
     click.option("--calibration-method", help="auto, max, percentile:P, entropy or mse. [default: auto]"),

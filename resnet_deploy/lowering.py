@@ -32,7 +32,7 @@ QUANTIZED = frozenset({Precision.INT8, Precision.FP8})
 class LoweringOptions:
     """How precisions are made. The names and defaults are those of `resnet-deploy export`.
 
-    precision: of fp32, fp16, bf16, int8, fp8. target: for INT8, tensorrt (also TensorRT-RTX and OpenVINO) or cpu (ONNX
+    precision: of fp32, fp16, bf16, int8, fp8. targets: for INT8, tensorrt (also TensorRT-RTX and OpenVINO) or cpu (ONNX
     Runtime's kernels). calibration: images, as `--data`, or a calibration.json. calibration_images: how many of them at most.
     calibration_method: auto, max, percentile:P, entropy or mse. other_layers: what is not quantized computes in fp16 or
     fp32 (tensorrt). keep: layers, or what they lie under, that are not lowered. quantize_head: the classifier too.
@@ -41,7 +41,7 @@ class LoweringOptions:
     """
 
     precision: tuple[str, ...] = ("fp32",)
-    target: tuple[str, ...] = TARGETS
+    targets: tuple[str, ...] = TARGETS
     calibration: str | Path | None = None
     calibration_images: int = IMAGES
     calibration_method: str = "auto"
@@ -56,14 +56,14 @@ class LoweringOptions:
     precisions: tuple[Precision, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        for name in ("precision", "target", "keep"):  # "fp32,int8" is what people type
+        for name in ("precision", "targets", "keep"):  # "fp32,int8" is what people type
             if isinstance(value := getattr(self, name), str):
                 object.__setattr__(self, name, tuple(part for part in value.split(",") if part))
         known = [precision.value for precision in Precision]
         if not self.precision or (unknown := [name for name in self.precision if name not in known]):
             raise UsageError(f"unknown precision {unknown[0] if self.precision else ''!r}; choose from {', '.join(known)}")
-        if not self.target or (wrong := [name for name in self.target if name not in TARGETS]):
-            raise UsageError(f"unknown target {wrong[0] if self.target else ''!r}; choose from {', '.join(TARGETS)}")
+        if not self.targets or (wrong := [name for name in self.targets if name not in TARGETS]):
+            raise UsageError(f"unknown target {wrong[0] if self.targets else ''!r}; choose from {', '.join(TARGETS)}")
         if self.other_layers not in {"fp16", "fp32"}:
             raise UsageError(f"other layers compute in fp16 or fp32, not in {self.other_layers!r}")
         if self.calibration_images < 1:
@@ -81,7 +81,7 @@ class LoweringOptions:
         """Artifacts that are asked for, each with its precision and target."""
         found: dict[str, tuple[Precision, str]] = {}
         for precision in self.precisions:
-            targets = self.target if precision is Precision.INT8 else ("tensorrt",)
+            targets = self.targets if precision is Precision.INT8 else ("tensorrt",)
             for target in targets if precision is not Precision.FP32 else ():
                 found[f"model.{precision.value}{'-cpu' if target == 'cpu' else ''}.onnx"] = (precision, target)
         return found

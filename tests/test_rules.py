@@ -161,9 +161,10 @@ def test_the_library_knows_every_option_of_the_command_line() -> None:
     """What the CLI can do, a program can do, with the same names."""
     from dataclasses import fields
 
+    from resnet_deploy.lowering import LoweringOptions
     from resnet_deploy.steps import ExportOptions
 
-    known = {field.name for field in fields(ExportOptions)} | {"as_json"}
+    known = {field.name for kind in (ExportOptions, LoweringOptions) for field in fields(kind)} | {"as_json"}
     for name, argument in (("export", "architecture"), ("verify", "bundle"), ("bench", "target")):
         function = getattr(resnet_deploy, name)
         named = set(inspect.signature(function).parameters) | {argument}
