@@ -13,12 +13,14 @@ if TYPE_CHECKING:
     from resnet_deploy.benchmarking.run import bench as bench
     from resnet_deploy.bundle import Bundle as Bundle
     from resnet_deploy.diagnosis import doctor as doctor
+    from resnet_deploy.divergence import layers as layers
     from resnet_deploy.errors import DeployError as DeployError
     from resnet_deploy.inspection import inspect as inspect
     from resnet_deploy.models.create import create_model as create_model
     from resnet_deploy.models.registry import list_models as list_models
     from resnet_deploy.steps import export as export
     from resnet_deploy.steps import verify as verify
+    from resnet_deploy.tuning import tune as tune
 
 __version__ = "0.1.0"
 
@@ -31,7 +33,9 @@ _WHERE = {
     "doctor": "diagnosis",
     "export": "steps",
     "inspect": "inspection",
+    "layers": "divergence",
     "list_models": "models.registry",
+    "tune": "tuning",
     "verify": "steps",
 }
 

@@ -45,6 +45,12 @@ class CalibrationError(DeployError):
     """Calibration images or a calibration file that cannot be this model's."""
 
 
+class TuningError(DeployError):
+    """No mix of precisions passes the gate."""
+
+    exit_code = EXIT_GATE
+
+
 class ExportError(DeployError):
     """An export that failed its checks: the file is not left behind."""
 

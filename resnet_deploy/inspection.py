@@ -63,7 +63,7 @@ def inspect(path: str | Path) -> GraphReport:
     try:
         proto = onnx.load(path)
         onnx.checker.check_model(proto)
-        proto = onnx.shape_inference.infer_shapes(proto)
+        layers = layers_of(proto)
     except Exception as exc:  # protobuf, the checker and shape inference have no common base
         raise GraphError(f"{path} is not a valid ONNX file: {str(exc).splitlines()[0][:200]}") from exc
     constants = {tensor.name: tensor for tensor in proto.graph.initializer}
@@ -76,7 +76,7 @@ def inspect(path: str | Path) -> GraphReport:
         operators=dict(Counter(node.op_type for node in proto.graph.node).most_common()),
         parameters=sum(math.prod(tensor.dims) for tensor in constants.values()),
         weight_bytes=sum(math.prod(tensor.dims) * _dtype(tensor.data_type).itemsize for tensor in constants.values()),
-        layers=tuple(_layers(proto.graph, constants)),
+        layers=layers,
     )  # fmt: skip
 
 
@@ -92,7 +92,12 @@ def _spec(value: Any) -> TensorSpec:
     return TensorSpec(name=value.name, dtype=str(_dtype(tensor.elem_type)), shape=shape)
 
 
-def _layers(graph: Any, constants: dict[str, Any]) -> list[Layer]:
+def layers_of(proto: Any) -> tuple[Layer, ...]:
+    """A model's operators with weights, in order."""
+    import onnx
+
+    graph = onnx.shape_inference.infer_shapes(proto).graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
     shapes = {value.name: _spec(value).shape for value in (*graph.value_info, *graph.output)}
     made_by = {output: node for node in graph.node for output in node.output}
     layers = []
@@ -111,7 +116,7 @@ def _layers(graph: Any, constants: dict[str, Any]) -> list[Layer]:
                 macs=_macs(node, weight, shapes.get(node.output[0])),
             )
         )  # fmt: skip
-    return layers
+    return tuple(layers)
 
 
 def _weight(name: str, constants: dict[str, Any], made_by: dict[str, Any]) -> tuple[Any, bool]:

@@ -77,6 +77,12 @@ class LoweringOptions:
         own = {name: value for name, value in options.items() if name in names}
         return cls(**own), {name: value for name, value in options.items() if name not in names}
 
+    def keeping(self, names: tuple[str, ...]) -> LoweringOptions:
+        """The same with more layers that are not lowered."""
+        return LoweringOptions(
+            **{f.name: getattr(self, f.name) for f in fields(self) if f.init} | {"keep": (*self.keep, *names)}
+        )
+
     def files(self) -> dict[str, tuple[Precision, str]]:
         """Artifacts that are asked for, each with its precision and target."""
         found: dict[str, tuple[Precision, str]] = {}
@@ -126,6 +132,16 @@ def lower(bundle: Bundle, options: LoweringOptions, progress: Progress) -> None:
                 _write(change, name, graph, calibration, options, *files[name], key=wanted[name], made_from=made_from)
 
 
+def calibrated(bundle: Bundle, options: LoweringOptions, progress: Progress) -> tuple[Graph, Calibration]:
+    """The FP32 graph and its ranges, kept in the bundle from now on."""
+    calibration = _calibration(bundle, options, progress)
+    entry = bundle.manifest["artifacts"].get(CALIBRATION)
+    if entry is None or entry["key"] != _calibration_key(calibration):
+        with bundle.transaction() as change:
+            _keep_calibration(change, calibration)
+    return _graph(bundle, options), calibration
+
+
 def _calibration_key(calibration: Calibration) -> str:
     return key_of(method=calibration.method, graph=calibration.graph, images=calibration.images, data=calibration.data)
 
@@ -138,6 +154,7 @@ def _keep_calibration(change: Transaction, calibration: Calibration) -> None:
         method=calibration.method,
         images=len(calibration.images),
         data=calibration.data,
+        key=_calibration_key(calibration),
         warnings=list(calibration.warnings),
     )
 

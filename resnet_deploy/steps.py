@@ -242,7 +242,7 @@ def compare(
         loaded = {c: stack.enter_context(subject.backend(c, threads)) for c in {REFERENCE, *candidates}}
         images = max(1, batch // dataset.crops)
         for whole in dataset.batches(images, lambda done: progress("verify", done, len(dataset))):
-            part = _unseen(whole, seen, dataset.crops)
+            part = unseen(whole, seen, dataset.crops)
             excluded += len(whole.images) - len(part.images)
             if not len(part.images):
                 continue
@@ -269,7 +269,7 @@ def compare(
     }  # fmt: skip
 
 
-def _unseen(part: Batch, seen: frozenset[str], crops: int) -> Batch:
+def unseen(part: Batch, seen: frozenset[str], crops: int = 1) -> Batch:
     """Without the images that the bundle was calibrated on (their centre crops)."""
     if not seen:
         return part

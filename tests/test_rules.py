@@ -22,7 +22,7 @@ FLOORS = [
     {"_deps", "_files", "specs", "errors"},
     {"backends", "models", "data", "preprocessing"},
     {"exporter", "precision", "engine", "parity", "inspection"},
-    {"benchmarking", "serving", "bundle", "steps", "subject", "lowering", "diagnosis"},
+    {"benchmarking", "serving", "bundle", "steps", "subject", "lowering", "tuning", "divergence", "diagnosis"},
     {"terminal", "cli"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

@@ -28,14 +28,19 @@ def best_method(observer: Observer, images: NDArray[Any], step: Callable[[str], 
     return min(METHODS, key=lambda method: errors[method])
 
 
-def run(graph: Graph, images: NDArray[Any], batch: int = 16) -> Arrays:
-    """Floating outputs of a graph, each Q/DQ pair computed as it is written."""
+def simulated(graph: Graph) -> Any:
+    """An ONNX Runtime session that fuses no Q/DQ pair into integer kernels: each is computed as it is written."""
     ort = require("onnxruntime", extra="cpu")
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     graph.sort()
-    session = ort.InferenceSession(graph.model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(graph.model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def run(graph: Graph, images: NDArray[Any], batch: int = 16) -> Arrays:
+    """Floating outputs of a graph."""
+    session = simulated(graph)
     name = graph.input.name
     parts = [session.run(None, {name: images[start : start + batch]}) for start in range(0, len(images), batch)]
     joined = [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]

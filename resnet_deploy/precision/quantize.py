@@ -50,7 +50,8 @@ def quantize(graph: Graph, calibration: Calibration, options: QuantizeOptions | 
     """
     options = options or QuantizeOptions()
     graph.require_float32()
-    placement = place(graph, options.target, keep=options.keep, head=options.head)
+    without = _no_kernel(graph) if options.precision is Precision.FP8 else ()
+    placement = place(graph, options.target, keep=(*options.keep, *without), head=options.head)
     calibration.require(graph, placement.activations)
     done = graph.copy()
     if options.precision is Precision.FP8 and graph.opset < FP8_OPSET:
@@ -64,6 +65,12 @@ def quantize(graph: Graph, calibration: Calibration, options: QuantizeOptions | 
         _weight(done, nodes[name], options)
     done.index()
     return done, placement
+
+
+def _no_kernel(graph: Graph) -> list[str]:
+    """Convolutions that TensorRT-RTX 1.7 computes in half precision although their inputs are FP8: the stem's 7x7."""
+    convolutions = [node for node in graph.weighted() if node.op_type == "Conv"]
+    return [node.name for node in convolutions if max(graph.constants[node.input[1]].dims[2:], default=1) > 3]
 
 
 def _pair(graph: Graph, name: str, readers: Collection[str], found: Range, options: QuantizeOptions) -> None:

@@ -1,0 +1,127 @@
+"""`tune` on a bundle: sensitivity of its blocks, the mix that passes, its INT8 graph rewritten, all of it in the manifest."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from resnet_deploy._deps import require
+from resnet_deploy.backends.base import Candidate
+from resnet_deploy.bundle import Bundle
+from resnet_deploy.errors import DataError, UsageError
+from resnet_deploy.lowering import LoweringOptions, calibrated, lower
+from resnet_deploy.parity import judge, parse_gates
+from resnet_deploy.specs import Precision, Progress
+from resnet_deploy.steps import silent, unseen
+from resnet_deploy.subject import Subject
+
+if TYPE_CHECKING:
+    from resnet_deploy.precision.graph import Graph
+    from resnet_deploy.precision.tune import Images, Tuning
+
+BATCH = 16
+
+
+def tune(
+    bundle: Bundle | str | Path,
+    data: str | Path,
+    *,
+    max_drop: float | None = None,
+    gates: Iterable[str] = (),
+    backend: str | None = None,
+    batch: int = 1,
+    limit: int = 256,
+    strict: bool = False,
+    threads: int | None = None,
+    plot: str | Path | None = None,
+    progress: Progress = silent,
+    **options: Any,
+) -> Tuning:
+    """Find the mix of INT8 and higher precision that passes the gates, and write the bundle's INT8 files with it.
+
+    data: images that judge; those that were calibrated on are left out. max_drop: of top-1, in percentage points, against
+    FP32, in place of the default gate. backend: measure mixes on it, at `batch`, and take the fastest that passes instead of
+    the one that keeps the fewest operations. limit: images, evenly spaced. plot: an SVG or PNG of the sensitivities (extra
+    `plot`). options: of `LoweringOptions`. Raises TuningError where no mix passes, and what `export` raises.
+    """
+    asked = parse_gates(gates)
+    if max_drop is not None:
+        if not 0 <= max_drop <= 100:
+            raise UsageError(f"a drop of top-1 is 0 to 100 percentage points; found {max_drop}")
+        asked = {"relative-accuracy": 0.0, "accuracy-difference": -max_drop / 100} | asked
+    bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    chosen = LoweringOptions(**({"precision": ("int8",)} | options))
+    measured = None if backend is None else Candidate.parse(backend)
+    graph, calibration = calibrated(bundle, chosen, progress)
+    subject = Subject(bundle)
+    images = _images(subject, data, frozenset(calibration.images), limit, strict)
+
+    from resnet_deploy.precision.quantize import QuantizeOptions
+    from resnet_deploy.precision.tune import Tuner
+
+    quantizing = QuantizeOptions(keep=chosen.keep, head=chosen.quantize_head, clip_weights=chosen.clip_weights)
+    tuner = Tuner(graph, calibration, images, lambda report: judge(report, Precision.INT8, asked), quantizing)
+    clock = None if measured is None else _clock(measured, images[0][0][:1].repeat(batch, 0), threads)
+    found = tuner.tune(clock, progress)
+    kept = tuple(name for block in found.chosen.keep for name in tuner.blocks[block])
+    lower(bundle, chosen.keeping(kept), progress)
+    _record(bundle, found, data=str(data), images=sum(len(part) for part, _ in images), gates=asked, backend=backend)
+    if plot is not None:
+        draw(found, Path(plot))
+    return found
+
+
+def _images(subject: Subject, data: str | Path, seen: frozenset[str], limit: int, strict: bool) -> Images:
+    dataset = subject.data(data, limit=limit, strict=strict)
+    parts = [unseen(part, seen) for part in dataset.batches(min(BATCH, subject.max_batch))]
+    images = [(part.images, part.labels) for part in parts if len(part.images)]
+    if not images:
+        raise DataError(f"the bundle was calibrated on all images of {dataset.source}: tune it on others")
+    return images
+
+
+def _clock(candidate: Candidate, images: Any, threads: int | None) -> Callable[[Graph], float]:
+    """Median seconds of a graph on a backend."""
+    from resnet_deploy.backends.load import load_backend
+    from resnet_deploy.benchmarking.measure import MeasureConfig, measure
+
+    def median_s(graph: Graph) -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "mix.onnx"
+            graph.copy().save(path)
+            with load_backend(candidate, model=_no_model, artifact=lambda _: path, threads=threads) as running:
+                taken = measure({"mix": running}, {"mix": images}, MeasureConfig(duration_s=0.6, rounds=3))
+        return taken["mix"].host.percentile(50)
+
+    return median_s
+
+
+def _no_model() -> Any:
+    raise UsageError("mixes are files: measure them with onnxruntime or openvino, not with eager")
+
+
+def _record(bundle: Bundle, found: Tuning, **about: Any) -> None:
+    with bundle.transaction() as change:
+        change.manifest["tuning"] = about | found.to_dict()
+
+
+def draw(found: Tuning, path: Path) -> None:
+    """Sensitivity of each block as a bar, those that are kept in another colour."""
+    require("matplotlib", extra="plot")
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    names = [item.block for item in found.sensitivities]
+    figure, axis = plt.subplots(figsize=(max(5.0, 0.28 * len(names)), 3.2), layout="constrained")
+    colors = ["#d04a02" if name in found.chosen.keep else "#0b63c4" for name in names]
+    axis.bar(range(len(names)), [max(item.error, 1e-12) for item in found.sensitivities], color=colors)
+    axis.set_yscale("log")
+    axis.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
+    axis.set_ylabel("1 - cosine, quantized alone")
+    axis.set_title(f"{len(found.chosen.keep)} of {len(names)} blocks kept in higher precision (orange)", fontsize=9)
+    figure.savefig(path)
+    plt.close(figure)
