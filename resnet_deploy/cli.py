@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import sys
 import warnings
@@ -11,6 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
+from resnet_deploy.cli_options import data_options, export_options, json_option, precision_options
 from resnet_deploy.errors import EXIT_GATE, EXIT_INTERRUPTED, EXIT_MACHINE, DeployError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -44,79 +44,6 @@ def fail(message: str, code: int) -> None:
 def show(value: Any, text: Callable[[], str], as_json: bool) -> None:
     """A command's result: one JSON object, or text."""
     click.echo(json.dumps(value, indent=1) if as_json else text())
-
-
-def options(*decorators: Callable[[F], F]) -> Callable[[F], F]:
-    """Several options as one decorator, in the order given."""
-
-    def apply(command: F) -> F:
-        for decorator in reversed(decorators):
-            command = decorator(command)
-        return command
-
-    return apply
-
-
-def _triple(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[float, ...] | None:
-    if value is None:
-        return None
-    try:
-        numbers = tuple(float(part) for part in value.split(","))
-    except ValueError:
-        numbers = ()
-    if len(numbers) != 3:
-        raise click.BadParameter("three numbers separated by commas, as in 0.485,0.456,0.406")
-    return numbers
-
-
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
-overwrite_option = click.option("--overwrite", is_flag=True, help="Replace whatever bundle the folder holds.")
-data_options = options(
-    click.option("--limit", type=click.IntRange(min=1), help="Use so many images, evenly spaced."),
-    click.option("--strict", is_flag=True, help="Fail at the first image that cannot be read."),
-    click.option(
-        "--gate", "gates", multiple=True, metavar="METRIC=LIMIT", help="A condition in place of a default; may be repeated."
-    ),
-    click.option("--threads", type=click.IntRange(min=1), help="CPU threads of each backend. [default: all cores]"),
-)
-export_options = options(
-    click.option("--weights", help="A .pth, .pt or .safetensors file, IMAGENET1K_V1, IMAGENET1K_V2 or DEFAULT."),
-    click.option("--num-classes", type=int, help="Classes of the classifier. [default: the checkpoint's]"),
-    click.option("--new-head", is_flag=True, help="A fresh classifier for --num-classes (transfer learning)."),
-    click.option("--head", help="logits, probabilities, embedding, features or topk:K. [default: logits]"),
-    click.option("--l2-normalize", is_flag=True, help="Embeddings of unit length."),
-    click.option(
-        "--input",
-        type=click.Choice(["float", "uint8"]),
-        help="Normalized NCHW float32, or NHWC uint8 pixels that the graph normalizes. [default: float]",
-    ),
-    click.option("--image-size", type=int, help="Input size in pixels. [default: the checkpoint's]"),
-    click.option("--resize", type=int, help="Size of the shorter edge before the crop. [default: the checkpoint's]"),
-    click.option("--mean", callback=_triple, metavar="R,G,B", help="Channel means in [0, 1]. [default: the checkpoint's]"),
-    click.option("--std", callback=_triple, metavar="R,G,B", help="Channel deviations. [default: the checkpoint's]"),
-    click.option("--max-batch", type=int, help="The largest batch that is proven. [default: 32]"),
-    click.option("--opset", type=int, help="ONNX opset. [default: 20]"),
-    overwrite_option,
-)
-
-flag = functools.partial(click.option, is_flag=True, default=None)
-precision_options = options(
-    click.option("--precision", metavar="LIST", help="Of fp32, fp16, bf16, int8, fp8. [default: fp32]"),
-    click.option(
-        "--target", "targets", metavar="LIST", help="Whose INT8 kernels: tensorrt (also OpenVINO), cpu. [default: both]"
-    ),
-    click.option("--calibration", metavar="DATA", help="Images for INT8 and FP8, as in --data, or a calibration.json."),
-    click.option("--calibration-images", type=int, help="Use so many of them, evenly spaced. [default: 512]"),
-    click.option("--calibration-method", help="auto, max, percentile:P, entropy or mse. [default: auto]"),
-    click.option("--other-layers", type=click.Choice(["fp16", "fp32"]), help="Of what is not quantized. [default: fp16]"),
-    click.option("--keep", metavar="LIST", help="Layers that stay FP32 or FP16, or what they lie under, as in layer1.0,fc."),
-    flag("--quantize-head", help="Quantize the classifier too."),
-    flag("--clip-weights", help="Weight scales of least squared error, not of the largest weight."),
-    flag("--equalize", help="Equalize channels between convolutions before calibration."),
-    flag("--correct-bias", help="Take the mean error of rounded weights out of the biases."),
-    flag("--reduce-range", help="7 bits of weight, for CPUs with AVX2 but without VNNI (cpu)."),
-    flag("--native-io", help="FP16 or BF16 inputs and outputs."),
-)
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:

@@ -35,7 +35,10 @@ class LoweringOptions:
     precision: of fp32, fp16, bf16, int8, fp8. targets: for INT8, tensorrt (also TensorRT-RTX and OpenVINO) or cpu (ONNX
     Runtime's kernels). calibration: images, as `--data`, or a calibration.json. calibration_images: how many of them at most.
     calibration_method: auto, max, percentile:P, entropy or mse. other_layers: what is not quantized computes in fp16 or
-    fp32 (tensorrt). keep: layers, or what they lie under, that are not lowered. quantize_head: the classifier too.
+    fp32 (tensorrt). keep: layers, or what they lie under, that are not lowered. grouped: convolutions in groups: quantize,
+    keep, or auto: keep for tensorrt, whose INT8 kernels for them can be slower than FP16's
+    (github.com/NVIDIA/TensorRT/issues/4529), quantize for cpu; `tune` with a backend measures. quantize_head: the classifier
+    too.
     clip_weights, equalize, correct_bias: see `resnet_deploy.precision`. reduce_range: for CPUs without VNNI. native_io:
     FP16 and BF16 inputs and outputs.
     """
@@ -47,6 +50,7 @@ class LoweringOptions:
     calibration_method: str = "auto"
     other_layers: str = "fp16"
     keep: tuple[str, ...] = ()
+    grouped: str = "auto"
     quantize_head: bool = False
     clip_weights: bool = False
     equalize: bool = False
@@ -66,6 +70,8 @@ class LoweringOptions:
             raise UsageError(f"unknown target {wrong[0] if self.targets else ''!r}; choose from {', '.join(TARGETS)}")
         if self.other_layers not in {"fp16", "fp32"}:
             raise UsageError(f"other layers compute in fp16 or fp32, not in {self.other_layers!r}")
+        if self.grouped not in {"auto", "quantize", "keep"}:
+            raise UsageError(f"grouped convolutions: auto, quantize or keep, not {self.grouped!r}")
         if self.calibration_images < 1:
             raise UsageError(f"a calibration needs at least 1 image; found {self.calibration_images}")
         object.__setattr__(self, "precisions", tuple(map(Precision, dict.fromkeys(self.precision))))
@@ -77,11 +83,16 @@ class LoweringOptions:
         own = {name: value for name, value in options.items() if name in names}
         return cls(**own), {name: value for name, value in options.items() if name not in names}
 
-    def keeping(self, names: tuple[str, ...]) -> LoweringOptions:
-        """The same with more layers that are not lowered."""
-        return LoweringOptions(
-            **{f.name: getattr(self, f.name) for f in fields(self) if f.init} | {"keep": (*self.keep, *names)}
-        )
+    def having(self, **changes: Any) -> LoweringOptions:
+        """The same with other values."""
+        return LoweringOptions(**{f.name: getattr(self, f.name) for f in fields(self) if f.init} | changes)
+
+    def kept(self, graph: Graph, target: str) -> tuple[str, ...]:
+        """Layers that are not quantized for a target, grouped convolutions among them where the policy says so."""
+        from resnet_deploy.precision.placement import grouped
+
+        keeps = self.grouped == "keep" or (self.grouped == "auto" and target == "tensorrt")
+        return (*self.keep, *(grouped(graph) if keeps else ()))
 
     def files(self) -> dict[str, tuple[Precision, str]]:
         """Artifacts that are asked for, each with its precision and target."""
@@ -96,7 +107,7 @@ class LoweringOptions:
         """What a file depends on, beside its graph and its calibration."""
         if precision not in QUANTIZED:
             return {"keep": list(self.keep), "native_io": self.native_io}
-        names = ("quantize_head", "clip_weights", "equalize", "correct_bias", "reduce_range")
+        names = ("grouped", "quantize_head", "clip_weights", "equalize", "correct_bias", "reduce_range")
         found: dict[str, Any] = {name: getattr(self, name) for name in names} | {"keep": list(self.keep), "target": target}
         return found | ({"other_layers": self.other_layers} if target == "tensorrt" else {})
 
@@ -191,7 +202,7 @@ def _lowered(
         _check_overflow(calibration, precision, options)
         return cast(graph, precision, native_io=options.native_io, keep=options.keep), None
     chosen = QuantizeOptions(
-        precision=precision, target=Target(target), keep=options.keep, head=options.quantize_head,
+        precision=precision, target=Target(target), keep=options.kept(graph, target), head=options.quantize_head,
         clip_weights=options.clip_weights, reduce_range=options.reduce_range and target == "cpu",
     )  # fmt: skip
     done, placement = quantize(graph, calibration, chosen)

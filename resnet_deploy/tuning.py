@@ -18,6 +18,7 @@ from resnet_deploy.steps import silent, unseen
 from resnet_deploy.subject import Subject
 
 if TYPE_CHECKING:
+    from resnet_deploy.precision.calibrate import Calibration
     from resnet_deploy.precision.graph import Graph
     from resnet_deploy.precision.tune import Images, Tuning
 
@@ -61,12 +62,16 @@ def tune(
     from resnet_deploy.precision.quantize import QuantizeOptions
     from resnet_deploy.precision.tune import Tuner
 
-    quantizing = QuantizeOptions(keep=chosen.keep, head=chosen.quantize_head, clip_weights=chosen.clip_weights)
-    tuner = Tuner(graph, calibration, images, lambda report: judge(report, Precision.INT8, asked), quantizing)
     clock = None if measured is None else _clock(measured, images[0][0][:1].repeat(batch, 0), threads)
+    if clock is not None and chosen.grouped == "auto":
+        chosen = _measured_policy(chosen, graph, calibration, clock)
+    quantizing = QuantizeOptions(
+        keep=chosen.kept(graph, "tensorrt"), head=chosen.quantize_head, clip_weights=chosen.clip_weights
+    )
+    tuner = Tuner(graph, calibration, images, lambda report: judge(report, Precision.INT8, asked), quantizing)
     found = tuner.tune(clock, progress)
     kept = tuple(name for block in found.chosen.keep for name in tuner.blocks[block])
-    lower(bundle, chosen.keeping(kept), progress)
+    lower(bundle, chosen.having(keep=(*chosen.keep, *kept)), progress)
     _record(bundle, found, data=str(data), images=sum(len(part) for part, _ in images), gates=asked, backend=backend)
     if plot is not None:
         draw(found, Path(plot))
@@ -80,6 +85,23 @@ def _images(subject: Subject, data: str | Path, seen: frozenset[str], limit: int
     if not images:
         raise DataError(f"the bundle was calibrated on all images of {dataset.source}: tune it on others")
     return images
+
+
+def _measured_policy(
+    options: LoweringOptions, graph: Graph, calibration: Calibration, clock: Callable[[Graph], float]
+) -> LoweringOptions:
+    """Whether grouped convolutions are quantized, by which is faster."""
+    from resnet_deploy.precision.placement import grouped
+    from resnet_deploy.precision.quantize import QuantizeOptions, quantize
+
+    if not grouped(graph):
+        return options
+    taken = {}
+    for policy in ("keep", "quantize"):
+        trial = options.having(grouped=policy)
+        quantized, _ = quantize(graph, calibration, QuantizeOptions(keep=trial.kept(graph, "tensorrt")))
+        taken[policy] = clock(quantized)
+    return options.having(grouped=min(taken, key=lambda policy: taken[policy]))
 
 
 def _clock(candidate: Candidate, images: Any, threads: int | None) -> Callable[[Graph], float]:

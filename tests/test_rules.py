@@ -23,7 +23,7 @@ FLOORS = [
     {"backends", "models", "data", "preprocessing"},
     {"exporter", "precision", "engine", "parity", "inspection"},
     {"benchmarking", "serving", "bundle", "steps", "subject", "lowering", "tuning", "divergence", "diagnosis"},
-    {"terminal", "cli"},
+    {"terminal", "cli", "cli_options"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 FRAMEWORKS = {"torch", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "sklearn", "PIL", "matplotlib"}
@@ -91,9 +91,9 @@ def test_particular_rooms(path: Path) -> None:
     if module.startswith("models.") and module != "models.deploy":
         assert not {room(name) for name in used} & {"backends", "data"} and "resnet_deploy.models.deploy" not in used
     if module.startswith("backends.") and module != "backends.load":
-        others = {"eager", "ort", "trt"} - {module.split(".")[1]}
+        others = {"eager", "ort", "openvino", "trt"} - {module.split(".")[1]}
         assert not {f"resnet_deploy.backends.{name}" for name in others} & used, "backends do not know each other"
-    if module not in {"cli", "__init__"}:
+    if module not in {"cli", "cli_options", "__init__"}:
         assert "resnet_deploy.cli" not in used and "click" not in used
 
 
@@ -165,7 +165,8 @@ def test_the_library_knows_every_option_of_the_command_line() -> None:
     from resnet_deploy.steps import ExportOptions
 
     known = {field.name for kind in (ExportOptions, LoweringOptions) for field in fields(kind)} | {"as_json"}
-    for name, argument in (("export", "architecture"), ("verify", "bundle"), ("bench", "target")):
+    known |= {"by_layer"}  # a call of its own: rd.layers
+    for name, argument in (("export", "architecture"), ("verify", "bundle"), ("bench", "target"), ("tune", "bundle")):
         function = getattr(resnet_deploy, name)
         named = set(inspect.signature(function).parameters) | {argument}
         asked = {parameter.name for parameter in main.commands[name].params}

@@ -70,7 +70,9 @@ class Histogram:
         counts[0] = 0  # zero is zero in every quantization: it says nothing of the range
         cumulative = np.concatenate([[0.0], np.cumsum(counts)])
         edges = np.linspace(0.0, self.largest, bins + 1)
-        found: NDArray[np.float64] = np.diff(np.interp(edges, _EDGES, cumulative))
+        below = np.interp(edges, _EDGES, cumulative)
+        below[-1] = cumulative[-1]  # the largest value may stand at the lower end of its bin
+        found: NDArray[np.float64] = np.diff(below)
         return found
 
     def threshold(self, method: str, levels: int) -> float:

@@ -67,6 +67,15 @@ def gates(graph: Graph) -> set[str]:
     return found
 
 
+def grouped(graph: Graph) -> list[str]:
+    """Convolutions with more than one group, as in ResNeXt."""
+    return [
+        node.name
+        for node in graph.weighted()
+        if node.op_type == "Conv" and any(item.name == "group" and item.i > 1 for item in node.attribute)
+    ]
+
+
 def additions(graph: Graph) -> dict[str, tuple[str, str]]:
     """Every residual addition: its name → (the tensor of the main side, that of the skip side).
 
