@@ -12,11 +12,11 @@ from resnet_deploy.specs import Precision
 from resnet_deploy.steps import REFERENCE
 from resnet_deploy.subject import Subject
 
-CANDIDATES = ["eager", "eager:channels_last", "eager:fp16", "onnxruntime", "eager:compile"]
+CANDIDATES = ["eager", "eager:channels_last", "eager:fp16", "eager:bf16", "onnxruntime", "openvino", "eager:compile"]
 CUDA = ["eager:cuda", "eager:cuda,fp16,channels_last", "onnxruntime:cuda"]
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
-# Of the largest logit; half precision keeps 11 bits.
-TOLERANCE = {Precision.FP32: 1e-5, Precision.FP16: 2e-2}
+# Of the largest logit; half precision keeps 11 bits, BF16 8.
+TOLERANCE = {Precision.FP32: 1e-5, Precision.FP16: 2e-2, Precision.BF16: 5e-2}
 
 
 def load(bundle: Bundle, text: str) -> Backend:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,32 @@ from tests.test_exporter import deploy
 trt = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: the extra rtx")
 
 
-def build(path: Path) -> Any:
+class Listener(trt.ILogger):  # type: ignore[misc]
+    """Keeps what the builder says: its layer report is a message."""
+
+    def __init__(self) -> None:
+        trt.ILogger.__init__(self)
+        self.lines: list[str] = []
+
+    def log(self, severity: Any, message: str) -> None:
+        self.lines += message.splitlines()
+
+
+def build_report(path: Path, capability: str) -> dict[str, str]:
+    """Of every convolution, by the name of its node, the type of what it reads in a plan for one compute capability."""
+    listener = Listener()
+    assert build(path, listener, capability) is not None
+    found = {}
+    for line in listener.lines:
+        layer = re.match(r"Name: (\S+?)_U\d+_myl\S*, LayerType: correlation, Inputs: \[ \{ Name: .*?Datatype: (\w+)", line)
+        if layer:
+            found[layer[1]] = layer[2]
+    return found
+
+
+def build(path: Path, logger: Any = None, capability: str | None = None) -> Any:
     """Parse and build for batches 1 to 8; the parser's own words where it refuses."""
-    logger = trt.Logger(trt.Logger.ERROR)
+    logger = logger or trt.Logger(trt.Logger.ERROR)
     builder = trt.Builder(logger)
     network = builder.create_network(0)
     parser = trt.OnnxParser(network, logger)
@@ -27,6 +51,10 @@ def build(path: Path) -> Any:
     profile.set_shape(tensor.name, (1, *shape), (2, *shape), (8, *shape))
     config = builder.create_builder_config()
     config.add_optimization_profile(profile)
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    if capability is not None:  # with SM75 among them, as by default, no target would get INT8
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(getattr(trt.ComputeCapability, capability), 0)
     return builder.build_serialized_network(network, config)
 
 

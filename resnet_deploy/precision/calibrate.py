@@ -59,11 +59,9 @@ class Calibration:
     def save(self, path: Path) -> None:
         """Readable JSON, a line a tensor. Raises StorageError on a full disk."""
         head = {"version": VERSION, "method": self.method, "graph": self.graph, "data": self.data, "warnings": self.warnings}
-        lines = [f"  {json.dumps(name)}: {json.dumps(_rounded(found))}" for name, found in self.ranges.items()]
+        lines = [f"  {json.dumps(name)}: {json.dumps(vars(found))}" for name, found in self.ranges.items()]
         text = json.dumps(head, indent=1)[:-2] + ',\n "tensors": {\n' + ",\n".join(lines) + "\n },\n"
-        means = [
-            f"  {json.dumps(name)}: {json.dumps([float(f'{v:.5g}') for v in found])}" for name, found in self.means.items()
-        ]
+        means = [f"  {json.dumps(name)}: {json.dumps(found)}" for name, found in self.means.items()]
         text += ' "means": {' + ("\n" + ",\n".join(means) + "\n " if means else "") + "},\n"
         write_atomic(path, (text + f' "images": {json.dumps(list(self.images))}\n}}\n').encode())
 
@@ -95,8 +93,8 @@ class Calibration:
         return {name: found.largest for name, found in self.ranges.items() if found.largest > FP16_LARGEST}
 
 
-def _rounded(found: Range) -> dict[str, float]:
-    return {key: float(f"{value:.7g}") for key, value in vars(found).items()}
+def _digits(value: float, digits: int) -> float:
+    return float(f"{value:.{digits}g}")
 
 
 def digest_of(graph: Graph) -> str:
@@ -201,7 +199,9 @@ class Observer:
             chosen = method if behind.get(name, 0) else "max"
             int8 = histogram.threshold(chosen, INT8_LEVELS)
             uint8 = int8 if histogram.low < 0 else histogram.threshold(chosen, UINT8_LEVELS)
-            found[name] = Range(low=histogram.low, high=histogram.high, int8=int8, uint8=uint8)
+            # As the file has them, so that ranges that are kept make the same bytes.
+            low, high, *thresholds = (_digits(value, 7) for value in (histogram.low, histogram.high, int8, uint8))
+            found[name] = Range(low=low, high=high, int8=thresholds[0], uint8=thresholds[1])
         return found
 
     def calibration(self, method: str, data: str = "") -> Calibration:
@@ -209,7 +209,7 @@ class Observer:
         return Calibration(
             method=method, graph=digest_of(self.graph), ranges=self.ranges(method), data=data, images=tuple(self.images),
             warnings=tuple(self.warnings()),
-            means={name: (total / len(self.images)).tolist() for name, total in self.sums.items()},
+            means={name: [_digits(v, 5) for v in total / len(self.images)] for name, total in self.sums.items()},
         )  # fmt: skip
 
     def warnings(self) -> list[str]:

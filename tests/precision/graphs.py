@@ -7,7 +7,9 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from resnet_deploy.exporter import export_onnx
 from resnet_deploy.models.create import load_model
@@ -35,6 +37,10 @@ IMAGES: NDArray[np.float32] = np.random.default_rng(0).standard_normal((24, 3, S
 @functools.cache
 def exported(name: str, head: str = "logits", input_format: str = "float") -> bytes:
     loaded = load_model(name)
+    generator = torch.Generator().manual_seed(0)
+    for layer in loaded.network.modules():
+        if isinstance(layer, nn.BatchNorm2d):  # a trained network's convolutions have biases
+            layer.bias.data.normal_(std=0.1, generator=generator)
     model = DeployModel(
         loaded.network, head=Head.parse(head), input_format=InputFormat(input_format),
         preprocessing=Preprocessing(resize=SIZE, crop=SIZE),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -71,7 +72,7 @@ def plain_entropy(counts: NDArray[np.float64], levels: int) -> float:
         p[-1] += counts[bins:].sum()
         edges = np.linspace(0, bins, levels + 1).round().astype(int)
         q = np.zeros(bins)
-        for start, end in zip(edges, edges[1:], strict=False):
+        for start, end in itertools.pairwise(edges):
             inside = counts[start:end].sum()
             filled = counts[start:end] > 0
             if end == bins and counts[bins:].sum() > 0:

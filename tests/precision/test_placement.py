@@ -156,9 +156,10 @@ def test_what_is_kept_is_not_quantized_and_neither_is_its_addition() -> None:
     assert "fc" in place(graph, Target.TENSORRT, head=True).convolutions
     with pytest.raises(UsageError, match=r"no layer is called layer9"):
         place(graph, Target.TENSORRT, keep=["layer9"])
-    assert place(graph, Target.TENSORRT, keep=["layer1"]).convolutions == place(
-        graph, Target.TENSORRT, keep=["layer1.0"]
-    ).convolutions  # a stage is a prefix too
+    assert (
+        place(graph, Target.TENSORRT, keep=["layer1"]).convolutions
+        == place(graph, Target.TENSORRT, keep=["layer1.0"]).convolutions
+    )  # a stage is a prefix too
 
 
 def test_blocks_and_what_leaves_them() -> None:
