@@ -7,12 +7,13 @@ from collections.abc import Iterable
 
 from resnet_deploy.precision.graph import Graph
 
-_BLOCK = re.compile(r"^((?:members\.\d+\.)?layer\d+\.\d+)\.")
+# Also in the names that other exporters write: `/layer1/layer1.0/conv1/Conv`.
+_BLOCK = re.compile(r"(?:^|/)((?:members\.\d+\.)?layer\d+\.\d+)[./]")
 
 
 def block_of(name: str) -> str:
     """`layer1.0` for everything in it; a layer outside of blocks is its own."""
-    found = _BLOCK.match(name)
+    found = _BLOCK.search(name)
     return found[1] if found else name
 
 

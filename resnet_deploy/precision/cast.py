@@ -36,6 +36,7 @@ def cast(
     if precision not in _TYPES:
         raise UsageError(f"{precision.value} is not a precision to cast to; choose fp16 or bf16")
     done = graph.copy()
+    done.sort()
     if precision is Precision.BF16:
         _raise_opset(done)
     low, types = _low(done, keep, head), _types(done)

@@ -39,7 +39,43 @@ class Graph:
             onnx.checker.check_model(model)
         except Exception as exc:  # protobuf and the checker have no common base
             raise GraphError(f"{path} is not a valid ONNX file: {str(exc).splitlines()[0][:200]}") from exc
-        return cls(model, str(path))
+        graph = cls(model, str(path))
+        graph.normalize()
+        return graph
+
+    def normalize(self) -> None:
+        """What other exporters write, as ours does: constants as initializers, batch norms in the convolutions before them."""
+        for node in self.nodes:
+            value = next((item for item in node.attribute if item.name == "value"), None)
+            if node.op_type == "Constant" and value is not None:
+                tensor = onnx.TensorProto.FromString(value.t.SerializeToString())
+                tensor.name = node.output[0]
+                self.add_constant(tensor.name, tensor)
+                self.model.graph.node.remove(node)
+        self.index()
+        for node in self.nodes:
+            if node.op_type == "BatchNormalization":
+                self._fold(node)
+        self.index()
+
+    def _fold(self, norm: onnx.NodeProto) -> None:
+        """A batch norm into the convolution that it alone follows."""
+        conv = self.made_by.get(norm.input[0])
+        parameters = [*norm.input[1:], *(conv.input[1:] if conv is not None else ())]
+        if conv is None or conv.op_type != "Conv" or any(name not in self.constants for name in parameters):
+            return
+        if len(self.used_by[norm.input[0]]) > 1 or norm.input[0] in self.outputs or len(self.used_by[conv.input[1]]) > 1:
+            return
+        gamma, beta, mean, variance = (self.value(name).astype(np.float64) for name in norm.input[1:])
+        epsilon = next((item.f for item in norm.attribute if item.name == "epsilon"), 1e-5)
+        scale, weight = gamma / np.sqrt(variance + epsilon), self.value(conv.input[1])
+        bias = self.value(conv.input[2]) if len(conv.input) > 2 else 0.0
+        shaped = scale.reshape(-1, *[1] * (weight.ndim - 1))
+        self.add_constant(conv.input[1], (weight * shaped).astype(np.float32))
+        folded = self.add_constant(f"{conv.name}.folded_bias", ((bias - mean) * scale + beta).astype(np.float32))
+        conv.input[:] = [*conv.input[:2], folded]
+        conv.output[0] = norm.output[0]
+        self.model.graph.node.remove(norm)
 
     def index(self) -> None:
         """Look again at what the nodes are, after they were changed by hand."""
@@ -98,6 +134,7 @@ class Graph:
         tensor = values if isinstance(values, onnx.TensorProto) else numpy_helper.from_array(np.asarray(values), name)
         if name in self.constants:
             self.constants[name].CopyFrom(tensor)
+            self.constants[name].name = name
         else:
             self.model.graph.initializer.append(tensor)
             self.constants[name] = self.model.graph.initializer[-1]

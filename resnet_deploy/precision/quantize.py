@@ -63,7 +63,7 @@ def quantize(graph: Graph, calibration: Calibration, options: QuantizeOptions | 
     nodes = {node.name: node for node in done.nodes}
     for name in placement.convolutions:
         _weight(done, nodes[name], options)
-    done.index()
+    done.sort()
     return done, placement
 
 
