@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from resnet_deploy.precision.placement import Target, additions, depths, place
 FEW_IMAGES = 128
 PIXEL_LIKE = 30.0  # normalized images stay well below; pixels of 0 to 255 do not
 FP16_LARGEST = 65504.0
-BATCH_BYTES = 256_000_000  # of activations held at once
+BATCH_BYTES = 128_000_000  # of activations held at once
 VERSION = 1
 
 
@@ -169,13 +171,16 @@ class Observer:
         arrays = dict(zip(self._computed, self._session.run(self._computed, {self._input: images}), strict=True))
         if self._input in self.histograms:
             arrays[self._input] = images
-        for name, values in arrays.items():
-            self.histograms[name].add(values)
-            if name in self._averaged:
-                per_image = values.mean(axis=tuple(range(2, values.ndim)), dtype=np.float64).sum(0)
-                self.sums[name] = self.sums.get(name, 0.0) + per_image
-            if not self.histograms[name].finite:
-                raise CalibrationError(f"{name} has NaN or Inf on the calibration images: the model is not fit for use")
+        with ThreadPoolExecutor(self.threads or os.cpu_count()) as pool:  # counting is one thread's work for each tensor
+            list(pool.map(self._count, arrays, arrays.values()))
+        if bad := next((name for name in arrays if not self.histograms[name].finite), None):
+            raise CalibrationError(f"{bad} has NaN or Inf on the calibration images: the model is not fit for use")
+
+    def _count(self, name: str, values: NDArray[Any]) -> None:
+        self.histograms[name].add(values)
+        if name in self._averaged:
+            per_image = values.mean(axis=tuple(range(2, values.ndim))).sum(0, dtype=np.float64)
+            self.sums[name] = self.sums.get(name, 0.0) + per_image
 
     def _check(self, images: NDArray[Any]) -> None:
         if images.dtype != self._dtype():

@@ -26,6 +26,8 @@ _EDGES = (
 )
 _EDGES[0] = 0.0
 
+_CHUNK = 1 << 18  # elements at a time, so that the steps between them stay in a core's cache
+
 LINEAR_BINS = 2048
 _STRIDE = 8  # of entropy's candidates: 0.4 % of the range
 INT8_LEVELS = 127  # on each side of zero, symmetric
@@ -53,11 +55,9 @@ class Histogram:
             return
         self.low, self.high = min(self.low, low), max(self.high, high)
         self.elements += flat.numel()
-        bits = flat.view(torch.int32)
-        if low < 0:
-            bits = bits & 0x7FFFFFFF
-        bins = (bits >> _SHIFT).sub_(_FIRST).clamp_(0, _BINS - 1)
-        self.counts += torch.bincount(bins, minlength=_BINS).numpy()
+        for bits in flat.view(torch.int32).split(_CHUNK):
+            bins = (bits & 0x7FFFFFFF if low < 0 else bits) >> _SHIFT
+            self.counts += torch.bincount(bins.sub_(_FIRST).clamp_(0, _BINS - 1), minlength=_BINS).numpy()
 
     @property
     def largest(self) -> float:
