@@ -36,6 +36,7 @@ def doctor() -> list[Finding]:
             _try("eager (CUDA)", "torch", lambda: _eager("cuda")),
             _try("onnxruntime (CPU)", "onnxruntime", lambda: _ort("cpu", graph)),
             _try("onnxruntime (CUDA)", "onnxruntime", lambda: _ort("cuda", graph)),
+            _try("OpenVINO (CPU)", "openvino", lambda: _openvino(graph)),
             _try("TensorRT", "tensorrt", lambda: _builder("tensorrt", "gpu")),
             _try("TensorRT-RTX", "tensorrt_rtx", lambda: _builder("tensorrt_rtx", "rtx")),
             _try("digits data", "scikit-learn", _digits),
@@ -74,6 +75,19 @@ def _ort(device: str, graph: Path) -> tuple[str, str]:
     with OrtBackend(graph, Candidate(backend="onnxruntime", device=device)) as backend:
         backend.infer(np.zeros((1, 3, 32, 32), np.float32))
         return "works", f"runs {backend.describe()['providers'][0]}"
+
+
+def _openvino(graph: Path) -> tuple[str, str]:
+    import numpy as np
+
+    from resnet_deploy.backends.openvino import OpenVinoBackend
+
+    _deps.require("openvino", extra="openvino")
+    if not graph.exists():
+        _small_graph(graph)
+    with OpenVinoBackend(graph, Candidate(backend="openvino")) as backend:
+        backend.infer(np.zeros((1, 3, 32, 32), np.float32))
+    return "works", "runs TensorRT's INT8 graphs on this CPU"
 
 
 def _builder(package: str, extra: str) -> tuple[str, str]:

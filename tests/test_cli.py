@@ -54,7 +54,8 @@ def test_models() -> None:
 
 def test_doctor_tries_every_backend() -> None:
     findings = {row["name"]: row for row in load(run("doctor", "--json"))["backends"]}
-    assert findings["eager (CPU)"]["status"] == findings["onnxruntime (CPU)"]["status"] == "works"
+    for name in ("eager (CPU)", "onnxruntime (CPU)", "OpenVINO (CPU)"):
+        assert findings[name]["status"] == "works"
     assert findings["TensorRT-RTX"]["status"] in {"builds", "works"}
     for row in findings.values():
         assert row["status"] != "missing" or row["detail"], row
