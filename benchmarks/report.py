@@ -46,6 +46,7 @@ def _section(name: str, result: Mapping[str, Any]) -> str:
     lines = [
         f"## {TITLES.get(name, name)}", "", *table(result["rows"]), "",
         *(line for own in result["settings"].get("tables", []) for line in _own(own)),
+        *([result["settings"]["note"], ""] if "note" in result["settings"] else []),
         f"Measured {result['measured'][:10]} on {machine_line(result['machine'])}.", "", "```sh", command, "```", "",
     ]  # fmt: skip
     if plotted.is_file():
