@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from common import machine_line, table
+from common import aligned, machine_line, table
 
 HERE = Path(__file__).parent
 TITLES = {
@@ -18,6 +18,9 @@ TITLES = {
     "export": "What a checked export costs (ResNet-50)",
     "harness": "What our harness adds to what it measures",
     "architectures": "A thousand layers, and eager speed",
+    "quantization": "What INT8 costs in accuracy, by calibration method",
+    "calibration": "What calibrating costs (ResNet-50)",
+    "int8_speed": "INT8 on the CPU (ResNet-50)",
     "degradation": "The degradation experiment: deeper plain networks train worse, deeper residual ones do not",
 }
 INTRODUCTION = """\
@@ -42,11 +45,18 @@ def _section(name: str, result: Mapping[str, Any]) -> str:
         command += f" --plot benchmarks/results/{plotted.name}"
     lines = [
         f"## {TITLES.get(name, name)}", "", *table(result["rows"]), "",
+        *(line for own in result["settings"].get("tables", []) for line in _own(own)),
+        *([result["settings"]["note"], ""] if "note" in result["settings"] else []),
         f"Measured {result['measured'][:10]} on {machine_line(result['machine'])}.", "", "```sh", command, "```", "",
     ]  # fmt: skip
     if plotted.is_file():
         lines += [f"![{TITLES.get(name, name)}](results/{plotted.name})", ""]
     return "\n".join(lines)
+
+
+def _own(own: Mapping[str, Any]) -> list[str]:
+    """A table that a benchmark made itself: its title, columns and lines of text."""
+    return [f"**{own['title']}**", "", *aligned([own["columns"], *own["lines"]]), ""]
 
 
 def read(folder: Path) -> dict[str, Any]:

@@ -266,7 +266,7 @@ def _calibrate(
     bundle: Bundle, subject: Subject, dataset: Dataset, options: LoweringOptions, name: str, progress: Progress
 ) -> Calibration:
     from resnet_deploy.precision.auto import best_method
-    from resnet_deploy.precision.calibrate import image_digest, observe
+    from resnet_deploy.precision.calibrate import observe
 
     graph = _graph(bundle, options)
     total, every = len(dataset), max(2, len(dataset) // HELD_OUT)
@@ -288,8 +288,10 @@ def _calibrate(
     method = options.calibration_method
     if auto:
         method = best_method(observer, np.stack(held), lambda what: progress(what, 0, None))
+        # What the choice was judged on may widen the ranges of the method that was chosen.
+        for start in range(0, len(held), size := observer.batch_size(held[0].shape)):
+            observer.add(np.stack(held[start : start + size]))
     found = observer.calibration(method, name)
     if dataset.skipped:
         found = replace(found, warnings=(*found.warnings, f"{len(dataset.skipped)} calibration images were skipped"))
-    # What the choice was judged on has been seen as well.
-    return replace(found, images=(*found.images, *map(image_digest, held)))
+    return found
