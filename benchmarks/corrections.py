@@ -3,8 +3,9 @@
     python benchmarks/corrections.py [--json benchmarks/results/corrections.json]
 
 TensorRT's graph, each Q/DQ pair run as it is written, on images that no calibration saw. `ours` is 1 - the mean cosine of the
-logits with an option, `peer` without any; below 1 the option helps. The last network is the first with one channel in each of
-two blocks 400 times as large (and the next layer's weights so much smaller): the same function, which 8 bits cannot hold.
+logits with an option, `peer` without any; below 1 the option helps. The last network is the first with a quarter of the
+channels in each of two blocks 400 times as large (and the next layer's weights so much smaller): the same function, which 8
+bits cannot hold.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from resnet_deploy.models.registry import architecture
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 OPTIONS = ("clip_weights", "correct_bias", "equalize")
-BROKEN = Limit(bound="at most", value=0.5)
+BROKEN = Limit(bound="at most", value=0.985)  # the gate: 99 % of FP32's
 RESCUED = Limit(bound="at least", value=0.985)
 
 
@@ -31,9 +32,9 @@ def spoil(path: Path) -> Path:
     found = read(architecture("resnet20"), EXAMPLES / "digits" / "resnet20.safetensors")
     state = {name: tensor.clone() for name, tensor in found.state.items()}
     for block in ("layer2.1", "layer3.1"):
-        state[f"{block}.bn1.weight"][3] *= 400
-        state[f"{block}.bn1.bias"][3] *= 400
-        state[f"{block}.conv2.weight"][:, 3] /= 400
+        for name, channels in ((f"{block}.bn1.weight", 0), (f"{block}.bn1.bias", 0), (f"{block}.conv2.weight", 1)):
+            quarter = state[name].movedim(channels, 0)[::4]
+            quarter *= 1 / 400 if channels else 400
     save(state, path, found.metadata)
     return path
 

@@ -148,6 +148,8 @@ class Observer:
         exposed.model.graph.output.extend(outputs)
         options = ort.SessionOptions()
         options.log_severity_level = 4
+        # Its threads would spin for the next batch while this one is counted.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if self.threads is not None:
             options.intra_op_num_threads = self.threads
         try:
