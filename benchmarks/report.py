@@ -19,6 +19,7 @@ TITLES = {
     "harness": "What our harness adds to what it measures",
     "architectures": "A thousand layers, and eager speed",
     "quantization": "What INT8 costs in accuracy, by calibration method",
+    "corrections": "What clipping, bias correction, equalization and `tune` change in INT8",
     "calibration": "What calibrating costs (ResNet-50)",
     "int8_speed": "INT8 on the CPU (ResNet-50)",
     "degradation": "The degradation experiment: deeper plain networks train worse, deeper residual ones do not",
