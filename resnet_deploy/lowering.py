@@ -106,7 +106,7 @@ class LoweringOptions:
     def settings(self, precision: Precision, target: str) -> dict[str, Any]:
         """What a file depends on, beside its graph and its calibration."""
         if precision not in QUANTIZED:
-            return {"keep": list(self.keep), "native_io": self.native_io}
+            return {"keep": list(self.keep), "native_io": self.native_io, "equalize": self.equalize}
         names = ("grouped", "quantize_head", "clip_weights", "equalize", "correct_bias", "reduce_range")
         found: dict[str, Any] = {name: getattr(self, name) for name in names} | {"keep": list(self.keep), "target": target}
         return found | ({"other_layers": self.other_layers} if target == "tensorrt" else {})

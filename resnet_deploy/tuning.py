@@ -20,6 +20,7 @@ from resnet_deploy.subject import Subject
 if TYPE_CHECKING:
     from resnet_deploy.precision.calibrate import Calibration
     from resnet_deploy.precision.graph import Graph
+    from resnet_deploy.precision.placement import Target
     from resnet_deploy.precision.tune import Images, Tuning
 
 BATCH = 16
@@ -59,14 +60,17 @@ def tune(
     subject = Subject(bundle)
     images = _images(subject, data, frozenset(calibration.images), limit, strict)
 
+    from resnet_deploy.precision.placement import Target
     from resnet_deploy.precision.quantize import QuantizeOptions
     from resnet_deploy.precision.tune import Tuner
 
+    # ONNX Runtime's kernels have a graph of their own, the one that is to be judged and measured with them.
+    target = Target.CPU if measured is not None and measured.artifact.endswith("-cpu.onnx") else Target.TENSORRT
     clock = None if measured is None else _clock(measured, images[0][0][:1].repeat(batch, 0), threads)
     if clock is not None and chosen.grouped == "auto":
-        chosen = _measured_policy(chosen, graph, calibration, clock)
+        chosen = _measured_policy(chosen, graph, calibration, target, clock)
     quantizing = QuantizeOptions(
-        keep=chosen.kept(graph, "tensorrt"), head=chosen.quantize_head, clip_weights=chosen.clip_weights
+        target=target, keep=chosen.kept(graph, target.value), head=chosen.quantize_head, clip_weights=chosen.clip_weights
     )
     tuner = Tuner(graph, calibration, images, lambda report: judge(report, Precision.INT8, asked), quantizing)
     found = tuner.tune(clock, progress)
@@ -88,7 +92,7 @@ def _images(subject: Subject, data: str | Path, seen: frozenset[str], limit: int
 
 
 def _measured_policy(
-    options: LoweringOptions, graph: Graph, calibration: Calibration, clock: Callable[[Graph], float]
+    options: LoweringOptions, graph: Graph, calibration: Calibration, target: Target, clock: Callable[[Graph], float]
 ) -> LoweringOptions:
     """Whether grouped convolutions are quantized, by which is faster."""
     from resnet_deploy.precision.placement import grouped
@@ -99,7 +103,7 @@ def _measured_policy(
     taken = {}
     for policy in ("keep", "quantize"):
         trial = options.having(grouped=policy)
-        quantized, _ = quantize(graph, calibration, QuantizeOptions(keep=trial.kept(graph, "tensorrt")))
+        quantized, _ = quantize(graph, calibration, QuantizeOptions(target=target, keep=trial.kept(graph, target.value)))
         taken[policy] = clock(quantized)
     return options.having(grouped=min(taken, key=lambda policy: taken[policy]))
 

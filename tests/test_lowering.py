@@ -164,11 +164,20 @@ def test_tune_rescues_them_by_keeping_their_blocks(spoilt_copy: Path, tmp_path: 
     assert again.manifest["artifacts"]["model.int8.onnx"]["sha256"] == before
 
 
-def test_tune_by_measured_latency(spoilt_copy: Path) -> None:
-    found = rd.tune(spoilt_copy, "digits", limit=64, backend="openvino:int8", threads=1)
+@pytest.mark.parametrize("backend", ["openvino:int8", "onnxruntime:int8"])
+def test_tune_by_measured_latency(spoilt_copy: Path, backend: str) -> None:
+    found = rd.tune(spoilt_copy, "digits", limit=64, backend=backend, threads=1)
     measured = [mix for mix in found.mixes if mix.latency_s is not None]
     assert measured and not found.chosen.failures
     assert found.chosen.latency_s == min(mix.latency_s for mix in measured)  # type: ignore[type-var]
+
+
+def test_tune_measures_whether_grouped_convolutions_gain(tmp_path: Path) -> None:
+    name, options = "resnet:layers=1-1,groups=32,width_per_group=4", {"image_size": 32, "max_batch": 4}
+    bundle = rd.export(name, tmp_path / "b", precision="int8", calibration="random:16", **options)
+    rd.tune(bundle, "random:24", backend="openvino:int8", limit=8, threads=1, gates=["cosine-mean=0.9"])
+    settings = Bundle.open(tmp_path / "b").manifest["artifacts"]["model.int8.onnx"]["settings"]
+    assert settings["grouped"] in {"keep", "quantize"}  # not auto: what was faster
 
 
 def test_tune_keeps_nothing_where_nothing_fails(copy: Path) -> None:
