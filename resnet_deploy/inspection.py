@@ -12,6 +12,7 @@ from resnet_deploy._files import sha256_file
 from resnet_deploy.errors import GraphError
 from resnet_deploy.specs import TensorSpec
 
+_PRECISIONS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "float8_e4m3fn": "fp8"}
 # Layers that carry a network's arithmetic, with the input that is the weight.
 _WEIGHTED = {"Conv": 1, "Gemm": 1, "MatMul": 1}
 
@@ -111,8 +112,7 @@ def layers_of(proto: Any) -> tuple[Layer, ...]:
         layers.append(
             Layer(
                 name=node.name, kind=node.op_type, weight_shape=tuple(weight.dims),
-                precision={"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}.get(precision, precision)
-                if not quantized else f"{precision} (quantized)",
+                precision=_PRECISIONS.get(precision, precision) + (" (quantized)" if quantized else ""),
                 macs=_macs(node, weight, shapes.get(node.output[0])),
             )
         )  # fmt: skip
