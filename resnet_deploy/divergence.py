@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from resnet_deploy.backends.base import Candidate
 from resnet_deploy.bundle import Bundle
 from resnet_deploy.errors import UsageError
 from resnet_deploy.lowering import FP32
+from resnet_deploy.parity import cosines
 from resnet_deploy.precision.auto import simulated
 from resnet_deploy.precision.blocks import leaving
 from resnet_deploy.precision.graph import Graph
@@ -65,9 +65,7 @@ class _Sums:
         b = found.reshape(len(found), -1).astype(np.float64)
         self.difference += float(((a - b) ** 2).sum())
         self.energy += float((a**2).sum())
-        norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-        products = np.einsum("ij,ij->i", a, b)
-        self.cosine += float(np.where(norms > 0, products / np.maximum(norms, 1e-300), np.all(a == b, axis=1)).sum())
+        self.cosine += float(cosines(a, b).sum())
         self.images += len(a)
 
     def result(self) -> Difference:
@@ -87,8 +85,7 @@ class _File:
         missing = [block for block, name in self.tensors.items() if name not in self.graph.made_by]
         if missing:
             raise UsageError(f"{self.graph.source} has no {self.tensors[missing[0]]}: its layers are not the FP32 graph's")
-        exposed = [onnx.helper.make_empty_tensor_value_info(name) for name in set(self.tensors.values())]
-        self.graph.model.graph.output.extend(value for value in exposed if value.name not in self.graph.outputs)
+        self.graph.expose(self.tensors.values())
         self.sums = {block: _Sums() for block in self.tensors}
         self._session = simulated(self.graph)
 

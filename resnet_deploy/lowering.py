@@ -38,8 +38,7 @@ class LoweringOptions:
     fp32 (tensorrt). keep: layers, or what they lie under, that are not lowered. grouped: convolutions in groups: quantize,
     keep, or auto: keep for tensorrt, whose INT8 kernels for them can be slower than FP16's
     (github.com/NVIDIA/TensorRT/issues/4529), quantize for cpu; `tune` with a backend measures. quantize_head: the classifier
-    too.
-    clip_weights, equalize, correct_bias: see `resnet_deploy.precision`. reduce_range: for CPUs without VNNI. native_io:
+    too. clip_weights, equalize, correct_bias: see `resnet_deploy.precision`. reduce_range: for CPUs without VNNI. native_io:
     FP16 and BF16 inputs and outputs.
     """
 
@@ -82,10 +81,6 @@ class LoweringOptions:
         names = {field.name for field in fields(cls) if field.init}
         own = {name: value for name, value in options.items() if name in names}
         return cls(**own), {name: value for name, value in options.items() if name not in names}
-
-    def having(self, **changes: Any) -> LoweringOptions:
-        """The same with other values."""
-        return LoweringOptions(**{f.name: getattr(self, f.name) for f in fields(self) if f.init} | changes)
 
     def kept(self, graph: Graph, target: str) -> tuple[str, ...]:
         """Layers that are not quantized for a target, grouped convolutions among them where the policy says so."""
@@ -248,18 +243,13 @@ def _calibration(bundle: Bundle, options: LoweringOptions, progress: Progress) -
     if Path(source).suffix == ".json" and Path(source).is_file():
         return Calibration.load(Path(source))
     subject = Subject(bundle)
-    dataset = _chosen(subject, source, options.calibration_images)
+    dataset = subject.data(source, limit=options.calibration_images + HELD_OUT)  # `auto` judges on the rest
     wish = f"{dataset.source} {dataset.sha256[:16]} {options.calibration_method}"
     if kept is not None and kept["data"] == wish:
         found = Calibration.load(bundle.artifact(CALIBRATION))
         if found.graph == digest_of(_graph(bundle, options)):
             return found
     return _calibrate(bundle, subject, dataset, options, wish, progress)
-
-
-def _chosen(subject: Subject, source: str | Path, images: int) -> Dataset:
-    """Evenly spaced; with those that `auto` judges on."""
-    return subject.data(source, limit=images + HELD_OUT)
 
 
 def _calibrate(

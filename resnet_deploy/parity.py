@@ -82,9 +82,9 @@ class _Errors:
         self.total += float(error.sum())
         self.count += error.size
         self.magnitude = max(self.magnitude, float(np.abs(a).max()))
-        cosines = _cosines(a, b)
-        self.cosine_total += float(cosines.sum())
-        self.cosine_min = min(self.cosine_min, float(cosines.min()))
+        similar = cosines(a, b)
+        self.cosine_total += float(similar.sum())
+        self.cosine_min = min(self.cosine_min, float(similar.min()))
         self.images += len(a)
 
     @property
@@ -94,12 +94,12 @@ class _Errors:
         return self.largest / self.magnitude
 
 
-def _cosines(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+def cosines(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
     """Of each row; two zero vectors agree, a zero and another do not."""
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     same = np.all(a == b, axis=1)
-    cosines = np.einsum("ij,ij->i", a, b) / np.where(norms == 0, 1.0, norms)
-    return np.where(same, 1.0, np.clip(cosines, -1.0, 1.0))
+    found = np.einsum("ij,ij->i", a, b) / np.where(norms == 0, 1.0, norms)
+    return np.where(same, 1.0, np.clip(found, -1.0, 1.0))
 
 
 @dataclass

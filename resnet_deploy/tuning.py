@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +76,7 @@ def tune(
     tuner = Tuner(graph, calibration, images, lambda report: judge(report, Precision.INT8, asked), quantizing)
     found = tuner.tune(clock, progress)
     kept = tuple(name for block in found.chosen.keep for name in tuner.blocks[block])
-    lower(bundle, chosen.having(keep=(*chosen.keep, *kept)), progress)
+    lower(bundle, replace(chosen, keep=(*chosen.keep, *kept)), progress)
     _record(bundle, found, data=str(data), images=sum(len(part) for part, _ in images), gates=asked, backend=backend)
     if plot is not None:
         draw(found, Path(plot))
@@ -102,10 +103,10 @@ def _measured_policy(
         return options
     taken = {}
     for policy in ("keep", "quantize"):
-        trial = options.having(grouped=policy)
+        trial = replace(options, grouped=policy)
         quantized, _ = quantize(graph, calibration, QuantizeOptions(target=target, keep=trial.kept(graph, target.value)))
         taken[policy] = clock(quantized)
-    return options.having(grouped=min(taken, key=lambda policy: taken[policy]))
+    return replace(options, grouped=min(taken, key=lambda policy: taken[policy]))
 
 
 def _clock(candidate: Candidate, images: Any, threads: int | None) -> Callable[[Graph], float]:

@@ -56,9 +56,8 @@ def bench(
 
     output: the architecture's bundle, by default build/ARCH. data: as in `verify`; random pixels without. batch: 1, 8 and
     32 where the bundle proves them. duration_s: of sampling, for each candidate and batch. fresh: measure again what was
-    measured before. options: of `export`; with precision, backends that run files are measured in
-    each. Parity and measurements that the manifest has, of the same files, data, versions,
-    machine and settings, are reused.
+    measured before. options: of `export`; with precision, backends that run files are measured in each. Parity and
+    measurements that the manifest has, of the same files, data, versions, machine and settings, are reused.
     """
     asked, batches = parse_gates(gates), parse_batches(DEFAULT_BATCHES if batch is None else batch)
     precisions, _ = LoweringOptions.split(options)

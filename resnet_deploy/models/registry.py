@@ -195,7 +195,6 @@ _ROWS = (
         )
         for depth, error in ((164, 5.46), (1001, 4.92))
     ),
-
 )  # fmt: skip
 
 ARCHITECTURES: dict[str, Architecture] = {row.name: row for row in _ROWS}

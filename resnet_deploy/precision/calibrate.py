@@ -143,9 +143,7 @@ class Observer:
     def _open(self) -> Any:
         ort = require("onnxruntime", extra="cpu")
         exposed = self.graph.copy()
-        known = set(exposed.outputs)
-        outputs = [onnx.helper.make_empty_tensor_value_info(name) for name in self._computed if name not in known]
-        exposed.model.graph.output.extend(outputs)
+        exposed.expose(self._computed)
         options = ort.SessionOptions()
         options.log_severity_level = 4
         # Its threads would spin for the next batch while this one is counted.

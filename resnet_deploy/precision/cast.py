@@ -9,12 +9,12 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from resnet_deploy.errors import GraphError, UsageError
+from resnet_deploy.precision.calibrate import FP16_LARGEST
 from resnet_deploy.precision.graph import Graph
 from resnet_deploy.precision.placement import matches
 from resnet_deploy.specs import Precision
 
 BF16_OPSET = 22  # the first in which Conv takes BF16
-FP16_LARGEST = 65504.0
 _TYPES = {Precision.FP16: TensorProto.FLOAT16, Precision.BF16: TensorProto.BFLOAT16}
 # A network's end: sums of many values, exponentials, and the scores that people compare.
 _HEAD = frozenset({
@@ -63,14 +63,17 @@ def _low(graph: Graph, keep: Collection[str], head: bool) -> set[str]:
     """Names of the nodes that compute in the lower precision: from the first convolution on, to the head."""
     after: set[str] = set()  # tensors that depend on a convolution
     tail: set[str] = set()  # tensors that depend on the last pooling
-    last = _last_convolutions(graph)
+    reaches = _before_convolutions(graph)
     low = set()
     for node in graph.nodes:
         if node.op_type == "Conv" or any(name in after for name in node.input):
             after |= set(node.output)
         else:
             continue
-        ends = any(name in tail for name in node.input) or (node.op_type in _HEAD and not _feeds(graph, node, last))
+        ends = any(name in tail for name in node.input) or (
+            # The pooling of squeeze-and-excitation is followed by a convolution: it is not the network's end.
+            node.op_type in _HEAD and not any(output in reaches for output in node.output)
+        )
         if ends:
             tail |= set(node.output)
         if matches(node.name, keep) or (ends and not head) or node.op_type in {"TopK", "Shape"}:
@@ -79,18 +82,13 @@ def _low(graph: Graph, keep: Collection[str], head: bool) -> set[str]:
     return low | _quantizers(graph, low)
 
 
-def _last_convolutions(graph: Graph) -> set[str]:
+def _before_convolutions(graph: Graph) -> set[str]:
     """Tensors from which a convolution can still be reached."""
     reaches: set[str] = set()
     for node in reversed(graph.nodes):
         if node.op_type == "Conv" or any(output in reaches for output in node.output):
             reaches |= set(node.input)
     return reaches
-
-
-def _feeds(graph: Graph, node: onnx.NodeProto, reaches: set[str]) -> bool:
-    """Whether a convolution follows: the pooling of squeeze-and-excitation is not the network's end."""
-    return any(output in reaches for output in node.output)
 
 
 def _quantizers(graph: Graph, low: set[str]) -> set[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ FLOATING = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.B
 
 
 class Graph:
-    """A model's main graph. Changes go through `insert`, `rewire` and `add_constant`; `save` sorts and checks."""
+    """A model's main graph. Changes go through `add_node`, `rewire` and `add_constant`; `save` sorts and checks."""
 
     def __init__(self, model: onnx.ModelProto, source: str = "the graph") -> None:
         self.model = model
@@ -120,9 +119,6 @@ class Graph:
         """A constant's values."""
         return np.asarray(numpy_helper.to_array(self.constants[name]))
 
-    def data_input(self, node: onnx.NodeProto) -> str:
-        return str(node.input[0])
-
     def weighted(self) -> list[onnx.NodeProto]:
         """Convolutions and matrix products whose weight is a constant, in order."""
         kinds = {"Conv", "Gemm", "MatMul"}
@@ -149,6 +145,11 @@ class Graph:
     def rewire(self, node: onnx.NodeProto, old: str, new: str) -> None:
         """Let a node read another tensor."""
         node.input[:] = [new if name == old else name for name in node.input]
+
+    def expose(self, names: Iterable[str]) -> None:
+        """Make tensors outputs too. Their types are left to who runs the graph: `save` would refuse it."""
+        wanted = [name for name in dict.fromkeys(names) if name not in self.outputs]
+        self.model.graph.output.extend(map(helper.make_empty_tensor_value_info, wanted))
 
     def prune(self) -> None:
         """Drop constants and nodes that nothing reads."""
@@ -211,6 +212,3 @@ class Graph:
         copied = onnx.ModelProto()
         copied.CopyFrom(self.model)
         return Graph(copied, self.source)
-
-    def parameters(self, names: Iterable[str]) -> int:
-        return sum(math.prod(self.constants[name].dims) for name in names)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,10 +57,10 @@ def quantize(graph: Graph, calibration: Calibration, options: QuantizeOptions | 
     if options.precision is Precision.FP8 and graph.opset < FP8_OPSET:
         raise GraphError(f"{graph.source} has opset {graph.opset}; FP8 needs {FP8_OPSET} or more: export it with --opset")
     shared = same_range(graph, placement.activations) if options.target is Target.CPU else {}
+    nodes = {node.name: node for node in done.nodes}
     for name, readers in placement.activations.items():
         found = calibration.ranges[shared.get(name, name)]
-        _pair(done, name, readers, found, options)
-    nodes = {node.name: node for node in done.nodes}
+        _pair(done, name, [nodes[reader] for reader in readers], found, options)
     for name in placement.convolutions:
         _weight(done, nodes[name], options)
     done.sort()
@@ -73,7 +73,7 @@ def _no_kernel(graph: Graph) -> list[str]:
     return [node.name for node in convolutions if max(graph.constants[node.input[1]].dims[2:], default=1) > 3]
 
 
-def _pair(graph: Graph, name: str, readers: Collection[str], found: Range, options: QuantizeOptions) -> None:
+def _pair(graph: Graph, name: str, readers: Iterable[onnx.NodeProto], found: Range, options: QuantizeOptions) -> None:
     """Q and DQ behind a tensor, for those that read it through them."""
     scale, zero = _parameters(found, options)
     graph.add_constant(f"{name}.scale", np.float32(scale))
@@ -81,9 +81,8 @@ def _pair(graph: Graph, name: str, readers: Collection[str], found: Range, optio
     parameters = (f"{name}.scale", f"{name}.zero_point")
     integers = graph.add_node("QuantizeLinear", (name, *parameters), f"{name}.q", f"{name}.q")
     values = graph.add_node("DequantizeLinear", (integers, *parameters), f"{name}.dq", f"{name}.dq")
-    for node in graph.nodes:
-        if node.name in readers:
-            graph.rewire(node, name, values)
+    for node in readers:
+        graph.rewire(node, name, values)
 
 
 def _parameters(found: Range, options: QuantizeOptions) -> tuple[float, int]:
