@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from resnet_deploy.benchmarking.report import BenchReport as BenchReport
     from resnet_deploy.benchmarking.run import bench as bench
+    from resnet_deploy.building import build as build
     from resnet_deploy.bundle import Bundle as Bundle
     from resnet_deploy.diagnosis import doctor as doctor
     from resnet_deploy.divergence import layers as layers
@@ -29,6 +30,7 @@ _WHERE = {
     "Bundle": "bundle",
     "DeployError": "errors",
     "bench": "benchmarking.run",
+    "build": "building",
     "create_model": "models.create",
     "doctor": "diagnosis",
     "export": "steps",

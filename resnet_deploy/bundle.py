@@ -88,12 +88,13 @@ class Bundle:
             raise BundleError(f"{self.path} has no {name}; it has {known}")
         path = self.path / name
         if name not in self._verified:
+            remake = f"Build it again with `resnet-deploy build {self.path} ...`" if entry["kind"] == "plan" else _REMAKE
             if not path.is_file():
-                raise IntegrityError(f"{path} is gone, but the manifest names it. {_REMAKE}")
+                raise IntegrityError(f"{path} is gone, but the manifest names it. {remake}")
             if (found := sha256_file(path)) != entry["sha256"]:
                 raise IntegrityError(
                     f"{path} was changed after it was made: its SHA-256 is {found[:16]}…, the manifest has "
-                    f"{entry['sha256'][:16]}…. {_REMAKE}"
+                    f"{entry['sha256'][:16]}…. {remake}"
                 )
             self._verified.add(name)
         return path

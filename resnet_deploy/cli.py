@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from resnet_deploy.cli_options import data_options, export_options, json_option, precision_options
+from resnet_deploy.cli_options import data_options, export_options, flag, json_option, precision_options
 from resnet_deploy.errors import EXIT_GATE, EXIT_INTERRUPTED, EXIT_MACHINE, DeployError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -257,20 +257,62 @@ def _judge(failures: list[str]) -> None:
 
 
 @main.command()
-@click.argument("file", metavar="FILE")
+@click.argument("bundle", metavar="DIR")
+@click.option("--precision", default="fp32", show_default=True, metavar="LIST", help="Of fp32, fp16, bf16, int8, fp8.")
+@click.option(
+    "--batch",
+    multiple=True,
+    metavar="PROFILE",
+    help="A batch size, or smallest:best:largest; a profile each time. [default: 1:8:32]",
+)
+@click.option("--flavour", help="auto, tensorrt or tensorrt-rtx. [default: auto]")
+@click.option("--target", metavar="LIST", help="Compute capabilities, as sm86,sm89 (tensorrt-rtx). [default: this GPU's]")
+@click.option("--optimization-level", type=int, help="0 (fast to build) to 5 (fast to run). [default: the package's, 3]")
+@click.option("--workspace-mib", type=int, help="Scratch memory that kernels may use, MiB. [default: all]")
+@click.option("--hardware-compatible", help="ampere-plus or same-compute-capability (tensorrt).")
+@flag("--version-compatible", help="Also for later versions of TensorRT (tensorrt).")
+@flag("--sparse-weights", help="Use 2:4 sparse kernels where weights are so.")
+@flag("--tf32", help="TF32 in FP32 layers: faster, and 11 bits instead of 24.")
+@click.option("--timing-cache/--no-timing-cache", default=None, help="Keep kernels' times. [default: where there is one]")
 @json_option
-def inspect(file: str, as_json: bool) -> None:
-    """Show an ONNX file's inputs, outputs, layers and their precision.
+def build(bundle: str, as_json: bool, **given: Any) -> None:
+    """Build TensorRT plans of a bundle, and prove the precision of their layers; exit code 1 where it is not what was asked.
+
+    TensorRT builds for the GPU that it runs on; TensorRT-RTX for any, without one.
 
     \b
     Example:
-        resnet-deploy inspect build/resnet50/model.fp32.onnx
+        resnet-deploy build build/resnet50 --precision fp16,int8 --batch 1 --batch 2:8:32
+        resnet-deploy build build/resnet50 --precision int8 --flavour tensorrt-rtx --target sm86,sm89
     """
     import resnet_deploy as rd
     from resnet_deploy import terminal
 
-    report = rd.inspect(file)
-    show(report.to_dict(), lambda: terminal.graph(report), as_json)
+    with terminal.Bars() as bars:
+        plans = rd.build(bundle, progress=bars, **_given({**given, "batch": given["batch"] or None}))
+    show({"bundle": bundle, "plans": [plan.to_dict() for plan in plans]}, lambda: terminal.plans(bundle, plans), as_json)
+    for plan in plans:
+        for warning in plan.entry["warnings"]:
+            click.echo(f"Warning: {plan.name}: {warning}", err=True)
+
+
+@main.command()
+@click.argument("file", metavar="FILE")
+@click.option("--trust", is_flag=True, help="Read a plan that no manifest knows: that runs its code, on this GPU.")
+@json_option
+def inspect(file: str, trust: bool, as_json: bool) -> None:
+    """Show an ONNX file's inputs, outputs and layers, or the precision in which a plan's layers really compute.
+
+    \b
+    Example:
+        resnet-deploy inspect build/resnet50/model.fp32.onnx
+        resnet-deploy inspect build/resnet50/model.int8.tensorrt-rtx-1.7.1.116.sm86.plan
+    """
+    import resnet_deploy as rd
+    from resnet_deploy import terminal
+
+    report = rd.inspect(file, trust=trust)
+    show(report.to_dict(), lambda: terminal.inspected(report), as_json)
 
 
 if __name__ == "__main__":

@@ -20,8 +20,7 @@ from resnet_deploy.parity import cosines
 from resnet_deploy.precision.auto import simulated
 from resnet_deploy.precision.blocks import leaving
 from resnet_deploy.precision.graph import Graph
-from resnet_deploy.specs import Progress
-from resnet_deploy.steps import silent
+from resnet_deploy.specs import Progress, silent
 from resnet_deploy.subject import Subject
 
 BATCH = 16

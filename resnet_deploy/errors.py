@@ -41,6 +41,16 @@ class GraphError(DeployError):
     """An ONNX file that cannot be parsed or run."""
 
 
+class EngineError(DeployError):
+    """A graph that cannot be built into a plan, or a plan that cannot be used."""
+
+
+class PrecisionError(EngineError):
+    """A plan that computes in another precision than was asked for."""
+
+    exit_code = EXIT_GATE
+
+
 class CalibrationError(DeployError):
     """Calibration images or a calibration file that cannot be this model's."""
 

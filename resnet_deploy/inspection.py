@@ -1,137 +1,76 @@
-"""What is in a file: inputs, outputs, layers and their precision, without running it."""
+"""What is in a file that was made: a graph, or a plan with the precision that its layers really compute in."""
 
 from __future__ import annotations
 
-import math
-from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from resnet_deploy._files import sha256_file
-from resnet_deploy.errors import GraphError
-from resnet_deploy.specs import TensorSpec
+from resnet_deploy.bundle import MANIFEST, Bundle
+from resnet_deploy.engine.flavours import FLAVOURS
+from resnet_deploy.engine.plan import deserialize, identify
+from resnet_deploy.engine.report import PlanReport, from_inspector, summarize
+from resnet_deploy.errors import EngineError, GraphError, IntegrityError
+from resnet_deploy.graphs import GraphReport, read_graph
 
-_PRECISIONS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "float8_e4m3fn": "fp8"}
-# Layers that carry a network's arithmetic, with the input that is the weight.
-_WEIGHTED = {"Conv": 1, "Gemm": 1, "MatMul": 1}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Layer:
-    """One operator with weights. macs: of one image, None where the graph does not give its output's shape."""
-
-    name: str
-    kind: str
-    precision: str
-    weight_shape: tuple[int, ...]
-    macs: int | None
+_PLANS = {".plan", ".engine", ".trt"}  # how people call them
 
 
 @dataclass(frozen=True, kw_only=True)
-class GraphReport:
-    """An ONNX file. weight_bytes: of all constants. operators: how many of each type."""
+class PlanDetails:
+    """A plan. origin, profiles, flags, made_from: as the manifest has them, None for a foreign plan. report: which precision
+    each layer really computes in."""
 
     file: str
     sha256: str
     size_bytes: int
-    opset: int
-    producer: str
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    operators: dict[str, int]
-    parameters: int
-    weight_bytes: int
-    layers: tuple[Layer, ...]
-
-    @property
-    def precisions(self) -> dict[str, int]:
-        """How many layers with weights compute in each precision."""
-        return dict(Counter(layer.precision for layer in self.layers))
+    report: PlanReport
+    origin: dict[str, Any] | None = None
+    profiles: tuple[str, ...] | None = None
+    flags: dict[str, Any] | None = None
+    made_from: str | None = None
+    builder_s: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "precisions": self.precisions}
+        return {**asdict(self), "report": self.report.to_dict()}
 
 
-def inspect(path: str | Path) -> GraphReport:
-    """Read an ONNX file. Raises GraphError for anything else."""
-    import onnx
+def inspect(path: str | Path, *, trust: bool = False) -> GraphReport | PlanDetails:
+    """Read an ONNX file, or a plan as the manifest beside it describes it.
 
+    trust: deserialise a plan that no manifest knows, which runs native code and needs a GPU. Raises GraphError for what is
+    neither, IntegrityError for a plan that was changed or that no manifest knows, UnavailableError without a GPU.
+    """
     path = Path(path)
     if not path.is_file():
         found = "is a folder; give one of its files" if path.is_dir() else "does not exist"
         raise GraphError(f"{path} {found}")
-    try:
-        proto = onnx.load(path)
-        onnx.checker.check_model(proto)
-        layers = layers_of(proto)
-    except Exception as exc:  # protobuf, the checker and shape inference have no common base
-        raise GraphError(f"{path} is not a valid ONNX file: {str(exc).splitlines()[0][:200]}") from exc
-    constants = {tensor.name: tensor for tensor in proto.graph.initializer}
-    inputs = [value for value in proto.graph.input if value.name not in constants]
-    return GraphReport(
-        file=str(path), sha256=sha256_file(path), size_bytes=path.stat().st_size,
-        opset=next((item.version for item in proto.opset_import if item.domain in {"", "ai.onnx"}), 0),
-        producer=f"{proto.producer_name} {proto.producer_version}".strip(),
-        inputs=tuple(map(_spec, inputs)), outputs=tuple(map(_spec, proto.graph.output)),
-        operators=dict(Counter(node.op_type for node in proto.graph.node).most_common()),
-        parameters=sum(math.prod(tensor.dims) for tensor in constants.values()),
-        weight_bytes=sum(math.prod(tensor.dims) * _dtype(tensor.data_type).itemsize for tensor in constants.values()),
-        layers=layers,
+    if path.suffix in _PLANS or identify(path) is not None:
+        return _inspect_plan(path, trust)
+    return read_graph(path)
+
+
+def _inspect_plan(path: Path, trust: bool) -> PlanDetails:
+    size = path.stat().st_size
+    if (path.parent / MANIFEST).is_file():
+        bundle = Bundle.open(path.parent)
+        if path.name in bundle.manifest["artifacts"]:
+            entry = bundle.manifest["artifacts"][bundle.artifact(path.name).name]
+            kept = {name: entry[name] for name in ("origin", "flags", "made_from", "builder_s", "sha256")}
+            report = PlanReport.from_dict(entry["report"])
+            return PlanDetails(file=str(path), size_bytes=size, profiles=tuple(entry["profiles"]), report=report, **kept)
+    written = identify(path)
+    if not trust:
+        raise IntegrityError(
+            f"{path} is in no manifest{f' (it looks like one of {written})' if written else ''}. Reading a plan runs native "
+            "code: with --trust it is read on this machine's GPU, if you know where it comes from"
+        )
+    if written is None:
+        raise EngineError(f"{path} is no plan: it does not begin as TensorRT's do")
+    trt, engine = deserialize(path, FLAVOURS[written.split()[0]])
+    layers = from_inspector(engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON))
+    return PlanDetails(
+        file=str(path), sha256=sha256_file(path), size_bytes=size,
+        report=summarize(layers, [name for layer in layers if layer.computes for name in layer.onnx], ()),
     )  # fmt: skip
-
-
-def _dtype(element: int) -> Any:
-    import onnx
-
-    return onnx.helper.tensor_dtype_to_np_dtype(element)
-
-
-def _spec(value: Any) -> TensorSpec:
-    tensor = value.type.tensor_type
-    shape = tuple(dim.dim_param or (dim.dim_value if dim.HasField("dim_value") else "?") for dim in tensor.shape.dim)
-    return TensorSpec(name=value.name, dtype=str(_dtype(tensor.elem_type)), shape=shape)
-
-
-def layers_of(proto: Any) -> tuple[Layer, ...]:
-    """A model's operators with weights, in order."""
-    import onnx
-
-    graph = onnx.shape_inference.infer_shapes(proto).graph
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    shapes = {value.name: _spec(value).shape for value in (*graph.value_info, *graph.output)}
-    made_by = {output: node for node in graph.node for output in node.output}
-    layers = []
-    for node in graph.node:
-        if node.op_type not in _WEIGHTED or len(node.input) <= _WEIGHTED[node.op_type]:
-            continue
-        weight, quantized = _weight(node.input[_WEIGHTED[node.op_type]], constants, made_by)
-        if weight is None:
-            continue
-        precision = str(_dtype(weight.data_type))
-        layers.append(
-            Layer(
-                name=node.name, kind=node.op_type, weight_shape=tuple(weight.dims),
-                precision=_PRECISIONS.get(precision, precision) + (" (quantized)" if quantized else ""),
-                macs=_macs(node, weight, shapes.get(node.output[0])),
-            )
-        )  # fmt: skip
-    return tuple(layers)
-
-
-def _weight(name: str, constants: dict[str, Any], made_by: dict[str, Any]) -> tuple[Any, bool]:
-    """The constant behind a weight input, looking through casts and DequantizeLinear; and whether it is quantized."""
-    quantized = False
-    while name not in constants and name in made_by and made_by[name].op_type in {"Cast", "DequantizeLinear", "QuantizeLinear"}:
-        quantized = quantized or made_by[name].op_type == "DequantizeLinear"
-        name = made_by[name].input[0]
-    return constants.get(name), quantized
-
-
-def _macs(node: Any, weight: Any, shape: tuple[int | str, ...] | None) -> int | None:
-    """Each output element of a convolution costs one filter; of a matrix product, the length of its input."""
-    if node.op_type != "Conv":
-        return int(math.prod(weight.dims))
-    if shape is None or any(isinstance(size, str) for size in shape[1:]):
-        return None
-    return math.prod(int(size) for size in shape[1:]) * int(math.prod(weight.dims[1:]))

@@ -18,6 +18,10 @@ MAX_BATCH = 32  # the largest batch that an export proves, unless asked for more
 OPSET = 20  # of ONNX; TensorRT >= 10 and ONNX Runtime >= 1.17 read it
 
 
+def silent(what: str, done: int, total: int | None) -> None:
+    """Progress that nobody watches."""
+
+
 class Precision(str, Enum):
     """The arithmetic of a network's convolutions."""
 

@@ -21,14 +21,10 @@ from resnet_deploy.lowering import LoweringOptions, lower
 from resnet_deploy.models import registry
 from resnet_deploy.parity import Comparison, ParityReport, average_views, judge, parse_gates
 from resnet_deploy.preprocessing import CENTRE
-from resnet_deploy.specs import MAX_BATCH, OPSET, Head, InputFormat, Precision, Preprocessing, Progress, to_dict
+from resnet_deploy.specs import MAX_BATCH, OPSET, Head, InputFormat, Precision, Preprocessing, Progress, silent, to_dict
 from resnet_deploy.subject import WEIGHTS, Subject
 
 REFERENCE = Candidate(backend="eager")
-
-
-def silent(what: str, done: int, total: int | None) -> None:
-    """Progress that nobody watches."""
 
 
 @dataclass(frozen=True, kw_only=True)

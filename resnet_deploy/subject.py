@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from resnet_deploy.backends.base import Backend, Candidate
+from resnet_deploy.backends.base import PLANS, Backend, Candidate
 from resnet_deploy.bundle import Bundle
 from resnet_deploy.data import Dataset, open_data
-from resnet_deploy.errors import UsageError
+from resnet_deploy.errors import UnavailableError, UsageError
 from resnet_deploy.specs import Head, HeadKind, InputFormat, Precision, Preprocessing, TensorSpec
+
+if TYPE_CHECKING:
+    from resnet_deploy.engine.plan import Origin
 
 WEIGHTS = "weights.safetensors"
 CALIBRATION = "calibration.json"
@@ -55,7 +58,11 @@ class Subject:
     def backend(self, candidate: Candidate, threads: int | None) -> Backend:
         from resnet_deploy.backends.load import load_backend
 
-        return load_backend(candidate, model=lambda: self.model, artifact=self.bundle.artifact, threads=threads)
+        def artifact() -> tuple[Path, dict[str, Any]]:
+            name = self.file(candidate)
+            return self.bundle.artifact(name), self.bundle.manifest["artifacts"][name]
+
+        return load_backend(candidate, model=lambda: self.model, artifact=artifact, threads=threads)
 
     def data(self, source: str | Path, *, limit: int | None = None, strict: bool = False, crops: int = 1) -> Dataset:
         described = self.description
@@ -82,6 +89,11 @@ class Subject:
 
     def made_from(self, candidate: Candidate) -> str:
         """The hash of the file that a candidate runs."""
+        return str(self.bundle.manifest["artifacts"][self.file(candidate)]["sha256"])
+
+    def file(self, candidate: Candidate) -> str:
+        """The artifact that a candidate runs. Raises UsageError where it has not been made, UnavailableError for plans that
+        cannot run here."""
         artifacts = self.bundle.manifest["artifacts"]
         if candidate.artifact not in artifacts:
             data = " --calibration DATA" if candidate.precision in {Precision.INT8, Precision.FP8} else ""
@@ -89,4 +101,37 @@ class Subject:
                 f"{self.bundle.path} has no {candidate.artifact} for {candidate}; make it with `resnet-deploy export "
                 f"{self.description['architecture']} -o {self.bundle.path} --precision {candidate.precision.value}{data}`"
             )
-        return str(artifacts[candidate.artifact]["sha256"])
+        return self._plan(candidate) if candidate.backend in PLANS else candidate.artifact
+
+    def plans(self, candidate: Candidate) -> dict[str, Origin]:
+        """The plans of a candidate's flavour that were built from its graph as it is now, and where."""
+        from resnet_deploy.engine.plan import Origin
+
+        artifacts = self.bundle.manifest["artifacts"]
+        graph = artifacts[candidate.artifact]["sha256"]
+        return {
+            name: Origin.from_dict(entry["origin"])
+            for name, entry in artifacts.items()
+            if entry["kind"] == "plan" and entry["made_from"] == graph and entry["origin"]["flavour"] == candidate.backend
+        }
+
+    def _plan(self, candidate: Candidate) -> str:
+        """The plan that runs here, of those that were built."""
+        from resnet_deploy.engine.flavours import FLAVOURS
+        from resnet_deploy.engine.plan import here, preflight
+
+        found = self.plans(candidate)
+        if not found:
+            raise UsageError(
+                f"{self.bundle.path} has no plan of {candidate.artifact} for {candidate.backend}; make one with `resnet-deploy "
+                f"build {self.bundle.path} --precision {candidate.precision.value} --flavour {candidate.backend}`"
+            )
+        machine, refusal = here(FLAVOURS[candidate.backend]), None
+        for name, origin in found.items():
+            try:
+                preflight(origin, machine)
+            except UnavailableError as exc:
+                refusal = refusal or exc
+            else:
+                return name
+        raise refusal or UnavailableError(f"no plan of {candidate} runs here")

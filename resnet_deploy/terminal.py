@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from resnet_deploy.benchmarking.report import BenchReport, Result
+    from resnet_deploy.building import Plan
     from resnet_deploy.bundle import Bundle
     from resnet_deploy.divergence import Divergence
-    from resnet_deploy.inspection import GraphReport
+    from resnet_deploy.graphs import GraphReport
+    from resnet_deploy.inspection import PlanDetails
     from resnet_deploy.precision.tune import Tuning
     from resnet_deploy.steps import Verdict
 
@@ -193,6 +195,52 @@ def tuning(found: Tuning) -> str:
             f"{accuracy}cosine {report.cosine_mean:.5f}{timed}; {len(found.mixes)} mixes tried",
         ]
     )
+
+
+def plans(bundle: str, found: list[Plan]) -> str:
+    rows = [
+        {
+            "plan": plan.name,
+            "MB": f"{plan.entry['size_bytes'] / 1e6:.1f}",
+            "profiles": ", ".join(plan.entry["profiles"]),
+            "convolutions": _counted(plan.report.convolutions),
+            "layers": len(plan.report.engine_layers),
+            "reformats": plan.report.reformats,
+            "unfused adds": len(plan.report.unfused_adds),
+            "built": "before" if plan.reused else f"in {plan.entry['builder_s']:.1f} s",
+        }
+        for plan in found
+    ]
+    return f"{bundle}\n\n{table(rows)}"
+
+
+def _counted(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items()) or "unknown"
+
+
+def inspected(report: GraphReport | PlanDetails) -> str:
+    from resnet_deploy.graphs import GraphReport
+
+    return graph(report) if isinstance(report, GraphReport) else plan(report)
+
+
+def plan(details: PlanDetails) -> str:
+    report, lines = details.report, [f"{details.file}: {details.size_bytes:,} bytes, sha256 {details.sha256[:16]}"]
+    if details.origin is not None:
+        origin = details.origin
+        where = ", ".join(origin["targets"]) or f"{origin['gpu']} (compute capability {origin['compute_capability']})"
+        lines.append(f"built    with {origin['flavour']} {origin['version']} for {where} on {origin['platform']}")
+        lines.append(f"profiles {', '.join(details.profiles or ())}")
+        chosen = [f"{name}={value}" for name, value in (details.flags or {}).items() if value not in (None, False)]
+        lines.append(f"flags    {', '.join(chosen) or 'none'}; TF32 {'on' if (details.flags or {}).get('tf32') else 'off'}")
+    lines.append(f"computes {_counted(report.convolutions)} convolutions in {len(report.engine_layers)} engine layers")
+    lines.append(f"besides  {report.reformats} reformats, {len(report.unfused_adds)} unfused additions")
+    rows = [
+        {"engine layer": layer.name[:60], "kind": layer.kind, "in": layer.precision, "out": layer.output,
+         "of": ", ".join(layer.onnx)[:60]}
+        for layer in report.engine_layers
+    ]  # fmt: skip
+    return "\n".join([*lines, "", table(rows)])
 
 
 def graph(report: GraphReport) -> str:

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnet_deploy._deps import require
-from resnet_deploy.backends.base import Candidate
+from resnet_deploy.backends.base import PLANS, Candidate
 from resnet_deploy.bundle import Bundle
 from resnet_deploy.errors import DataError, UsageError
 from resnet_deploy.lowering import LoweringOptions, calibrated, lower
 from resnet_deploy.parity import judge, parse_gates
-from resnet_deploy.specs import Precision, Progress
-from resnet_deploy.steps import silent, unseen
+from resnet_deploy.specs import Precision, Progress, silent
+from resnet_deploy.steps import unseen
 from resnet_deploy.subject import Subject
 
 if TYPE_CHECKING:
@@ -113,12 +113,17 @@ def _clock(candidate: Candidate, images: Any, threads: int | None) -> Callable[[
     """Median seconds of a graph on a backend."""
     from resnet_deploy.backends.load import load_backend
     from resnet_deploy.benchmarking.measure import MeasureConfig, measure
+    from resnet_deploy.building import build_beside
 
     def median_s(graph: Graph) -> float:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "mix.onnx"
             graph.copy().save(path)
-            with load_backend(candidate, model=_no_model, artifact=lambda _: path, threads=threads) as running:
+
+            def artifact(path: Path = path) -> tuple[Path, dict[str, Any]]:
+                return build_beside(path, candidate, len(images)) if candidate.backend in PLANS else (path, {})
+
+            with load_backend(candidate, model=_no_model, artifact=artifact, threads=threads) as running:
                 taken = measure({"mix": running}, {"mix": images}, MeasureConfig(duration_s=0.6, rounds=3))
         return taken["mix"].host.percentile(50)
 
@@ -126,7 +131,7 @@ def _clock(candidate: Candidate, images: Any, threads: int | None) -> Callable[[
 
 
 def _no_model() -> Any:
-    raise UsageError("mixes are files: measure them with onnxruntime or openvino, not with eager")
+    raise UsageError("mixes are files: measure them with onnxruntime, openvino or TensorRT, not with eager")
 
 
 def _record(bundle: Bundle, found: Tuning, **about: Any) -> None:

@@ -18,16 +18,20 @@ Outputs = Mapping[str, NDArray[Any]]
 
 BACKENDS: dict[str, frozenset[str]] = {
     "eager": frozenset({"cpu", "cuda", "fp32", "fp16", "bf16", "channels_last", "compile"}),
-    "onnxruntime": frozenset({"cpu", "cuda", "fp32", "fp16", "int8", "fp8", "simulate"}),
+    "onnxruntime": frozenset({"cpu", "cuda", "fp32", "fp16", "int8", "fp8", "simulate", "tensorrt"}),
     "openvino": frozenset({"cpu", "fp32", "fp16", "bf16", "int8"}),
+    "tensorrt": frozenset({"cuda", "fp32", "fp16", "bf16", "int8", "fp8", "no_cuda_graph", "streams="}),
+    "tensorrt-rtx": frozenset({"cuda", "fp32", "fp16", "bf16", "int8", "fp8", "no_cuda_graph", "streams="}),
 }
+PLANS = frozenset({"tensorrt", "tensorrt-rtx"})  # those that run plans, not graphs
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
     """A backend with its options: what is compared and measured.
 
-    device: cpu or cuda. precision: of the graph, or of the eager network. options: the backend's own, by name.
+    device: cpu or cuda. precision: of the graph, or of the eager network. options: the backend's own, by name; one that
+    ends in `=` takes a number.
     """
 
     backend: str
@@ -42,28 +46,37 @@ class Candidate:
         if backend not in BACKENDS:
             raise UsageError(f"unknown backend {backend!r}; choose from {', '.join(BACKENDS)}")
         asked = [option for option in rest.split(",") if option]
-        if unknown := [option for option in asked if option not in BACKENDS[backend]]:
-            known = ", ".join(sorted(BACKENDS[backend]))
-            raise UsageError(f"{backend} has no option {unknown[0]!r}; it has {known}")
+        for option in asked:
+            name, sign, value = option.partition("=")
+            if name + sign not in BACKENDS[backend]:
+                known = ", ".join(f"{name}N" if name.endswith("=") else name for name in sorted(BACKENDS[backend]))
+                raise UsageError(f"{backend} has no option {option!r}; it has {known}")
+            if sign and not (value.isdecimal() and int(value) >= 1):
+                raise UsageError(f"{option!r} needs a number of at least 1, as in {name}=2")
         precisions = [option for option in asked if option in {p.value for p in Precision}]
         devices = [option for option in asked if option in {"cpu", "cuda"}]
         if len(precisions) > 1 or len(devices) > 1:
             raise UsageError(f"{text!r} asks for more than one device or precision")
+        needs_gpu = backend in PLANS or "tensorrt" in asked
         return cls(
             backend=backend,
-            device=devices[0] if devices else "cpu",
+            device=devices[0] if devices else "cuda" if needs_gpu else "cpu",
             precision=Precision(precisions[0]) if precisions else Precision.FP32,
             options=tuple(sorted(set(asked) - set(devices) - set(precisions))),
         )
 
     @property
     def artifact(self) -> str:
-        """The file of a bundle that it runs. ONNX Runtime's CPU kernels have an INT8 graph of their own; simulate runs the
-        one for TensorRT, each Q/DQ pair as it is written, in FP32."""
+        """The file of a bundle that it runs, or that its plan is built from. ONNX Runtime's CPU kernels have an INT8 graph of
+        their own; simulate runs the one for TensorRT, each Q/DQ pair as it is written, in FP32."""
         if self.backend == "eager":
             return "weights.safetensors"
         own = (self.backend, self.device, self.precision) == ("onnxruntime", "cpu", Precision.INT8)
         return f"model.{self.precision.value}{'-cpu' if own and 'simulate' not in self.options else ''}.onnx"
+
+    def count(self, option: str) -> int:
+        """The number that an option was given; 1 without it."""
+        return next((int(text.partition("=")[2]) for text in self.options if text.startswith(f"{option}=")), 1)
 
     @property
     def name(self) -> str:
@@ -71,7 +84,9 @@ class Candidate:
         return f"{self.backend}:{','.join(self.options)}" if self.options else self.backend
 
     def __str__(self) -> str:
-        extra = [self.device] * (self.device != "cpu") + [self.precision.value] * (self.precision is not Precision.FP32)
+        implied = self.backend in PLANS or "tensorrt" in self.options
+        extra = [self.device] * (self.device != "cpu" and not implied)
+        extra += [self.precision.value] * (self.precision is not Precision.FP32)
         options = [*extra, *self.options]
         return f"{self.backend}:{','.join(options)}" if options else self.backend
 

@@ -13,7 +13,8 @@ from resnet_deploy.backends.base import Backend, Candidate, Outputs
 from resnet_deploy.errors import GraphError, UnavailableError, UsageError
 from resnet_deploy.specs import TensorSpec
 
-_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
+_HEAVY = {"Conv", "FusedConv", "NhwcFusedConv", "QLinearConv", "Gemm", "MatMul"}
 _DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uint8)": "uint8", "tensor(int64)": "int64"}
 
 
@@ -85,7 +86,7 @@ class OrtBackend(Backend):
 
 
 def _session(ort: Any, path: Path, candidate: Candidate, threads: int | None) -> Any:
-    provider = _PROVIDERS[candidate.device]
+    provider = _PROVIDERS["tensorrt" if "tensorrt" in candidate.options else candidate.device]
     if provider not in ort.get_available_providers():
         raise UnavailableError(
             f"this onnxruntime {ort.__version__} has no {provider}; it has {', '.join(ort.get_available_providers())}. "
@@ -93,11 +94,13 @@ def _session(ort: Any, path: Path, candidate: Candidate, threads: int | None) ->
         )
     options = ort.SessionOptions()
     options.log_severity_level = 4  # its own stderr lines; what matters arrives as exceptions
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if threads is not None:
         options.intra_op_num_threads = threads
     if "simulate" in candidate.options:
         options.add_session_config_entry("session.disable_quant_qdq", "1")
-    providers = [provider] if provider == _PROVIDERS["cpu"] else [provider, _PROVIDERS["cpu"]]
+    chain = list(_PROVIDERS.values())  # each may leave nodes to the next: TensorRT, CUDA, CPU
+    providers = [name for name in reversed(chain) if chain.index(name) <= chain.index(provider)]
     try:
         session = ort.InferenceSession(str(path), options, providers=providers)
     except Exception as exc:  # onnxruntime has its own exception for every status code, and no common base
@@ -105,7 +108,21 @@ def _session(ort: Any, path: Path, candidate: Candidate, threads: int | None) ->
     running = session.get_providers()
     if running[0] != provider:
         raise UnavailableError(
-            f"{provider} was asked for, but ONNX Runtime fell back to {running[0]}: the CUDA or cuDNN libraries are "
+            f"{provider} was asked for, but ONNX Runtime fell back to {running[0]}: the CUDA, cuDNN or TensorRT libraries are "
             "missing or of another version. `resnet-deploy doctor` shows what was found"
         )
+    if (heavy := _elsewhere(session, provider)) is not None:
+        raise UnavailableError(f"{provider} was asked for, but ONNX Runtime runs {heavy}")
     return session
+
+
+def _elsewhere(session: Any, provider: str) -> str | None:
+    """A convolution or matrix product that another provider runs; None where there is none, or where ONNX Runtime (before
+    1.24) does not tell."""
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        return None
+    for part in session.get_provider_graph_assignment_info():
+        for node in part.get_nodes() if part.ep_name != provider else ():
+            if node.op_type in _HEAVY:
+                return f"{node.name} ({node.op_type}) on {part.ep_name}"
+    return None

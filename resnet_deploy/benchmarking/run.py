@@ -25,8 +25,8 @@ from resnet_deploy.errors import UsageError
 from resnet_deploy.lowering import LoweringOptions, lower
 from resnet_deploy.models import registry
 from resnet_deploy.parity import parse_gates
-from resnet_deploy.specs import MAX_BATCH, Precision, Progress, parse_batches
-from resnet_deploy.steps import REFERENCE, compare, export, parity_key, silent, verdict
+from resnet_deploy.specs import MAX_BATCH, Precision, Progress, parse_batches, silent
+from resnet_deploy.steps import REFERENCE, compare, export, parity_key, verdict
 from resnet_deploy.subject import Subject
 
 DEFAULT_BACKENDS = ("eager", "onnxruntime")

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_deploy.errors import TuningError
-from resnet_deploy.inspection import layers_of
+from resnet_deploy.graphs import layers_of
 from resnet_deploy.parity import Comparison, ParityReport
 from resnet_deploy.precision.auto import simulated
 from resnet_deploy.precision.blocks import blocks_of

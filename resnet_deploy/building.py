@@ -1,0 +1,172 @@
+"""Plans in a bundle: built where they are missing or were built otherwise, and proven to compute in what was asked for."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from resnet_deploy.backends.base import Candidate
+from resnet_deploy.bundle import Bundle, Transaction, key_of
+from resnet_deploy.engine.build import Built, build_plan
+from resnet_deploy.engine.flavours import FLAVOURS, TENSORRT, Flavour, choose
+from resnet_deploy.engine.options import DEFAULT_TARGETS, FP8_TARGETS, RTX_TARGETS, BuildOptions
+from resnet_deploy.engine.plan import Origin, here
+from resnet_deploy.engine.report import PlanReport, summarize
+from resnet_deploy.errors import IntegrityError, PrecisionError, UsageError
+from resnet_deploy.lowering import QUANTIZED, LoweringOptions, lower
+from resnet_deploy.specs import Precision, Progress, silent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A plan of a bundle: its file, and what the manifest says of it. reused: whether it was there already."""
+
+    name: str
+    entry: dict[str, Any]
+    reused: bool
+
+    @property
+    def origin(self) -> Origin:
+        return Origin.from_dict(self.entry["origin"])
+
+    @property
+    def report(self) -> PlanReport:
+        return PlanReport.from_dict(self.entry["report"])
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"name": self.name, "reused": self.reused, **self.entry}
+
+
+def build(
+    bundle: Bundle | str | Path,
+    *,
+    precision: str | Iterable[str] = "fp32",
+    progress: Progress = silent,
+    **options: Any,
+) -> list[Plan]:
+    """Build plans of a bundle's graphs; nothing is done where they are there already.
+
+    precision: of fp32, fp16, bf16, int8, fp8; graphs that are missing are made first, for INT8 and FP8 from the bundle's
+    calibration. options: the fields of `BuildOptions`. Raises UsageError, EngineError, PrecisionError where a plan computes
+    in another precision than its graph says, UnavailableError without a GPU where one is needed, BundleError while another
+    process works on the bundle. What was there before stays.
+    """
+    asked, wanted = BuildOptions(**options), LoweringOptions(precision=precision, targets=("tensorrt",)).precisions  # type: ignore[arg-type]
+    flavour = choose(asked.flavour)
+    asked.check(flavour)
+    flavour.load()
+    bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    _check_batches(bundle, asked)
+    _lower_missing(bundle, wanted, progress)
+    return [_build(bundle, kind, asked, flavour, progress) for kind in wanted]
+
+
+def build_beside(graph: Path, candidate: Candidate, batch: int) -> tuple[Path, dict[str, Any]]:
+    """A plan of a graph that is in no bundle, for one batch size on this machine's GPU: its path, and its origin."""
+    flavour, options = FLAVOURS[candidate.backend], BuildOptions(batch=(str(batch),), flavour=candidate.backend)
+    machine, path = here(flavour), graph.with_suffix(".plan")
+    targets = _targets(options, flavour, candidate.precision, machine)
+    path.write_bytes(build_plan(graph, options, flavour, targets, silent).plan)
+    return path, {"origin": machine.to_dict()}
+
+
+def _check_batches(bundle: Bundle, options: BuildOptions) -> None:
+    proven, largest = int(bundle.manifest["model"]["request"]["max_batch"]), max(p.max for p in options.profiles)
+    if largest > proven:
+        raise UsageError(
+            f"the graph is proven up to batch {proven}, not {largest}; export it with --max-batch {largest}, or build for "
+            f"at most {proven}"
+        )
+
+
+def _lower_missing(bundle: Bundle, wanted: Iterable[Precision], progress: Progress) -> None:
+    """Graphs that are not there yet; one that is stays as it is, whatever it was made with."""
+    missing = [kind.value for kind in wanted if f"model.{kind.value}.onnx" not in bundle.manifest["artifacts"]]
+    if missing:
+        lower(bundle, LoweringOptions(precision=tuple(missing), targets=("tensorrt",)), progress)
+
+
+def _build(bundle: Bundle, kind: Precision, options: BuildOptions, flavour: Flavour, progress: Progress) -> Plan:
+    graph = f"model.{kind.value}.onnx"
+    made_from = bundle.manifest["artifacts"][graph]["sha256"]
+    machine = here(flavour)
+    targets = _targets(options, flavour, kind, machine)
+    origin = replace(
+        machine, targets=tuple(t for t in targets if t != "current"), version_compatible=options.version_compatible,
+        hardware_compatible=options.hardware_compatible,
+    )  # fmt: skip
+    name = f"model.{kind.value}.{flavour.name}-{origin.version}.{origin.built_for}.plan"
+    key = key_of(made_from=made_from, profiles=list(map(str, options.profiles)), flags=options.flags(), origin=origin.to_dict())
+    known = bundle.manifest["artifacts"].get(name)
+    if known is not None and known["key"] == key:
+        with contextlib.suppress(IntegrityError):  # a damaged plan is built again
+            bundle.artifact(name)
+            return Plan(name=name, entry=known, reused=True)
+    with bundle.transaction() as change:
+        cache_name = f"timing.{flavour.name}-{origin.version}.{origin.built_for}.cache"
+        kept = bundle.artifact(cache_name).read_bytes() if cache_name in bundle.manifest["artifacts"] else None
+        built = build_plan(bundle.artifact(graph), options, flavour, targets, progress, timing_cache=kept)
+        report, warnings = _prove(bundle.artifact(graph), built, kind)
+        change.stage(name).write_bytes(built.plan)
+        change.add(
+            name, kind="plan", precision=kind.value, made_from=made_from, key=key, origin=origin.to_dict(),
+            profiles=list(map(str, options.profiles)), flags=options.flags(), builder_s=built.builder_s,
+            report=report.to_dict(), warnings=warnings,
+        )  # fmt: skip
+        _keep_cache(change, cache_name, built, origin)
+    return Plan(name=name, entry=bundle.manifest["artifacts"][name], reused=False)
+
+
+def _targets(options: BuildOptions, flavour: Flavour, kind: Precision, machine: Origin) -> tuple[str, ...]:
+    """What a TensorRT-RTX plan is for: as asked, else this machine's GPU, else every one that has the precision."""
+    if flavour is TENSORRT:
+        return ()
+    able = FP8_TARGETS if kind is Precision.FP8 else tuple(name for name in RTX_TARGETS if name != "sm75")
+    if kind in {*QUANTIZED, Precision.BF16} and (unable := [name for name in options.target if name not in able]):
+        raise UsageError(f"{unable[0]} has no {kind.value} convolutions; --target takes {', '.join(able)} for it")
+    if options.target:
+        return tuple(dict.fromkeys(options.target))
+    if machine.compute_capability is not None:
+        return ("current",)
+    return tuple(name for name in DEFAULT_TARGETS if kind is not Precision.FP8 or name in FP8_TARGETS)
+
+
+def _keep_cache(change: Transaction, name: str, built: Built, origin: Origin) -> None:
+    if built.timing_cache:
+        change.stage(name).write_bytes(built.timing_cache)
+        change.add(name, kind="timing_cache", origin=origin.to_dict())
+
+
+def graph_layers(path: Path) -> tuple[dict[str, str], list[str]]:
+    """Of an ONNX file: the precision of every convolution by name, and the names of the residual additions."""
+    import onnx
+
+    from resnet_deploy.graphs import weighted
+
+    graph = onnx.load(path).graph
+    convolutions = {node.name: precision for node, _, precision, _ in weighted(graph) if node.op_type == "Conv"}
+    constants = {tensor.name for tensor in graph.initializer}
+    additions = [node.name for node in graph.node if node.op_type == "Add" and constants.isdisjoint(node.input)]
+    return convolutions, additions
+
+
+def _prove(graph: Path, built: Built, kind: Precision) -> tuple[PlanReport, list[str]]:
+    """The report of a plan, and what is less than its graph asks for; PrecisionError where that is all of it."""
+    convolutions, additions = graph_layers(graph)
+    report = summarize(built.layers, convolutions, additions)
+    if not built.layers:
+        return report, ["the package gave no layer report: the plan's precision is not proven"]
+    asked = [name for name, precision in convolutions.items() if precision == kind.value]
+    other = [name for name in asked if report.layers.get(name) != kind.value]
+    if other and len(other) == len(asked):
+        found = ", ".join(f"{count} in {name}" for name, count in report.convolutions.items()) or "none by that name"
+        raise PrecisionError(
+            f"{graph.name} has {len(asked)} {kind.value} convolutions, and the plan computes {found}: the package has no "
+            f"{kind.value} kernels for these GPUs, or the graph's Q/DQ pairs are not what it takes. Nothing was kept"
+        )
+    if not other:
+        return report, []
+    return report, [f"{len(other)} of {len(asked)} convolutions do not compute in {kind.value}: {', '.join(other[:5])}"]

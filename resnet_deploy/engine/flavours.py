@@ -1,0 +1,148 @@
+"""The packages that build and run plans: `tensorrt` 10 and 11, and `tensorrt_rtx`. One is imported where it is used."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from resnet_deploy import _deps
+from resnet_deploy.errors import EngineError, MissingPackageError, UnavailableError, UsageError
+
+OLDEST = (10, 13)  # of tensorrt: strongly typed networks with everything that is used here
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flavour:
+    """A TensorRT package. extra: of this package, that installs it. lacks: options that it has not, and why."""
+
+    name: str
+    package: str
+    extra: str
+    lacks: dict[str, str]
+
+    @property
+    def version(self) -> str | None:
+        """The installed version, read without importing it."""
+        return _deps.version(self.package)
+
+    def load(self) -> Any:
+        """The imported package. Raises MissingPackageError, or UnavailableError where it is too old."""
+        module = _deps.require(self.package, extra=self.extra)
+        if self.name == "tensorrt" and version_tuple(module.__version__)[:2] < OLDEST:
+            raise UnavailableError(
+                f"tensorrt {module.__version__} is too old: {'.'.join(map(str, OLDEST))} or newer is needed. "
+                f"Install it with: {_deps.install_command(self.extra)}"
+            )
+        return module
+
+
+TENSORRT = Flavour(
+    name="tensorrt", package="tensorrt", extra="gpu",
+    lacks={"target": "it builds for the GPU that it runs on"},
+)  # fmt: skip
+TENSORRT_RTX = Flavour(
+    name="tensorrt-rtx", package="tensorrt_rtx", extra="rtx",
+    lacks={
+        "hardware_compatible": "its plans name their compute capabilities instead: --target",
+        "version_compatible": "its plans run on the release that built them alone",
+        "timing_cache": "it times no kernels when it builds",
+    },
+)  # fmt: skip
+FLAVOURS = {flavour.name: flavour for flavour in (TENSORRT, TENSORRT_RTX)}
+
+
+def choose(name: str = "auto") -> Flavour:
+    """The flavour of a name; auto: TensorRT where it is installed and there is a GPU, else TensorRT-RTX.
+
+    Raises UsageError for another name, MissingPackageError where neither is installed.
+    """
+    if name in FLAVOURS:
+        return FLAVOURS[name]
+    if name != "auto":
+        raise UsageError(f"unknown flavour {name!r}; choose auto, {', '.join(FLAVOURS)}")
+    found = [flavour for flavour in FLAVOURS.values() if flavour.version is not None]
+    if not found:
+        commands = " or ".join(_deps.install_command(flavour.extra) for flavour in FLAVOURS.values())
+        raise MissingPackageError(f"neither tensorrt nor tensorrt_rtx is installed. Install one with: {commands}")
+    if found[0] is TENSORRT and len(found) > 1 and gpu() is None:
+        return TENSORRT_RTX  # the one that builds without a GPU
+    return found[0]
+
+
+def gpu() -> tuple[str, str] | None:
+    """Name and compute capability (`8.6`) of the current GPU; None without one that PyTorch can use."""
+    try:  # without a driver there is none, and importing torch to hear that takes seconds
+        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return None
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    major, minor = torch.cuda.get_device_capability()
+    return torch.cuda.get_device_name(), f"{major}.{minor}"
+
+
+def version_tuple(text: str) -> tuple[int, ...]:
+    """The leading numbers of a version: 10.13.3.9.post1 → (10, 13, 3, 9)."""
+    numbers = []
+    for part in text.split("."):
+        if not part.isdecimal():
+            break
+        numbers.append(int(part))
+    return tuple(numbers)
+
+
+def make_log(trt: Any) -> Any:
+    """A logger of a package that keeps what it is told: TensorRT's reasons, and its report, are log messages."""
+
+    class Log(trt.ILogger):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.messages: list[tuple[str, str]] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            self.messages.append((severity.name, message))
+
+    return Log()
+
+
+def errors_of(log: Any) -> str:
+    """What a package said went wrong, without the places in its sources; the first reasons are the real ones."""
+    found = [_plain(message) for severity, message in log.messages if severity in {"ERROR", "INTERNAL_ERROR"}]
+    return "; ".join(list(dict.fromkeys(found))[:2]) or "it gave no reason"
+
+
+def _plain(message: str) -> str:
+    """IBuilder::build...: Error Code 1: Myelin ([pass.cpp:1: f] Cannot ... In g at /src/x.cpp:3 (f)) → Cannot ..."""
+    text = message.split("Error Code", 1)[-1].partition("(")[2] or message
+    text = text.split(" In ", 1)[0].strip()
+    if text.startswith("["):
+        text = text.partition("] ")[2] or text
+    return text.rstrip(" .):")
+
+
+def native_error(log: Any, what: str) -> EngineError | UnavailableError:
+    """The exception for a call that gave nothing: a missing or old driver, memory, or the package's own reason."""
+    reasons = " ".join(message for _, message in log.messages)
+    if "cudaError 35" in reasons or "cudaError 100" in reasons:
+        return no_device(what)
+    if "OutOfMemory" in reasons or "cudaError 2 " in reasons or "out of memory" in reasons:
+        return UnavailableError(f"{what}: out of memory ({errors_of(log)}). Use smaller batches, or a larger --workspace-mib")
+    return EngineError(f"{what}: {errors_of(log)}")
+
+
+def no_device(what: str) -> UnavailableError:
+    """The exception where no GPU answers, with what PyTorch knows of the driver."""
+    import torch
+
+    try:
+        torch.cuda.init()
+        reason = "PyTorch has one; the package needs a newer driver"
+    except (AssertionError, RuntimeError) as exc:  # says which driver was found, or that this torch is a CPU build
+        reason = str(exc).splitlines()[0]
+    return UnavailableError(
+        f"{what}: no NVIDIA GPU that can be used ({reason}). Install or update the driver, or use the machine of the plan"
+    )

@@ -1,0 +1,110 @@
+"""What a plan is built with. Precision is not among it: the graph has decided that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from typing import Any
+
+from resnet_deploy.engine.flavours import Flavour
+from resnet_deploy.errors import UsageError
+
+# https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/engine-compatibility.html
+HARDWARE = {"ampere-plus": "AMPERE_PLUS", "same-compute-capability": "SAME_COMPUTE_CAPABILITY"}
+RTX_TARGETS = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
+# Builds without a GPU are for these where nothing else is asked for: SM75 among them would rule out INT8 for all
+# (it has no INT8 convolutions), and SM80 and later all have them.
+DEFAULT_TARGETS = ("sm80", "sm86", "sm89", "sm120")
+FP8_TARGETS = ("sm89", "sm120", "sm121")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """Batch sizes of an optimization profile: the smallest, the one that kernels are chosen for, the largest."""
+
+    min: int
+    opt: int
+    max: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.min <= self.opt <= self.max:
+            raise UsageError(f"a profile {self} needs 1 <= smallest <= best <= largest batch, as in 1:8:64")
+
+    @classmethod
+    def parse(cls, text: str) -> Profile:
+        """Read `8` (that batch alone) or `1:8:64`. Raises UsageError."""
+        parts = text.strip().split(":")
+        if len(parts) not in {1, 3} or not all(part.isdecimal() for part in parts):
+            raise UsageError(f"a profile is one batch size, or three as in 1:8:64; found {text!r}")
+        numbers = [int(part) for part in parts]
+        smallest, best, largest = numbers * 3 if len(numbers) == 1 else numbers
+        return cls(min=smallest, opt=best, max=largest)
+
+    def holds(self, batch: int) -> bool:
+        return self.min <= batch <= self.max
+
+    def __str__(self) -> str:
+        return f"{self.min}:{self.opt}:{self.max}"
+
+
+def best_profile(profiles: Iterable[Profile], batch: int) -> int | None:
+    """The index of the profile for a batch: of those that hold it, the one tuned nearest to it, and the narrower of equals;
+    None where no profile does."""
+    fitting = [(abs(p.opt - batch), p.max - p.min, index) for index, p in enumerate(profiles) if p.holds(batch)]
+    return min(fitting)[2] if fitting else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildOptions:
+    """How plans are built. The names and defaults are those of `resnet-deploy build`.
+
+    batch: optimization profiles, `8` or `1:8:64` each. flavour: auto, tensorrt or tensorrt-rtx. target: compute
+    capabilities that a TensorRT-RTX plan is for, as sm86,sm89; by default this machine's GPU's, else those of the
+    DEFAULT_TARGETS that have the precision. optimization_level: 0 to 5, the package's own (3) by default. workspace_mib:
+    scratch memory that kernels may use, MiB. hardware_compatible: ampere-plus or same-compute-capability.
+    version_compatible: also for later versions of TensorRT. sparse_weights: use 2:4 sparse kernels where weights are so.
+    tf32: TF32 in FP32 layers. timing_cache: keep the times of kernels in the bundle; by default where the package has it.
+    """
+
+    batch: tuple[str, ...] = ("1:8:32",)
+    flavour: str = "auto"
+    target: tuple[str, ...] = ()
+    optimization_level: int | None = None
+    workspace_mib: int | None = None
+    hardware_compatible: str | None = None
+    version_compatible: bool = False
+    sparse_weights: bool = False
+    tf32: bool = False
+    timing_cache: bool | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.batch, str):
+            object.__setattr__(self, "batch", (self.batch,))
+        if isinstance(self.target, str):
+            object.__setattr__(self, "target", tuple(part for part in self.target.lower().split(",") if part))
+        if not self.batch:
+            raise UsageError("a plan needs at least one profile, as in 1:8:64")
+        if unknown := [name for name in self.target if name not in RTX_TARGETS]:
+            raise UsageError(f"unknown target {unknown[0]!r}; choose from {', '.join(RTX_TARGETS)}")
+        if self.hardware_compatible is not None and self.hardware_compatible not in HARDWARE:
+            raise UsageError(f"unknown compatibility {self.hardware_compatible!r}; choose from {', '.join(HARDWARE)}")
+        if self.optimization_level is not None and not 0 <= self.optimization_level <= 5:
+            raise UsageError(f"the optimization level is 0 to 5, not {self.optimization_level}")
+        if self.workspace_mib is not None and self.workspace_mib < 1:
+            raise UsageError(f"the workspace must be at least 1 MiB; found {self.workspace_mib}")
+        _ = self.profiles
+
+    @property
+    def profiles(self) -> tuple[Profile, ...]:
+        return tuple(dict.fromkeys(Profile.parse(text) for text in self.batch))
+
+    def check(self, flavour: Flavour) -> None:
+        """Raise UsageError for an option that a package lacks."""
+        for name, reason in flavour.lacks.items():
+            if getattr(self, name):
+                option = f"--{name.replace('_', '-')}"
+                raise UsageError(f"{flavour.name} {flavour.version} has no {option}: {reason}")
+
+    def flags(self) -> dict[str, Any]:
+        """Everything but profiles, flavour and targets: what the manifest records."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in {"batch", "flavour", "target"}}

@@ -1,0 +1,135 @@
+"""Whether a plan can run here, before any of it is given to TensorRT: deserialising a plan runs native code."""
+
+from __future__ import annotations
+
+import platform
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from resnet_deploy.engine.flavours import FLAVOURS, TENSORRT, Flavour, gpu, make_log, native_error, no_device, version_tuple
+from resnet_deploy.errors import EngineError, IntegrityError, UnavailableError
+
+# The first four bytes of a plan, by the package that wrote it; its version is at offset 24. Neither is documented: they
+# serve to name what a foreign file is, not to judge it.
+_MAGIC = {b"ftrt": "tensorrt", b"vtrt": "tensorrt-rtx"}
+_VERSION_AT = 24
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where a plan was built and for what.
+
+    gpu, compute_capability: of the machine that built it, None without one. targets: compute capabilities (sm86) that a
+    TensorRT-RTX plan was built for, () where it is for that GPU. platform: operating system and processor.
+    """
+
+    flavour: str
+    version: str
+    platform: str
+    gpu: str | None = None
+    compute_capability: str | None = None
+    targets: tuple[str, ...] = ()
+    version_compatible: bool = False
+    hardware_compatible: str | None = None
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Origin:
+        """Read a manifest's entry; what else it has is left alone. Raises IntegrityError where a field is missing."""
+        try:
+            values = {field.name: data[field.name] for field in fields(cls)}
+        except KeyError as exc:
+            raise IntegrityError(f"the manifest does not say {exc.args[0]} of this plan: build it again") from exc
+        return cls(**values | {"targets": tuple(values["targets"])})
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @property
+    def built_for(self) -> str:
+        """A short name of the GPUs that it runs on, for the plan's file name."""
+        return "-".join(self.targets) or re.sub(r"[^a-z0-9]+", "-", (self.gpu or "unknown").lower()).strip("-")
+
+    def __str__(self) -> str:
+        where = f"{', '.join(self.targets)}" if self.targets else f"{self.gpu} (sm{_digits(self.compute_capability)})"
+        return f"{self.flavour} {self.version} for {where} on {self.platform}"
+
+
+def here(flavour: Flavour) -> Origin:
+    """This machine, as a plan's origin: what a plan that is built now would have."""
+    name, capability = gpu() or (None, None)
+    return Origin(
+        flavour=flavour.name, version=flavour.version or "not installed",
+        platform=f"{platform.system()}-{platform.machine()}", gpu=name, compute_capability=capability,
+    )  # fmt: skip
+
+
+def preflight(plan: Origin, machine: Origin) -> None:
+    """Raise UnavailableError, saying built with, found, and what to do, where a plan cannot run on a machine."""
+    FLAVOURS[plan.flavour].load()
+    if machine.gpu is None:
+        raise no_device(f"a plan of {plan} cannot run here")
+    wrong = []
+    if not _version_fits(plan, machine):
+        wrong.append(f"{plan.flavour} {machine.version}")
+    if plan.platform != machine.platform:
+        wrong.append(machine.platform)
+    if not _gpu_fits(plan, machine):
+        wrong.append(f"{machine.gpu} (sm{_digits(machine.compute_capability)})")
+    if wrong:
+        raise UnavailableError(
+            f"the plan was built with {plan}; found {', '.join(wrong)}. Build it again here with `resnet-deploy build DIR "
+            f"--flavour {plan.flavour}`, or install what it was built with"
+        )
+
+
+def _version_fits(plan: Origin, machine: Origin) -> bool:
+    """A plan runs on the version that built it; a version-compatible one of TensorRT on later ones, and one of 10 on 11.
+
+    https://docs.nvidia.com/deeplearning/tensorrt/11.4.1/getting-started/support-matrix.html
+    https://docs.nvidia.com/deeplearning/tensorrt-rtx/latest/inference-library/engine-compatibility.html
+    """
+    if plan.version == machine.version:
+        return True
+    old, new = version_tuple(plan.version), version_tuple(machine.version)
+    if plan.flavour != TENSORRT.name or not plan.version_compatible or not old or not new or new < old:
+        return False
+    return new[0] == old[0] or (old[0], new[0]) == (10, 11)
+
+
+def _gpu_fits(plan: Origin, machine: Origin) -> bool:
+    if plan.targets:
+        return f"sm{_digits(machine.compute_capability)}" in plan.targets
+    if plan.hardware_compatible == "ampere-plus":
+        return version_tuple(machine.compute_capability or "") >= (8, 0)
+    if plan.hardware_compatible == "same-compute-capability" or plan.flavour != TENSORRT.name:
+        return plan.compute_capability == machine.compute_capability
+    return plan.gpu == machine.gpu
+
+
+def _digits(capability: str | None) -> str:
+    return (capability or "?").replace(".", "")
+
+
+def identify(path: Path) -> str | None:
+    """What wrote a file that looks like a plan, such as `tensorrt-rtx 1.7.1.116`; None for anything else."""
+    with path.open("rb") as file:
+        head = file.read(_VERSION_AT + 4)
+    name = _MAGIC.get(head[:4])
+    return None if name is None or len(head) < _VERSION_AT + 4 else f"{name} {'.'.join(map(str, head[_VERSION_AT:]))}"
+
+
+def deserialize(path: Path, flavour: Flavour) -> tuple[Any, Any]:
+    """The package and the engine of a trusted plan. Raises UnavailableError without a GPU, EngineError for a bad file."""
+    data = path.read_bytes()
+    if not data:
+        raise EngineError(f"{path} is empty; build it again")
+    trt = flavour.load()
+    log = make_log(trt)
+    runtime = trt.Runtime(log)
+    engine = runtime.deserialize_cuda_engine(data) if runtime else None
+    if engine is None:
+        raise native_error(log, f"{flavour.name} {flavour.version} cannot load {path}")
+    return trt, engine

@@ -1,0 +1,149 @@
+"""What a plan's layers really compute in: from the engine inspector, or from the builder's own words where no GPU is there.
+
+Both describe each engine layer by name, kind, inputs and outputs with their types, and the ONNX nodes that it came from.
+https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/engine-tools.html
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+# In the order in which they are looked for: "BFloat16" holds "Float16", "UInt8" holds "Int8".
+_TYPES = (
+    ("uint8", r"uint8"), ("bf16", r"bf16|bfloat16"), ("fp8", r"fp8|float8|e4m3"), ("int8", r"int8"),
+    ("fp16", r"fp16|half|float16"), ("int64", r"int64"), ("int32", r"int32"), ("bool", r"bool"), ("fp32", r"fp32|float"),
+)  # fmt: skip
+_COMPUTES = re.compile(r"conv|correlation|gemm|matrix|fusion|fully", re.IGNORECASE)
+_MOVES = frozenset({"Tran", "Move", "Cast", "Repl", "Conc", "Resh", "Slic", "Copy"})  # of TensorRT's generated kernels
+_LINE = re.compile(
+    r"Name: (?P<name>.+?), LayerType: (?P<kind>\w+), Inputs: \[(?P<inputs>.*?)\], Constants: .*?"
+    r"Outputs: \[(?P<outputs>.*?)\], TacticName:.*?Metadata: (?P<metadata>.*)"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineLayer:
+    """One kernel, or one group of them. precision: of what it reads first; output: of what it writes; None where it
+    reads or writes nothing. onnx: the graph's nodes that it computes, or a part of."""
+
+    name: str
+    kind: str
+    precision: str | None
+    output: str | None
+    onnx: tuple[str, ...]
+
+    @property
+    def computes(self) -> bool:
+        """Whether it is a convolution or a matrix product, with what was fused into it."""
+        return bool(_COMPUTES.search(self.kind))
+
+    @property
+    def reformats(self) -> bool:
+        """Whether it only moves data: a copy, a cast or another layout."""
+        if self.kind.lower() == "reformat" or "Reformatting CopyNode" in self.name:
+            return True
+        generated = re.match(r"__myl_([A-Za-z]+)_myl", self.name)
+        return bool(generated) and set(re.findall(r"[A-Z][a-z]*", generated[1])) <= _MOVES  # type: ignore[index]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanReport:
+    """Which engine layer computes which layer of the graph, and what that amounts to.
+
+    convolutions: how many of the graph's compute in each precision. layers: of each of them, its engine layer's precision.
+    reformats: engine layers that only move data. unfused_adds: additions that are kernels of their own.
+    """
+
+    engine_layers: tuple[EngineLayer, ...]
+    layers: dict[str, str]
+    reformats: int
+    unfused_adds: tuple[str, ...]
+
+    @property
+    def convolutions(self) -> dict[str, int]:
+        return dict(Counter(self.layers.values()))
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "convolutions": self.convolutions}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> PlanReport:
+        """Read what `to_dict` wrote, or the manifest has."""
+        layers = tuple(EngineLayer(**{**layer, "onnx": tuple(layer["onnx"])}) for layer in data["engine_layers"])
+        return cls(
+            engine_layers=layers, layers=dict(data["layers"]), reformats=data["reformats"],
+            unfused_adds=tuple(data["unfused_adds"]),
+        )  # fmt: skip
+
+
+def summarize(found: Iterable[EngineLayer], convolutions: Iterable[str], additions: Iterable[str]) -> PlanReport:
+    """Match engine layers with a graph's convolutions and additions, by the names of their nodes."""
+    layers = tuple(found)
+    computing = {name: layer for name in convolutions if (layer := _computing(layers, name)) is not None}
+    fused = {name for layer in layers if layer.computes for name in layer.onnx}
+    named = {name for layer in layers for name in layer.onnx}
+    return PlanReport(
+        engine_layers=layers,
+        layers={name: layer.precision or "unknown" for name, layer in computing.items()},
+        reformats=sum(layer.reformats for layer in layers),
+        unfused_adds=tuple(name for name in additions if name in named - fused),
+    )
+
+
+def _computing(layers: tuple[EngineLayer, ...], name: str) -> EngineLayer | None:
+    """The engine layer that computes a convolution: others of its name rescale what it put out."""
+    return next((layer for layer in layers if layer.computes and name in layer.onnx), None)
+
+
+def from_inspector(text: str) -> list[EngineLayer]:
+    """Layers of the first profile, from the inspector's JSON for a plan with detailed verbosity."""
+    found = []
+    for layer in json.loads(text)["Layers"]:
+        if isinstance(layer, str) or "[profile " in layer["Name"]:
+            continue
+        onnx = _onnx_names(layer.get("Metadata", "")) or tuple(layer["Name"].split(" + "))
+        inputs, outputs = (
+            [str(tensor.get("Format/Datatype") or tensor.get("Datatype") or "") for tensor in layer.get(side, [])]
+            for side in ("Inputs", "Outputs")
+        )
+        found.append(_layer(layer["Name"], layer["LayerType"], inputs, outputs, onnx))
+    return found
+
+
+def from_builder(lines: Iterable[str]) -> list[EngineLayer]:
+    """Layers of the first profile, from what a builder logs with detailed verbosity.
+
+    Each profile's kernels have a number of their own in their names (`_myl1_`); a number whose nodes were all there before
+    is another profile.
+    """
+    parts: dict[str, list[EngineLayer]] = {}
+    for line in lines:
+        if (match := _LINE.match(line)) is not None:
+            part = re.search(r"_myl(\d+)_", match["name"])
+            inputs, outputs = (re.findall(r"Datatype: (\w+)", match[side]) for side in ("inputs", "outputs"))
+            layer = _layer(match["name"], match["kind"], inputs, outputs, _onnx_names(match["metadata"]))
+            parts.setdefault(part[1] if part else "0", []).append(layer)
+    found: list[EngineLayer] = []
+    for layers in parts.values():
+        known = {name for layer in found for name in layer.onnx}
+        if not found or not {name for layer in layers for name in layer.onnx} <= known:
+            found += layers
+    return found
+
+
+def _layer(name: str, kind: str, inputs: list[str], outputs: list[str], onnx: tuple[str, ...]) -> EngineLayer:
+    types = [_type(side[0]) if side else None for side in (inputs, outputs)]
+    return EngineLayer(name=name, kind=kind, precision=types[0], output=types[1], onnx=onnx)
+
+
+def _onnx_names(metadata: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(re.findall(r"\[ONNX Layer: (.+?)\]", metadata)))
+
+
+def _type(text: str) -> str:
+    return next((name for name, pattern in _TYPES if re.search(pattern, text, re.IGNORECASE)), text)
