@@ -11,13 +11,14 @@ from typing import Any
 from resnet_deploy.backends.base import Candidate
 from resnet_deploy.bundle import Bundle, Transaction, key_of
 from resnet_deploy.engine.build import Built, build_plan
-from resnet_deploy.engine.flavours import FLAVOURS, TENSORRT, Flavour, choose
-from resnet_deploy.engine.options import DEFAULT_TARGETS, FP8_TARGETS, RTX_TARGETS, BuildOptions
+from resnet_deploy.engine.flavours import FLAVOURS, TENSORRT, Flavour, choose, no_device
+from resnet_deploy.engine.options import DEFAULT_TARGETS, FP8_TARGETS, RTX_TARGETS, BuildOptions, Profile, best_profile
 from resnet_deploy.engine.plan import Origin, here
 from resnet_deploy.engine.report import PlanReport, summarize
-from resnet_deploy.errors import IntegrityError, PrecisionError, UsageError
+from resnet_deploy.errors import IntegrityError, PrecisionError, UnavailableError, UsageError
 from resnet_deploy.lowering import QUANTIZED, LoweringOptions, lower
 from resnet_deploy.specs import Precision, Progress, silent
+from resnet_deploy.subject import Subject
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +63,26 @@ def build(
     _check_batches(bundle, asked)
     _lower_missing(bundle, wanted, progress)
     return [_build(bundle, kind, asked, flavour, progress) for kind in wanted]
+
+
+def ensure_plan(subject: Subject, candidate: Candidate, batches: Iterable[int], progress: Progress = silent) -> None:
+    """Build the plan that a candidate is to run here, for these batch sizes and all smaller ones, where there is none.
+
+    Raises UnavailableError without a GPU to run it on.
+    """
+    flavour = FLAVOURS[candidate.backend]
+    flavour.load()
+    if here(flavour).gpu is None:
+        raise no_device(f"{candidate} cannot run here")
+    sizes = sorted(set(batches))
+    try:
+        known = subject.bundle.manifest["artifacts"][subject.file(candidate)]["profiles"]
+        if all(best_profile(map(Profile.parse, known), size) is not None for size in (1, *sizes)):
+            return
+    except (UsageError, UnavailableError):  # none was built, or for another machine
+        pass
+    profiles = (f"1:{sizes[-1]}:{sizes[-1]}", *map(str, sizes))  # the sizes themselves get kernels of their own
+    build(subject.bundle, precision=candidate.precision.value, flavour=candidate.backend, batch=profiles, progress=progress)
 
 
 def build_beside(graph: Path, candidate: Candidate, batch: int) -> tuple[Path, dict[str, Any]]:

@@ -10,7 +10,9 @@ from typing import Any
 
 from resnet_deploy import _deps
 from resnet_deploy.backends.base import Candidate
-from resnet_deploy.errors import DeployError, UnavailableError
+from resnet_deploy.engine.flavours import TENSORRT, TENSORRT_RTX, Flavour
+from resnet_deploy.engine.plan import Origin, here
+from resnet_deploy.errors import DeployError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +39,8 @@ def doctor() -> list[Finding]:
             _try("onnxruntime (CPU)", "onnxruntime", lambda: _ort("cpu", graph)),
             _try("onnxruntime (CUDA)", "onnxruntime", lambda: _ort("cuda", graph)),
             _try("OpenVINO (CPU)", "openvino", lambda: _openvino(graph)),
-            _try("TensorRT", "tensorrt", lambda: _builder("tensorrt", "gpu")),
-            _try("TensorRT-RTX", "tensorrt_rtx", lambda: _builder("tensorrt_rtx", "rtx")),
+            _try("TensorRT", "tensorrt", lambda: _builder(TENSORRT, graph)),
+            _try("TensorRT-RTX", "tensorrt_rtx", lambda: _builder(TENSORRT_RTX, graph)),
             _try("digits data", "scikit-learn", _digits),
         ]
 
@@ -90,15 +92,23 @@ def _openvino(graph: Path) -> tuple[str, str]:
     return "works", "runs TensorRT's INT8 graphs on this CPU"
 
 
-def _builder(package: str, extra: str) -> tuple[str, str]:
-    trt = _deps.require(package, extra=extra)
-    if trt.Builder(trt.Logger(trt.Logger.ERROR)) is None:
-        raise UnavailableError(f"{package} is installed, but makes no builder")
-    import torch
+def _builder(flavour: Flavour, graph: Path) -> tuple[str, str]:
+    import numpy as np
 
-    if torch.cuda.is_available():
-        return "works", torch.cuda.get_device_name()
-    return "builds", "builds plans; running them needs an NVIDIA GPU"
+    from resnet_deploy.backends.trt import TensorRtBackend
+    from resnet_deploy.building import build_beside
+
+    flavour.load()
+    if not graph.exists():
+        _small_graph(graph)
+    candidate = Candidate.parse(flavour.name)
+    plan, entry = build_beside(graph, candidate, 1)
+    machine = here(flavour)
+    if machine.gpu is None:
+        return "builds", "builds plans; running them needs an NVIDIA GPU"
+    with TensorRtBackend(plan, candidate, origin=Origin.from_dict(entry["origin"])) as backend:
+        backend.infer(np.zeros((1, 3, 32, 32), np.float32))
+    return "works", machine.gpu
 
 
 def _digits() -> tuple[str, str]:

@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_deploy import _deps
-from resnet_deploy.backends.base import BACKENDS, Backend, Candidate
+from resnet_deploy.backends.base import BACKENDS, PLANS, Backend, Candidate
 from resnet_deploy.benchmarking.machine import cores, cpu_name, describe_machine, gpus
 from resnet_deploy.benchmarking.measure import MeasureConfig, Measurement, measure
 from resnet_deploy.benchmarking.report import BenchReport, Latency, Result, record, warnings_for
+from resnet_deploy.building import ensure_plan
 from resnet_deploy.bundle import Bundle, key_of, now
 from resnet_deploy.data import Dataset
 from resnet_deploy.errors import UsageError
@@ -74,6 +75,9 @@ def bench(
             f"the graph is proven up to batch {subject.max_batch}, not {max(batches)}; "
             f"export it with --max-batch {max(batches)}"
         )
+    for candidate in candidates:
+        if candidate.backend in PLANS:
+            ensure_plan(subject, candidate, {*batches, min(MAX_BATCH, subject.max_batch)}, progress)
     threads = threads or cores()
     dataset = subject.data(data or f"random:{RANDOM_IMAGES}", limit=limit, strict=strict)
     parity = _parity(subject, candidates, dataset, threads, fresh, progress)

@@ -131,6 +131,8 @@ def native_error(log: Any, what: str) -> EngineError | UnavailableError:
         return no_device(what)
     if "OutOfMemory" in reasons or "cudaError 2 " in reasons or "out of memory" in reasons:
         return UnavailableError(f"{what}: out of memory ({errors_of(log)}). Use smaller batches, or a larger --workspace-mib")
+    if "workspace limit" in reasons:
+        return EngineError(f"{what} with so little scratch memory: raise --workspace-mib, or leave it out")
     return EngineError(f"{what}: {errors_of(log)}")
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import platform
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from resnet_deploy.engine.flavours import FLAVOURS, TENSORRT, Flavour, gpu, make_log, native_error, no_device, version_tuple
 from resnet_deploy.errors import EngineError, IntegrityError, UnavailableError
+from resnet_deploy.specs import to_dict
 
 # The first four bytes of a plan, by the package that wrote it; its version is at offset 24. Neither is documented: they
 # serve to name what a foreign file is, not to judge it.
@@ -45,7 +46,7 @@ class Origin:
         return cls(**values | {"targets": tuple(values["targets"])})
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return to_dict(self)
 
     @property
     def built_for(self) -> str:

@@ -10,8 +10,10 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
+
+from resnet_deploy.specs import to_dict
 
 # In the order in which they are looked for: "BFloat16" holds "Float16", "UInt8" holds "Int8".
 _TYPES = (
@@ -69,7 +71,7 @@ class PlanReport:
         return dict(Counter(self.layers.values()))
 
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "convolutions": self.convolutions}
+        return {**to_dict(self), "convolutions": self.convolutions}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> PlanReport:

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from resnet_deploy.engine.flavours import TENSORRT, TENSORRT_RTX, choose, version_tuple
+from resnet_deploy.engine.options import BuildOptions, Profile, best_profile
+from resnet_deploy.errors import MissingPackageError, UsageError
+
+
+@pytest.mark.parametrize(("text", "sizes"), [("8", (8, 8, 8)), ("1:8:64", (1, 8, 64)), (" 2:2:2 ", (2, 2, 2))])
+def test_profiles_are_read(text: str, sizes: tuple[int, int, int]) -> None:
+    profile = Profile.parse(text)
+    assert (profile.min, profile.opt, profile.max) == sizes
+    assert Profile.parse(str(profile)) == profile
+
+
+@pytest.mark.parametrize("text", ["", "0", "1:2", "1:2:3:4", "a:b:c", "8:1:1", "1:9:8", "1:0:8", "-1:1:2", "1.5"])
+def test_malformed_profiles(text: str) -> None:
+    with pytest.raises(UsageError, match="1:8:64"):
+        Profile.parse(text)
+
+
+sizes = st.lists(st.integers(1, 100), min_size=3, max_size=3).map(sorted)
+profiles = st.lists(sizes.map(lambda s: Profile(min=s[0], opt=s[1], max=s[2])), min_size=1, max_size=5)
+
+
+@given(profiles, st.integers(1, 100))
+def test_the_best_profile_holds_the_batch_and_is_tuned_nearest(found: list[Profile], batch: int) -> None:
+    index = best_profile(found, batch)
+    holding = [p for p in found if p.min <= batch <= p.max]
+    if index is None:
+        assert not holding
+    else:
+        assert found[index] in holding
+        assert all(abs(found[index].opt - batch) <= abs(p.opt - batch) for p in holding)
+
+
+def test_a_static_profile_goes_before_a_range_tuned_for_the_same() -> None:
+    assert best_profile([Profile.parse("1:8:64"), Profile.parse("8")], 8) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"batch": ()}, "at least one profile"),
+        ({"target": "sm86,sm99"}, "unknown target 'sm99'"),
+        ({"optimization_level": 6}, "0 to 5"),
+        ({"workspace_mib": 0}, "at least 1 MiB"),
+        ({"hardware_compatible": "all"}, "ampere-plus"),
+    ],
+)
+def test_options_that_cannot_be_meant(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        BuildOptions(**given)
+
+
+@pytest.mark.parametrize(
+    ("flavour", "given", "option"),
+    [
+        (TENSORRT, {"target": "sm86"}, "--target"),
+        (TENSORRT_RTX, {"hardware_compatible": "ampere-plus"}, "--hardware-compatible"),
+        (TENSORRT_RTX, {"version_compatible": True}, "--version-compatible"),
+        (TENSORRT_RTX, {"timing_cache": True}, "--timing-cache"),
+    ],
+)
+def test_an_option_that_a_package_lacks_is_named(flavour: Any, given: dict[str, Any], option: str) -> None:
+    with pytest.raises(UsageError, match=f"{flavour.name} .* has no {option}: "):
+        BuildOptions(**given).check(flavour)
+    BuildOptions().check(flavour)
+
+
+def test_equal_profiles_are_one() -> None:
+    assert BuildOptions(batch=("8", "8:8:8", "1:2:4")).profiles == (Profile.parse("8"), Profile.parse("1:2:4"))
+
+
+def test_versions() -> None:
+    assert version_tuple("10.13.3.9.post1") == (10, 13, 3, 9)
+    assert version_tuple("not installed") == ()
+
+
+def test_flavours(monkeypatch: pytest.MonkeyPatch) -> None:
+    from resnet_deploy.engine import flavours
+
+    assert choose("tensorrt-rtx") is TENSORRT_RTX
+    with pytest.raises(UsageError, match="unknown flavour 'trt'"):
+        choose("trt")
+    installed = {"tensorrt": "11.4", "tensorrt_rtx": "1.7"}
+    monkeypatch.setattr(flavours._deps, "version", lambda name: installed.get(name))
+    monkeypatch.setattr(flavours, "gpu", lambda: ("NVIDIA H200", "9.0"))
+    assert choose("auto") is TENSORRT
+    monkeypatch.setattr(flavours, "gpu", lambda: None)
+    assert choose("auto") is TENSORRT_RTX, "the one that builds without a GPU"
+    installed.clear()
+    with pytest.raises(MissingPackageError, match=r"resnet-deploy\[gpu\].* or .*resnet-deploy\[rtx\]"):
+        choose("auto")

@@ -1,0 +1,110 @@
+"""Preflight: what runs where, and what is said where it doesn't."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resnet_deploy.engine import plan as module
+from resnet_deploy.engine.flavours import FLAVOURS, Flavour
+from resnet_deploy.engine.plan import Origin, here, identify, preflight
+from resnet_deploy.errors import IntegrityError, UnavailableError
+
+H200 = Origin(flavour="tensorrt", version="11.4.0.106", platform="Linux-x86_64", gpu="NVIDIA H200", compute_capability="9.0")
+ADA = Origin(flavour="tensorrt-rtx", version="1.7.1.116", platform="Linux-x86_64", gpu="RTX 4090", compute_capability="8.9")
+
+
+@pytest.fixture(autouse=True)
+def every_package_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Flavour, "load", lambda self: None)
+
+
+RUNS = [
+    (H200, H200),
+    (replace(H200, version="11.0.0", version_compatible=True), H200),
+    (replace(H200, version="10.16.1", version_compatible=True), H200),
+    (replace(H200, gpu="NVIDIA A100", compute_capability="8.0", hardware_compatible="ampere-plus"), H200),
+    (replace(H200, gpu="NVIDIA H100", hardware_compatible="same-compute-capability"), H200),
+    (replace(ADA, gpu=None, compute_capability=None, targets=("sm86", "sm89")), ADA),
+    (ADA, replace(ADA, gpu="NVIDIA L4")),  # TensorRT-RTX compiles for a compute capability, not for a model
+]
+REFUSED = [
+    (replace(H200, version="11.0.0"), H200, "found tensorrt 11.4.0.106"),
+    (replace(H200, version="11.5.0", version_compatible=True), H200, "built with tensorrt 11.5.0"),
+    (replace(H200, version="8.6.1", version_compatible=True), H200, "built with tensorrt 8.6.1"),
+    (H200, replace(H200, gpu="NVIDIA H100"), r"found NVIDIA H100 \(sm90\)"),
+    (replace(H200, hardware_compatible="ampere-plus"), replace(H200, gpu="T4", compute_capability="7.5"), r"found T4 \(sm75\)"),
+    (replace(H200, hardware_compatible="same-compute-capability"), replace(H200, compute_capability="8.9"), "sm89"),
+    (H200, replace(H200, platform="Windows-AMD64"), "found Windows-AMD64"),
+    (replace(ADA, targets=("sm86",)), ADA, r"for sm86 on .*found RTX 4090 \(sm89\)"),
+    (ADA, replace(ADA, version="1.8.0"), "found tensorrt-rtx 1.8.0"),
+    (replace(ADA, version_compatible=True), replace(ADA, version="1.8.0"), "found tensorrt-rtx 1.8.0"),
+]
+
+
+@pytest.mark.parametrize(("built", "machine"), RUNS)
+def test_what_runs(built: Origin, machine: Origin) -> None:
+    preflight(built, machine)
+
+
+@pytest.mark.parametrize(("built", "machine", "said"), REFUSED)
+def test_what_is_refused(built: Origin, machine: Origin, said: str) -> None:
+    with pytest.raises(UnavailableError, match=said) as caught:
+        preflight(built, machine)
+    assert "resnet-deploy build" in str(caught.value) and caught.value.exit_code == 3
+
+
+def test_several_reasons_are_all_said() -> None:
+    with pytest.raises(UnavailableError, match=r"found tensorrt 11.4.0.106, Linux-aarch64, NVIDIA B200 \(sm100\)"):
+        preflight(
+            replace(H200, version="10.16.1"),
+            replace(H200, gpu="NVIDIA B200", compute_capability="10.0", platform="Linux-aarch64"),
+        )
+
+
+def test_no_gpu() -> None:
+    with pytest.raises(UnavailableError, match="no NVIDIA GPU that can be used"):
+        preflight(H200, replace(H200, gpu=None, compute_capability=None))
+
+
+@pytest.mark.parametrize("error", [RuntimeError("The NVIDIA driver on your system is too old (found version 11040)")])
+def test_an_old_driver_is_named(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    import torch
+
+    def init() -> None:
+        raise error
+
+    monkeypatch.setattr(torch.cuda, "init", init)
+    with pytest.raises(UnavailableError, match="driver on your system is too old"):
+        preflight(H200, replace(H200, gpu=None))
+
+
+def test_origins_read_back_and_miss_nothing() -> None:
+    entry: dict[str, Any] = {**ADA.to_dict(), "targets": ["sm89"], "more": 1}
+    assert Origin.from_dict(entry) == replace(ADA, targets=("sm89",))
+    del entry["version"]
+    with pytest.raises(IntegrityError, match="does not say version"):
+        Origin.from_dict(entry)
+
+
+def test_plans_are_named_after_what_they_are_for() -> None:
+    assert H200.built_for == "nvidia-h200"
+    assert replace(ADA, targets=("sm86", "sm89")).built_for == "sm86-sm89"
+
+
+def test_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "gpu", lambda: ("NVIDIA H200", "9.0"))
+    found = here(FLAVOURS["tensorrt-rtx"])
+    assert (found.gpu, found.compute_capability, found.flavour) == ("NVIDIA H200", "9.0", "tensorrt-rtx")
+
+
+def test_files_that_look_like_plans(tmp_path: Path) -> None:
+    file = tmp_path / "a"
+    file.write_bytes(b"ftrt" + bytes(20) + bytes([10, 16, 1, 11]) + bytes(100))
+    assert identify(file) == "tensorrt 10.16.1.11"
+    for data in (b"", b"ftrt", b"vtrt" + bytes(20), b"\x08\x08" + bytes(100)):
+        file.write_bytes(data)
+        assert identify(file) is None

@@ -1,0 +1,35 @@
+"""A network of every family through TensorRT-RTX's builder, in every precision, with the precision of each layer proven."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import resnet_deploy as rd
+from resnet_deploy.building import graph_layers
+from resnet_deploy.models.registry import ARCHITECTURES
+
+pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: the extra rtx")
+
+FAMILIES: dict[str, str] = {}
+for _name, _row in sorted(ARCHITECTURES.items(), key=lambda item: sum(item[1].config.layers)):
+    FAMILIES.setdefault(_row.family, _name)
+NAMES = [*FAMILIES.values(), "ensemble:resnet20+resnet32"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_every_precision(name: str, tmp_path: Path) -> None:
+    cifar = name.startswith("ensemble") or ARCHITECTURES[name].config.stem == "cifar"
+    bundle = rd.export(
+        name, tmp_path / "b", max_batch=8, image_size=32 if cifar else 64, precision="fp16,int8,fp8", targets="tensorrt",
+        calibration="random:8", calibration_method="max",
+    )  # fmt: skip
+    plans = rd.build(bundle, precision="fp32,fp16,int8", batch=("1", "2:4:8"), flavour="tensorrt-rtx", target="sm86")
+    plans += rd.build(bundle, precision="fp8", batch="1:4:8", flavour="tensorrt-rtx", target="sm89")
+    for plan in plans:
+        asked, additions = graph_layers(bundle.path / f"model.{plan.entry['precision']}.onnx")
+        assert not plan.entry["warnings"], plan.entry["warnings"]
+        assert plan.report.layers == asked, "each convolution computes in what its graph says"
+        assert set(plan.report.unfused_adds) <= set(additions)
