@@ -22,6 +22,7 @@ TITLES = {
     "corrections": "What clipping, bias correction, equalization and `tune` change in INT8",
     "calibration": "What calibrating costs (ResNet-50)",
     "int8_speed": "INT8 on the CPU (ResNet-50)",
+    "engines": "What building a plan costs over the builder alone (ResNet-50)",
     "degradation": "The degradation experiment: deeper plain networks train worse, deeper residual ones do not",
 }
 INTRODUCTION = """\
@@ -60,6 +61,32 @@ def _own(own: Mapping[str, Any]) -> list[str]:
     return [f"**{own['title']}**", "", *aligned([own["columns"], *own["lines"]]), ""]
 
 
+def gpu_page(results: Mapping[str, Mapping[str, Any]], backends: Mapping[str, Any]) -> str:
+    """The page of benchmarks/gpu.sh: one table a network; what did not work, in its own words."""
+    gpus = ", ".join(gpu["name"] for gpu in backends["machine"]["gpus"]) or "no GPU"
+    lines = [f"# On a GPU: {gpus}", "", f"{machine_line(backends['machine'])}.", ""]
+    lines += ["Left out:", "", *(f"- `{name}`: {said}" for name, said in backends["left_out"].items()), ""]
+    for name, result in results.items():
+        lines += [f"## {name}", ""]
+        if "error" in result:
+            lines += [result["error"], ""]
+            continue
+        columns = ("backend", "precision", "batch", "p50 ms", "device ms", "images/s", "cosine min", "top-1 agreement", "gate")
+        lines += aligned([columns, *map(_gpu_cells, result["results"])])
+        found = {**result["judged"], **{name: f"{t['ours_s'] / t['bare_s']:.3f}" for name, t in result["bare_loop"].items()}}
+        lines += ["", *(f"- {what}: {value}" for what, value in found.items()), ""]
+    return "\n".join([*lines, "```sh", "OUT=benchmarks/results/gpu benchmarks/gpu.sh", "```", ""])
+
+
+def _gpu_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    parity, agreement = row["parity"], row["parity"]["top1_agreement"]
+    return (
+        f"{row['backend']} ({row['device']})", row["precision"], str(row["batch"]), f"{row['latency_s']['p50'] * 1e3:.3f}",
+        f"{row['device_latency_s']['p50'] * 1e3:.3f}", f"{row['images_per_s']:,.0f}", f"{parity['cosine_min']:.5f}",
+        "–" if agreement is None else f"{agreement:.2%}", row["gate"],
+    )  # fmt: skip
+
+
 def read(folder: Path) -> dict[str, Any]:
     """The results in a folder by name."""
     return {file.stem: json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))}
@@ -69,6 +96,10 @@ def main() -> None:
     target = HERE / "README.md"
     target.write_text(page(read(HERE / "results")))
     print(target)
+    if found := read(HERE / "results" / "gpu"):
+        backends = found.pop("backends")
+        (HERE / "GPU.md").write_text(gpu_page({n: r for n, r in found.items() if r.get("benchmark")}, backends))
+        print(HERE / "GPU.md")
 
 
 if __name__ == "__main__":

@@ -7,9 +7,14 @@ import errno
 import hashlib
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from resnet_deploy.errors import BundleError, StorageError
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR}
@@ -59,6 +64,15 @@ def write_atomic(path: Path, data: bytes) -> None:
             beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def write_hashed(path: Path, data: Buffer) -> str:
+    """Write a file and hash what is written at the same time; returns the SHA-256."""
+    with ThreadPoolExecutor(1) as pool:
+        digest = pool.submit(lambda: hashlib.sha256(data).hexdigest())
+        with writing(path):
+            path.write_bytes(data)
+        return digest.result()
 
 
 def flush(path: Path) -> None:

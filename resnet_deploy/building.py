@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from resnet_deploy.engine.options import DEFAULT_TARGETS, FP8_TARGETS, RTX_TARGE
 from resnet_deploy.engine.plan import Origin, here
 from resnet_deploy.engine.report import PlanReport, summarize
 from resnet_deploy.errors import IntegrityError, PrecisionError, UnavailableError, UsageError
-from resnet_deploy.lowering import QUANTIZED, LoweringOptions, lower
+from resnet_deploy.lowering import QUANTIZED, LoweringOptions, lower_missing
 from resnet_deploy.specs import Precision, Progress, silent
 from resnet_deploy.subject import Subject
 
@@ -55,14 +56,14 @@ def build(
     in another precision than its graph says, UnavailableError without a GPU where one is needed, BundleError while another
     process works on the bundle. What was there before stays.
     """
-    asked, wanted = BuildOptions(**options), LoweringOptions(precision=precision, targets=("tensorrt",)).precisions  # type: ignore[arg-type]
+    asked, graphs = BuildOptions(**options), LoweringOptions(precision=precision, targets=("tensorrt",))  # type: ignore[arg-type]
     flavour = choose(asked.flavour)
     asked.check(flavour)
     flavour.load()
     bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     _check_batches(bundle, asked)
-    _lower_missing(bundle, wanted, progress)
-    return [_build(bundle, kind, asked, flavour, progress) for kind in wanted]
+    lower_missing(bundle, graphs, progress)
+    return [_build(bundle, kind, asked, flavour, progress) for kind in graphs.precisions]
 
 
 def ensure_plan(subject: Subject, candidate: Candidate, batches: Iterable[int], progress: Progress = silent) -> None:
@@ -103,13 +104,6 @@ def _check_batches(bundle: Bundle, options: BuildOptions) -> None:
         )
 
 
-def _lower_missing(bundle: Bundle, wanted: Iterable[Precision], progress: Progress) -> None:
-    """Graphs that are not there yet; one that is stays as it is, whatever it was made with."""
-    missing = [kind.value for kind in wanted if f"model.{kind.value}.onnx" not in bundle.manifest["artifacts"]]
-    if missing:
-        lower(bundle, LoweringOptions(precision=tuple(missing), targets=("tensorrt",)), progress)
-
-
 def _build(bundle: Bundle, kind: Precision, options: BuildOptions, flavour: Flavour, progress: Progress) -> Plan:
     graph = f"model.{kind.value}.onnx"
     made_from = bundle.manifest["artifacts"][graph]["sha256"]
@@ -129,9 +123,14 @@ def _build(bundle: Bundle, kind: Precision, options: BuildOptions, flavour: Flav
     with bundle.transaction() as change:
         cache_name = f"timing.{flavour.name}-{origin.version}.{origin.built_for}.cache"
         kept = bundle.artifact(cache_name).read_bytes() if cache_name in bundle.manifest["artifacts"] else None
-        built = build_plan(bundle.artifact(graph), options, flavour, targets, progress, timing_cache=kept)
-        report, warnings = _prove(bundle.artifact(graph), built, kind)
-        change.stage(name).write_bytes(built.plan)
+        with ThreadPoolExecutor(1) as pool:  # hashed and read while the builder works
+            checked = pool.submit(lambda: graph_layers(bundle.artifact(graph)))
+            try:
+                built = build_plan(bundle.path / graph, options, flavour, targets, progress, timing_cache=kept)
+            finally:
+                layers = checked.result()  # that the graph was changed explains whatever else went wrong
+        report, warnings = _prove(graph, layers, built, kind)
+        change.write(name, built.plan)
         change.add(
             name, kind="plan", precision=kind.value, made_from=made_from, key=key, origin=origin.to_dict(),
             profiles=list(map(str, options.profiles)), flags=options.flags(), builder_s=built.builder_s,
@@ -157,7 +156,7 @@ def _targets(options: BuildOptions, flavour: Flavour, kind: Precision, machine: 
 
 def _keep_cache(change: Transaction, name: str, built: Built, origin: Origin) -> None:
     if built.timing_cache:
-        change.stage(name).write_bytes(built.timing_cache)
+        change.write(name, built.timing_cache)
         change.add(name, kind="timing_cache", origin=origin.to_dict())
 
 
@@ -174,9 +173,9 @@ def graph_layers(path: Path) -> tuple[dict[str, str], list[str]]:
     return convolutions, additions
 
 
-def _prove(graph: Path, built: Built, kind: Precision) -> tuple[PlanReport, list[str]]:
+def _prove(graph: str, layers: tuple[dict[str, str], list[str]], built: Built, kind: Precision) -> tuple[PlanReport, list[str]]:
     """The report of a plan, and what is less than its graph asks for; PrecisionError where that is all of it."""
-    convolutions, additions = graph_layers(graph)
+    convolutions, additions = layers
     report = summarize(built.layers, convolutions, additions)
     if not built.layers:
         return report, ["the package gave no layer report: the plan's precision is not proven"]
@@ -185,7 +184,7 @@ def _prove(graph: Path, built: Built, kind: Precision) -> tuple[PlanReport, list
     if other and len(other) == len(asked):
         found = ", ".join(f"{count} in {name}" for name, count in report.convolutions.items()) or "none by that name"
         raise PrecisionError(
-            f"{graph.name} has {len(asked)} {kind.value} convolutions, and the plan computes {found}: the package has no "
+            f"{graph} has {len(asked)} {kind.value} convolutions, and the plan computes {found}: the package has no "
             f"{kind.value} kernels for these GPUs, or the graph's Q/DQ pairs are not what it takes. Nothing was kept"
         )
     if not other:

@@ -14,13 +14,16 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
 from resnet_deploy import _deps
-from resnet_deploy._files import flush, full_disk, sha256_file, write_atomic, writing
+from resnet_deploy._files import flush, full_disk, sha256_file, write_atomic, write_hashed, writing
 from resnet_deploy.errors import BundleError, IntegrityError
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 MANIFEST = "manifest.json"
 SCHEMA_VERSION = 1
@@ -137,18 +140,23 @@ class Transaction:
         self.manifest = manifest
         self.files: set[str] = set()
         self._staging = path / _STAGING
+        self._digests: dict[str, str] = {}
 
     def stage(self, name: str) -> Path:
         """Where to write an artifact that is to be called `name`."""
         self.files.add(name)
         return self._staging / name
 
+    def write(self, name: str, data: Buffer) -> None:
+        """Stage an artifact from memory."""
+        self._digests[name] = write_hashed(self.stage(name), data)
+
     def add(self, name: str, **entry: Any) -> None:
         """Name a staged artifact in the manifest, with its hash and size. entry: what else is known of it."""
         path = self._staging / name
         flush(path)
         self.manifest["artifacts"][name] = {
-            **entry, "sha256": sha256_file(path), "size_bytes": path.stat().st_size,
+            **entry, "sha256": self._digests.get(name) or sha256_file(path), "size_bytes": path.stat().st_size,
             "created": now(), "packages": _deps.versions(),
         }  # fmt: skip
 

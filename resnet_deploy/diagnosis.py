@@ -38,6 +38,7 @@ def doctor() -> list[Finding]:
             _try("eager (CUDA)", "torch", lambda: _eager("cuda")),
             _try("onnxruntime (CPU)", "onnxruntime", lambda: _ort("cpu", graph)),
             _try("onnxruntime (CUDA)", "onnxruntime", lambda: _ort("cuda", graph)),
+            _try("onnxruntime (TensorRT)", "onnxruntime", lambda: _ort("tensorrt", graph)),
             _try("OpenVINO (CPU)", "openvino", lambda: _openvino(graph)),
             _try("TensorRT", "tensorrt", lambda: _builder(TENSORRT, graph)),
             _try("TensorRT-RTX", "tensorrt_rtx", lambda: _builder(TENSORRT_RTX, graph)),
@@ -66,15 +67,15 @@ def _eager(device: str) -> tuple[str, str]:
     return "works", str(described.get("gpu", f"{described['threads']} threads"))
 
 
-def _ort(device: str, graph: Path) -> tuple[str, str]:
+def _ort(provider: str, graph: Path) -> tuple[str, str]:
     import numpy as np
 
     from resnet_deploy.backends.ort import OrtBackend
 
-    _deps.require("onnxruntime", extra="gpu" if device == "cuda" else "cpu")
+    _deps.require("onnxruntime", extra="cpu" if provider == "cpu" else "gpu")
     if not graph.exists():
         _small_graph(graph)
-    with OrtBackend(graph, Candidate(backend="onnxruntime", device=device)) as backend:
+    with OrtBackend(graph, Candidate.parse(f"onnxruntime:{provider}")) as backend:
         backend.infer(np.zeros((1, 3, 32, 32), np.float32))
         return "works", f"runs {backend.describe()['providers'][0]}"
 

@@ -138,6 +138,16 @@ def lower(bundle: Bundle, options: LoweringOptions, progress: Progress) -> None:
                 _write(change, name, graph, calibration, options, *files[name], key=wanted[name], made_from=made_from)
 
 
+def lower_missing(bundle: Bundle, options: LoweringOptions, progress: Progress) -> None:
+    """As `lower`; but where nothing is asked for beside precisions and targets, files that are there stay as they are: a
+    tuned mix is not undone by who only wants to run it."""
+    plain = LoweringOptions(precision=options.precision, targets=options.targets) == options
+    there = bundle.manifest["artifacts"]
+    missing = [kind for kind, name in ((k, n) for n, (k, _) in options.files().items()) if not plain or name not in there]
+    if missing:
+        lower(bundle, replace(options, precision=tuple(kind.value for kind in dict.fromkeys(missing))), progress)
+
+
 def calibrated(bundle: Bundle, options: LoweringOptions, progress: Progress) -> tuple[Graph, Calibration]:
     """The FP32 graph and its ranges, kept in the bundle from now on."""
     calibration = _calibration(bundle, options, progress)

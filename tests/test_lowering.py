@@ -185,6 +185,15 @@ def test_tune_keeps_nothing_where_nothing_fails(copy: Path) -> None:
     assert found.chosen.keep == () and found.chosen.macs == 0
 
 
+def test_a_tuned_mix_is_not_undone_by_who_runs_it(spoilt_copy: Path) -> None:
+    rd.tune(spoilt_copy, "digits", limit=64)
+    mix = Bundle.open(spoilt_copy).manifest["artifacts"]["model.int8.onnx"]["sha256"]
+    rd.bench(spoilt_copy, precision="int8", backends=["openvino"], batch=1, duration_s=0.01, data="random:4")
+    assert Bundle.open(spoilt_copy).manifest["artifacts"]["model.int8.onnx"]["sha256"] == mix
+    rd.bench(spoilt_copy, precision="int8", other_layers="fp32", backends=["eager"], batch=1, duration_s=0.01)
+    assert Bundle.open(spoilt_copy).manifest["artifacts"]["model.int8.onnx"]["sha256"] != mix, "what was asked for is made"
+
+
 def test_tune_says_when_no_mix_passes(spoilt_copy: Path) -> None:
     with pytest.raises(TuningError, match=r"no mix passes: .*even with nothing quantized"):
         rd.tune(spoilt_copy, "digits", limit=64, gates=["top1-accuracy=1.01"])

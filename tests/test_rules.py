@@ -173,12 +173,20 @@ def test_the_library_knows_every_option_of_the_command_line() -> None:
     """What the CLI can do, a program can do, with the same names."""
     from dataclasses import fields
 
+    from resnet_deploy.engine.options import BuildOptions
     from resnet_deploy.lowering import LoweringOptions
     from resnet_deploy.steps import ExportOptions
 
-    known = {field.name for kind in (ExportOptions, LoweringOptions) for field in fields(kind)} | {"as_json"}
+    kinds = (ExportOptions, LoweringOptions, BuildOptions)
+    known = {field.name for kind in kinds for field in fields(kind)} | {"as_json"}
     known |= {"by_layer"}  # a call of its own: rd.layers
-    for name, argument in (("export", "architecture"), ("verify", "bundle"), ("bench", "target"), ("tune", "bundle")):
+    for name, argument in (
+        ("export", "architecture"),
+        ("verify", "bundle"),
+        ("bench", "target"),
+        ("tune", "bundle"),
+        ("build", "bundle"),
+    ):
         function = getattr(resnet_deploy, name)
         named = set(inspect.signature(function).parameters) | {argument}
         asked = {parameter.name for parameter in main.commands[name].params}

@@ -17,7 +17,7 @@ from resnet_deploy.specs import Precision, TensorSpec
 Outputs = Mapping[str, NDArray[Any]]
 
 BACKENDS: dict[str, frozenset[str]] = {
-    "eager": frozenset({"cpu", "cuda", "fp32", "fp16", "bf16", "channels_last", "compile"}),
+    "eager": frozenset({"cpu", "cuda", "fp32", "fp16", "bf16", "channels_last", "compile", "cuda_graph"}),
     "onnxruntime": frozenset({"cpu", "cuda", "fp32", "fp16", "int8", "fp8", "simulate", "tensorrt"}),
     "openvino": frozenset({"cpu", "fp32", "fp16", "bf16", "int8"}),
     "tensorrt": frozenset({"cuda", "fp32", "fp16", "bf16", "int8", "fp8", "no_cuda_graph", "streams="}),

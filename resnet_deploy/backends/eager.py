@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,17 +12,27 @@ from numpy.typing import NDArray
 
 from resnet_deploy._deps import version
 from resnet_deploy.backends.base import Backend, Candidate, Outputs
-from resnet_deploy.errors import UnavailableError
+from resnet_deploy.backends.cuda import CudaDevice
+from resnet_deploy.errors import UnavailableError, UsageError
 from resnet_deploy.models.deploy import DeployModel
 from resnet_deploy.specs import InputFormat, Precision
+
+
+@dataclass(frozen=True)
+class _Captured:
+    """A CUDA graph of one shape, and the memory that it reads and writes."""
+
+    input: torch.Tensor
+    output: tuple[torch.Tensor, ...]
+    replay: Callable[[], None]
 
 
 class EagerBackend(Backend):
     """A DeployModel on CPU or CUDA.
 
-    Options: channels_last memory format; compile, torch.compile's default mode. FP16 and BF16 convert the network alone: input
-    normalization and the head stay FP32. FP32 means FP32: TF32 is switched off in matrix products and convolutions.
-    Raises UnavailableError without a CUDA device.
+    Options: channels_last memory format; compile, torch.compile's default mode; cuda_graph, a graph for each shape. FP16 and
+    BF16 convert the network alone: input normalization and the head stay FP32. FP32 means FP32: TF32 is switched off in
+    matrix products and convolutions. Raises UnavailableError without a CUDA device.
     """
 
     def __init__(self, model: DeployModel, candidate: Candidate, *, threads: int | None = None) -> None:
@@ -40,6 +52,11 @@ class EagerBackend(Backend):
         self._run = torch.compile(self._model) if "compile" in candidate.options else self._model
         self._input: torch.Tensor | None = None
         self._output: tuple[torch.Tensor, ...] = ()
+        self._graphs: dict[tuple[int, ...], _Captured] | None = None
+        if "cuda_graph" in candidate.options:
+            if candidate.device != "cuda":
+                raise UsageError(f"{candidate}: a CUDA graph needs a CUDA device, as in eager:cuda,cuda_graph")
+            self._graphs = {}
 
     def _prepare(self, model: DeployModel) -> DeployModel:
         if self.candidate == Candidate(backend="eager"):
@@ -58,12 +75,42 @@ class EagerBackend(Backend):
         # Pixels are NHWC already; their permuted view has the channels-last strides.
         if self._channels_last and self._model.input_format is InputFormat.FLOAT:
             tensor = tensor.contiguous(memory_format=torch.channels_last)
+        if self._graphs is not None:
+            captured = self._graphs.get(tuple(tensor.shape))
+            if captured is None:
+                captured = self._graphs[tuple(tensor.shape)] = self._capture(tensor)
+            captured.input.copy_(tensor)
+            torch.cuda.current_stream().synchronize()  # the graph runs on a stream of its own
+            tensor, self._output = captured.input, captured.output
         self._input = tensor
 
-    def enqueue(self) -> None:
+    def _capture(self, tensor: torch.Tensor) -> _Captured:
+        device = CudaDevice()
+        stream = device.stream()
+        static, output = tensor.clone(), ()
+        stream.wait_stream(torch.cuda.current_stream())
+
+        def run() -> None:
+            nonlocal output
+            with torch.cuda.stream(stream):
+                output = self._forward(static)
+
+        for _ in range(3):  # cuDNN chooses its kernels before the capture
+            run()
+        stream.synchronize()
+        replay = device.capture(run, stream)
+        return _Captured(input=static, output=output, replay=replay)
+
+    def _forward(self, tensor: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
         with torch.inference_mode():
-            output = self._run(self._input)
-        self._output = output if isinstance(output, tuple) else (output,)
+            output = self._run(tensor)
+        return output if isinstance(output, tuple) else (output,)
+
+    def enqueue(self) -> None:
+        if self._graphs is None:
+            self._output = self._forward(self._input)
+        elif self._input is not None:
+            self._graphs[tuple(self._input.shape)].replay()
 
     def synchronize(self) -> None:
         if self._device.type == "cuda":
@@ -79,6 +126,6 @@ class EagerBackend(Backend):
         return found
 
     def close(self) -> None:
-        self._input, self._output = None, ()
+        self._input, self._output, self._graphs = None, (), None
         if self._device.type == "cuda":
             torch.cuda.empty_cache()

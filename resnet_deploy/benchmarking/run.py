@@ -23,7 +23,7 @@ from resnet_deploy.building import ensure_plan
 from resnet_deploy.bundle import Bundle, key_of, now
 from resnet_deploy.data import Dataset
 from resnet_deploy.errors import UsageError
-from resnet_deploy.lowering import LoweringOptions, lower
+from resnet_deploy.lowering import LoweringOptions, lower_missing
 from resnet_deploy.models import registry
 from resnet_deploy.parity import parse_gates
 from resnet_deploy.specs import MAX_BATCH, Precision, Progress, parse_batches, silent
@@ -123,7 +123,7 @@ def _bundle(
     if given := [name for name, value in options.items() if value not in (None, False)]:
         raise UsageError(f"{target} is exported already; {', '.join(given)} can be set only where an architecture is given")
     bundle = Bundle.open(target)
-    lower(bundle, precisions, progress)
+    lower_missing(bundle, precisions, progress)
     return bundle
 
 

@@ -12,7 +12,7 @@ from tests.conftest import DIGITS
 from tests.test_backends import CUDA, contract
 
 
-@pytest.mark.parametrize("text", [*CUDA, "eager:cuda,compile"])
+@pytest.mark.parametrize("text", [*CUDA, "eager:cuda,compile", "eager:cuda,fp16,channels_last,cuda_graph"])
 def test_contract(digits_bundle: Bundle, text: str) -> None:
     contract(digits_bundle, text)
 

@@ -1,0 +1,131 @@
+"""TensorRT and TensorRT-RTX on a real device: what tests/test_trt_backend.py has on a fake one."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import resnet_deploy as rd
+from resnet_deploy.backends.base import Candidate
+from resnet_deploy.building import ensure_plan
+from resnet_deploy.bundle import Bundle
+from resnet_deploy.errors import MissingPackageError, UnavailableError, UsageError
+from resnet_deploy.subject import Subject
+from tests.conftest import DIGITS
+from tests.test_backends import IMAGES, contract
+
+FLAVOURS = ["tensorrt", "tensorrt-rtx"]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    path = tmp_path_factory.mktemp("gpu") / "bundle"
+    return rd.export(
+        "resnet20", path, weights=DIGITS, input="uint8", max_batch=8, precision="fp32,fp16,int8", targets="tensorrt",
+        calibration="digits:train",
+    )  # fmt: skip
+
+
+def ready(bundle: Bundle, text: str, batches: tuple[int, ...] = (1, 5, 8)) -> None:
+    try:
+        ensure_plan(Subject(bundle), Candidate.parse(text), batches)
+    except MissingPackageError as exc:
+        pytest.skip(str(exc))
+
+
+@pytest.mark.parametrize("options", ["", "fp16", "no_cuda_graph", "streams=2", "fp16,streams=3,no_cuda_graph"])
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_contract(bundle: Bundle, flavour: str, options: str) -> None:
+    text = f"{flavour}:{options}" if options else flavour
+    ready(bundle, text)
+    contract(bundle, text)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_real_images_pass_the_gates_and_the_precision_is_proven(bundle: Bundle, flavour: str, precision: str) -> None:
+    ready(bundle, f"{flavour}:{precision}")
+    (plan,) = rd.build(bundle, precision=precision, flavour=flavour, batch=("1:8:8", "1", "5", "8"))
+    assert set(plan.report.convolutions) == {precision}
+    (found,) = rd.verify(bundle, "digits", backends=[f"{flavour}:{precision}"], batch=7)
+    assert found.gate == "pass", found.failures
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+@pytest.mark.parametrize("head", ["topk:5", "features", "embedding", "probabilities"])
+def test_every_head(tmp_path: Path, flavour: str, head: str) -> None:
+    other = rd.export("resnet20", tmp_path / "b", weights=DIGITS, input="uint8", head=head, max_batch=8)
+    ready(other, flavour)
+    subject = Subject(other)
+    with subject.backend(Candidate.parse(flavour), 1) as backend, subject.backend(Candidate.parse("eager"), 1) as eager:
+        found, expected = backend.infer(IMAGES), eager.infer(IMAGES)
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_profiles_switch_and_batches_outside_are_refused(bundle: Bundle, tmp_path: Path, flavour: str) -> None:
+    other = Bundle.open(shutil.copytree(bundle.path, tmp_path / "b"))
+    try:
+        rd.build(other, flavour=flavour, batch=("1", "3:4:5"))
+    except MissingPackageError as exc:
+        pytest.skip(str(exc))
+    with Subject(other).backend(Candidate.parse(flavour), 1) as backend:
+        for size in (1, 5, 3, 1, 4):
+            assert backend.infer(IMAGES[:size])["logits"].shape == (size, 10)
+        with pytest.raises(UsageError, match="holds batch 2"):
+            backend.infer(IMAGES[:2])
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_a_plan_for_another_gpu_is_refused(bundle: Bundle, tmp_path: Path, flavour: str) -> None:
+    ready(bundle, flavour)
+    other = Bundle.open(shutil.copytree(bundle.path, tmp_path / "b"))
+    with other.transaction() as change:
+        for entry in change.manifest["artifacts"].values():
+            if entry["kind"] == "plan":
+                entry["origin"] |= {"gpu": "Another GPU", "compute_capability": "1.0", "targets": []}
+    with pytest.raises(UnavailableError, match="Another GPU"):
+        Subject(other).backend(Candidate.parse(flavour), 1)
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_short_of_memory(bundle: Bundle, flavour: str) -> None:
+    import torch
+
+    ready(bundle, flavour)
+    free, _ = torch.cuda.mem_get_info()
+    hog = torch.empty(max(0, free - (64 << 20)), dtype=torch.uint8, device="cuda")
+    try:
+        with Subject(bundle).backend(Candidate.parse(f"{flavour}:streams=64"), 1) as backend:
+            backend.infer(IMAGES)
+    except UnavailableError as exc:
+        assert "memory" in str(exc)
+    finally:
+        del hog
+        torch.cuda.empty_cache()
+
+
+def test_onnxruntimes_tensorrt_provider_really_runs(bundle: Bundle) -> None:
+    try:
+        backend = Subject(bundle).backend(Candidate.parse("onnxruntime:tensorrt"), 1)
+    except UnavailableError as exc:
+        pytest.skip(str(exc))
+    with backend:
+        assert backend.describe()["providers"][0] == "TensorrtExecutionProvider"
+        assert backend.infer(IMAGES)["logits"].shape == (5, 10)
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_bench_builds_what_it_needs(tmp_path: Path, flavour: str) -> None:
+    try:
+        report = rd.bench(
+            "resnet20", weights=DIGITS, data="digits", output=tmp_path / "b", batch="1,8", duration_s=0.5,
+            precision="fp32,int8", calibration="digits:train", backends=("eager:cuda,fp16,channels_last,cuda_graph", flavour),
+        )  # fmt: skip
+    except MissingPackageError as exc:
+        pytest.skip(str(exc))
+    assert report.passed and {result.precision for result in report.results if result.backend == flavour} == {"fp32", "int8"}
