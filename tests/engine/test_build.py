@@ -9,9 +9,10 @@ import pytest
 from resnet_deploy.building import graph_layers
 from resnet_deploy.bundle import Bundle
 from resnet_deploy.engine.build import Built, build_plan
-from resnet_deploy.engine.flavours import TENSORRT_RTX
+from resnet_deploy.engine.flavours import TENSORRT, TENSORRT_RTX, Flavour
 from resnet_deploy.engine.options import BuildOptions
 from resnet_deploy.engine.report import summarize
+from resnet_deploy.errors import EngineError
 from resnet_deploy.exporter import export_onnx
 from resnet_deploy.specs import silent
 from tests.test_exporter import deploy
@@ -36,3 +37,21 @@ def test_the_trained_network_builds(digits_bundle: Bundle) -> None:
 def test_every_head_builds(tmp_path: Path, head: str, input_format: str) -> None:
     export_onnx(deploy(head=head, input_format=input_format), tmp_path / "m.onnx", max_batch=8)
     assert build(tmp_path / "m.onnx").layers
+
+
+def test_the_path_of_tensorrt_itself(digits_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its package is not here; TensorRT-RTX takes the same calls, timing cache and compatibility level among them."""
+    import tensorrt_rtx
+
+    monkeypatch.setattr(Flavour, "load", lambda self: tensorrt_rtx)
+    options = BuildOptions(batch="8", hardware_compatible="ampere-plus", sparse_weights=True, optimization_level=1)
+    built = build_plan(digits_bundle.artifact("model.fp32.onnx"), options, TENSORRT, (), silent, timing_cache=None)
+    assert built.layers and isinstance(built.timing_cache, bytes)
+    without = BuildOptions(batch="8", timing_cache=False)
+    assert build_plan(digits_bundle.artifact("model.fp32.onnx"), without, TENSORRT, (), silent).timing_cache is None
+
+
+def test_the_packages_own_reason_is_told(digits_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = BuildOptions(batch="8", version_compatible=True)
+    with pytest.raises(EngineError, match=r"cannot build model.fp32.onnx: Unable to load library: libnvinfer_lean"):
+        build_plan(digits_bundle.artifact("model.fp32.onnx"), options, TENSORRT_RTX, ("sm86",), silent)
