@@ -173,10 +173,11 @@ def test_the_library_knows_every_option_of_the_command_line() -> None:
     """What the CLI can do, a program can do, with the same names."""
     from dataclasses import fields
 
+    from resnet_deploy.benchmarking.scenarios import ScenarioOptions
     from resnet_deploy.lowering import LoweringOptions
     from resnet_deploy.steps import ExportOptions
 
-    known = {field.name for kind in (ExportOptions, LoweringOptions) for field in fields(kind)} | {"as_json"}
+    known = {field.name for kind in (ExportOptions, LoweringOptions, ScenarioOptions) for field in fields(kind)} | {"as_json"}
     known |= {"by_layer"}  # a call of its own: rd.layers
     for name, argument in (("export", "architecture"), ("verify", "bundle"), ("bench", "target"), ("tune", "bundle")):
         function = getattr(resnet_deploy, name)
