@@ -49,7 +49,8 @@ def search_rate(
         if found.best is None:
             if rate <= floor or hopeless(outcome, latency_bound_s):
                 break
-            rate = max(floor, rate * DOWN)
+            completed = outcome.values.get("result_completed_samples_per_sec", rate)
+            rate = max(floor, min(rate * DOWN, completed))
         elif found.above is None:
             rate *= UP
         elif found.above[0] <= found.best[0] * (1 + tolerance):
