@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -72,20 +73,20 @@ def test_single_stream_against_theory() -> None:
     found = runner(Fake(0.002)).run("single-stream")
     figures = found.metrics
     assert found.valid and found.reason == "" and {"summary.txt", "detail.txt"} == set(found.logs)
-    assert 0.002 <= figures["latency_min_s"] <= figures["latency_p50_s"] <= figures["latency_p90_s"] < 0.1
+    assert 0.002 <= figures["latency_min_s"] <= figures["latency_p50_s"] <= figures["latency_p90_s"] <= figures["latency_p99_s"]
     assert figures["samples_per_s"] <= 500 and figures["queries"] >= 64
     assert figures["duration_s"] >= 0.3 == figures["min_duration_s"]
-    assert figures["queries"] / figures["duration_s"] == pytest.approx(figures["samples_per_s"], rel=0.1)
+    assert figures["queries"] / figures["duration_s"] == pytest.approx(figures["samples_per_s"], rel=0.3)
     assert figures["early_stopping_latency_s"] >= figures["latency_p90_s"]
     assert b"Result is : VALID" in found.logs["summary.txt"]
 
 
 @pytest.mark.parametrize(("max_batch", "sizes"), [(8, {8}), (3, {2, 3}), (1, {1})])
 def test_multi_stream_asks_for_eight_at_a_time(max_batch: int, sizes: set[int]) -> None:
-    backend = Fake(0.001)
+    backend = Fake(0.0005)
     found = runner(backend, max_batch, min_duration_s=1.0).run("multi-stream")
     assert found.valid and set(backend.sizes) == sizes
-    assert found.metrics["latency_min_s"] >= 0.001 * -(-8 // max_batch), "a query is as long as all its inferences"
+    assert found.metrics["latency_min_s"] >= 0.0005 * -(-8 // max_batch), "a query is as long as all its inferences"
     assert found.metrics["samples"] == 8 * found.metrics["queries"] >= 8 * 662
 
 
@@ -100,15 +101,14 @@ def test_offline_runs_in_the_largest_batches() -> None:
 @pytest.mark.parametrize("max_batch", [1, 4])
 def test_the_server_search_against_theory(max_batch: int) -> None:
     """No rate above batch over latency can be served; batches are made of what waits."""
-    backend = Fake(0.004)
+    backend = Fake(0.002)
     found = runner(backend, max_batch, latency_bound_s=0.2, rate_tolerance=0.2).run("server")
-    figures, capacity = found.metrics, max_batch / 0.004
+    figures, capacity = found.metrics, max_batch / 0.002
     assert found.valid and figures["latency_p99_s"] <= 0.2 == figures["latency_bound_s"]
-    assert figures["latency_min_s"] >= 0.004
+    assert figures["latency_min_s"] >= 0.002
     assert figures["samples_per_s"] <= capacity
-    # Short runs end before the last queries are late: as many more may arrive as fit into the bound.
     assert figures["target_qps"] < figures["failed_qps"] <= 1.2 * figures["target_qps"]
-    assert figures["failed_latency_p99_s"] > 0.1 and "INVALID at" in found.notes[0]
+    assert "INVALID at" in found.notes[0] and figures["failed_latency_p99_s"] > 0.002
     assert max(backend.sizes) == max_batch == figures["max_batch"]
     assert {"summary.txt", "detail.txt", "above.summary.txt", "above.detail.txt"} == set(found.logs)
     assert b"Result is : VALID" in found.logs["summary.txt"] and b"Result is : INVALID" in found.logs["above.summary.txt"]
@@ -135,7 +135,9 @@ def test_too_few_queries_are_invalid_with_a_hint() -> None:
     assert not found.valid and found.metrics["queries"] < 662
     assert "Early stopping satisfied: NO" in found.reason and "at least 662 queries" in found.reason
     assert "Max test duration reached" in found.reason
-    assert "raise --min-duration above 0.1s" in found.notes[0]
+    assert re.search(r"queries in [\d.]+ s are too few: give --min-duration \d+s or more", found.notes[0])
+    asked = runner(Fake(0.001), min_queries=5, min_duration_s=0.02).run("multi-stream")
+    assert not asked.valid and "leave --min-queries to its default, 662" in asked.notes[0]
 
 
 def outcome(valid: bool, *, fastest_s: float = 0.001, late: int = 1000) -> Outcome:
@@ -338,7 +340,7 @@ def test_a_signal_during_a_run(bundle: Path) -> None:
     command = [sys.executable, str(ROOT / "cli.py"), *args]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         end = time.monotonic() + 60
-        while "scenarios" not in Bundle.open(bundle).manifest:
+        while "scenarios" not in json.loads((bundle / "manifest.json").read_bytes()):
             assert process.poll() is None and time.monotonic() < end
             time.sleep(0.05)
         time.sleep(0.7)  # into the search

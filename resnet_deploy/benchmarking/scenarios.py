@@ -159,7 +159,7 @@ class Runner:
             if outcome.valid or outcome.values["result_min_duration_met"]:
                 break
         metrics = measured(scenario, outcome, self.options)
-        notes = [] if outcome.valid else _hints(outcome, self.options)
+        notes = [] if outcome.valid else _hints(scenario, outcome, self.options)
         return Figures(valid=outcome.valid, reason=outcome.reason, metrics=metrics, notes=notes, logs=_timed_logs(outcome))
 
     def _once(self, scenario: str, queries_per_s: float, sizes: tuple[int, ...], accuracy: bool = False) -> Outcome:
@@ -204,7 +204,7 @@ class Runner:
         """A latency bound that was met at no rate."""
         options, (rate, outcome) = self.options, found.worst()
         bound, fastest = f"{options.latency_bound_s * 1e3:g} ms", outcome.values["result_min_latency_ns"] / 1e6
-        longest, notes = LONGEST * options.min_duration_s, _hints(outcome, options)
+        longest, notes = LONGEST * options.min_duration_s, _hints("server", outcome, options)
         if hopeless(outcome, options.latency_bound_s):
             said = f"a latency bound of {bound} cannot be met: the fastest answer took {fastest:.3g} ms"
         else:
@@ -258,15 +258,18 @@ def measured(scenario: str, outcome: Outcome, options: ScenarioOptions) -> dict[
     return found
 
 
-def _hints(outcome: Outcome, options: ScenarioOptions) -> list[str]:
+def _hints(scenario: str, outcome: Outcome, options: ScenarioOptions) -> list[str]:
     """What to do about an INVALID run that latency is not to blame for."""
-    values = outcome.values
+    values, needed = outcome.values, MIN_QUERIES[scenario]
     few = not (values["early_stopping_met"] and values["result_min_queries_met"])
-    if few and values.get("result_perf_constraints_met", True):
-        queries = values["result_query_count"]
-        return [f"{queries} queries in {outcome.duration_s:.1f} s were too few: raise --min-duration above "
-                f"{options.min_duration_s:g}s, or leave --min-queries to its default"]  # fmt: skip
-    return []
+    if not few or not values.get("result_perf_constraints_met", True):
+        return []
+    queries, notes = values["result_query_count"], []
+    if options.queries(scenario) < needed:
+        notes.append(f"leave --min-queries to its default, {needed}")
+    if (least := needed * outcome.duration_s / max(queries, 1) / LONGEST) > options.min_duration_s:
+        notes.append(f"give --min-duration {math.ceil(least)}s or more")
+    return [f"{queries} queries in {outcome.duration_s:.1f} s are too few: {', and '.join(notes) or 'raise --min-duration'}"]
 
 
 def _timed_logs(outcome: Outcome) -> dict[str, bytes]:
