@@ -1,6 +1,6 @@
 # make bench, make test: each sets up what it needs, once. EXTRAS=gpu on a machine with an NVIDIA GPU.
 PYTHON ?= python3
-EXTRAS ?= cpu,rtx,openvino
+EXTRAS ?= cpu,rtx,openvino,loadgen
 BUILD ?= build
 VENV := .venv
 BIN := $(VENV)/bin

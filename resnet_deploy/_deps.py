@@ -17,6 +17,7 @@ DISTRIBUTIONS: dict[str, tuple[str, ...]] = {
     "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
     "tensorrt_rtx": ("tensorrt-rtx-cu13", "tensorrt-rtx-cu12", "tensorrt-rtx"),
     "openvino": ("openvino",),
+    "mlperf_loadgen": ("mlcommons-loadgen",),
     "numpy": ("numpy",),
     "pillow": ("pillow",),
 }

@@ -128,9 +128,9 @@ class Bundle:
             self._verified -= change.files
 
     def record(self, section: str, entries: Mapping[str, Any]) -> None:
-        """Add results by key to `parity` or `measurements`."""
+        """Add results by key to `parity`, `measurements` or another section, which a manifest need not have yet."""
         with self.transaction() as change:
-            change.manifest[section].update(entries)
+            change.manifest.setdefault(section, {}).update(entries)
 
 
 class Transaction:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from resnet_deploy.cli_options import data_options, export_options, flag, json_option, precision_options
+from resnet_deploy.cli_options import data_options, export_options, flag, json_option, precision_options, scenario_options
 from resnet_deploy.errors import EXIT_GATE, EXIT_INTERRUPTED, EXIT_MACHINE, DeployError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -190,6 +190,7 @@ def verify(bundle: str, data: str, by_layer: bool, as_json: bool, **given: Any) 
     help="Seconds of sampling for each backend and batch.",
 )
 @data_options
+@scenario_options
 @click.option("--fresh", is_flag=True, help="Measure again what was measured before.")
 @export_options
 @precision_options
@@ -212,7 +213,7 @@ def bench(target: str, as_json: bool, **given: Any) -> None:
     show(report.to_dict(), lambda: terminal.bench(report), as_json)
     for warning in report.warnings:
         click.echo(f"Warning: {warning}", err=True)
-    _judge([f"{r.backend} ({r.precision}, {r.device}): {failure}" for r in report.results for failure in r.failures])
+    _judge(report.failures, EXIT_MACHINE if report.broken else EXIT_GATE)
 
 
 @main.command()
@@ -248,12 +249,12 @@ def tune(bundle: str, data: str, as_json: bool, **given: Any) -> None:
     show({"bundle": bundle, "tuning": found.to_dict()}, lambda: terminal.tuning(found), as_json)
 
 
-def _judge(failures: list[str]) -> None:
-    """Say each failed gate once, and leave with its exit code."""
+def _judge(failures: list[str], code: int = EXIT_GATE) -> None:
+    """Say each failure once, and leave with the exit code."""
     for failure in dict.fromkeys(failures):
         click.echo(f"FAILED {failure}", err=True)
     if failures:
-        sys.exit(EXIT_GATE)
+        sys.exit(code)
 
 
 @main.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -32,6 +33,15 @@ def _triple(ctx: click.Context, param: click.Parameter, value: str | None) -> tu
     if len(numbers) != 3:
         raise click.BadParameter("three numbers separated by commas, as in 0.485,0.456,0.406")
     return numbers
+
+
+def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+    if value is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(us|ms|s|min)", value.strip())
+    if found is None:
+        raise click.BadParameter(f"{value!r} is not a time with its unit, as in 15ms, 10s or 10min")
+    return float(found[1]) * {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0}[found[2]]
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
@@ -82,4 +92,21 @@ precision_options = options(
     flag("--correct-bias", help="Take the mean error of rounded weights out of the biases."),
     flag("--reduce-range", help="7 bits of weight, for CPUs with AVX2 but without VNNI (cpu)."),
     flag("--native-io", help="FP16 or BF16 inputs and outputs."),
+)
+scenario_options = options(
+    click.option(
+        "--scenario",
+        multiple=True,
+        default=["sweep"],
+        show_default=True,
+        metavar="LIST",
+        help="sweep (latency by batch), or MLPerf's: single-stream, multi-stream, server, offline; may be repeated.",
+    ),
+    click.option("--latency-bound", "latency_bound_s", callback=_seconds, help="Of 99 % of server's answers. [default: 15ms]"),
+    click.option(
+        "--min-duration", "min_duration_s", callback=_seconds, help="Of each MLPerf run; theirs: 10min. [default: 10s]"
+    ),
+    click.option("--min-queries", type=click.IntRange(min=1), help="Of each MLPerf run. [default: what its percentile needs]"),
+    click.option("--rate-tolerance", type=float, help="How near server's highest valid rate must be. [default: 0.05]"),
+    flag("--accuracy", help="Also MLPerf's accuracy mode, in every scenario."),
 )

@@ -73,6 +73,10 @@ class UnavailableError(DeployError):
     exit_code = EXIT_MACHINE
 
 
+class BackendError(UnavailableError):
+    """A backend that failed while it ran."""
+
+
 class MissingPackageError(UnavailableError):
     """An optional package is not installed; the message has the command that installs it."""
 

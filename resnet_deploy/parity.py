@@ -129,7 +129,7 @@ class Comparison:
                 self.finite = False
                 continue
             self.errors.setdefault(name, _Errors()).add(expected, candidate[name])
-        ranked = _ranking(reference), _ranking(candidate)
+        ranked = ranking(reference), ranking(candidate)
         if ranked[0] is not None and ranked[1] is not None:
             self._add_ranking(ranked[0], ranked[1], labels)
 
@@ -163,7 +163,7 @@ class Comparison:
         return ParityReport(images=self.images, finite=self.finite, **values)
 
 
-def _ranking(outputs: Arrays) -> NDArray[np.int64] | None:
+def ranking(outputs: Arrays) -> NDArray[np.int64] | None:
     """The first classes of each image, best first, (N, <= 5); None where the outputs are not scores of classes."""
     if _TOPK[1] in outputs:
         return np.asarray(outputs[_TOPK[1]][:, :5], np.int64)

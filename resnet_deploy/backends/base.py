@@ -101,6 +101,8 @@ class Backend(abc.ABC):
     candidate: Candidate
     input_spec: TensorSpec
     output_names: tuple[str, ...]
+    max_batch: int | None = None  # the largest that the loaded file takes, where that sets a limit
+    kept_shapes: int | None = None  # batch sizes that stay ready to run; one more takes time to prepare
 
     @abc.abstractmethod
     def bind(self, images: NDArray[Any]) -> None:

@@ -122,6 +122,8 @@ class TensorRtBackend(Backend):
     IntegrityError for a foreign plan, EngineError for a damaged one.
     """
 
+    kept_shapes = SHAPES
+
     def __init__(
         self,
         path: Path,
@@ -167,6 +169,7 @@ class TensorRtBackend(Backend):
                 engine.get_tensor_profile_shape(inputs[0], index) for index in range(engine.num_optimization_profiles)
             )
         )
+        self.max_batch = max(profile.max for profile in self.profiles)
         self.scratch_bytes = int(engine.device_memory_size_v2)
 
     def _open(self, streams: int) -> list[_Lane]:

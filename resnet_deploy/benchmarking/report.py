@@ -50,17 +50,71 @@ class Result:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ScenarioResult:
+    """One of MLPerf's scenarios on one candidate, as LoadGen judged it.
+
+    valid, reason: LoadGen's verdict and its words where that is INVALID. error: what the backend died of, None where it did
+    not. metrics: seconds, samples a second, queries a second (`_qps`) and counts by name; `top1_accuracy` is of LoadGen's
+    logged answers. notes: hints, and what failed above the Server's rate. log_files: LoadGen's, in the bundle. gate and
+    failures: of the candidate's parity, as in Result.
+    """
+
+    backend: str
+    device: str
+    precision: str
+    scenario: str
+    valid: bool
+    reason: str
+    error: str | None
+    notes: list[str]
+    metrics: dict[str, float | int]
+    log_files: list[str]
+    parity: dict[str, Any]
+    parity_data: str
+    gate: str
+    failures: list[str]
+    threads: int | None
+    runtime: dict[str, Any]
+    measured: str
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
 class BenchReport:
-    """machine: as `benchmarking.machine` describes it. model: the manifest's description. results: batch by batch."""
+    """machine: as `benchmarking.machine` describes it. model: the manifest's description. results: batch by batch.
+    scenarios: of LoadGen, candidate by candidate."""
 
     machine: dict[str, Any]
     model: dict[str, Any]
     results: list[Result]
     warnings: list[str] = field(default_factory=list)
+    scenarios: list[ScenarioResult] = field(default_factory=list)
 
     @property
     def passed(self) -> bool:
-        return all(result.gate == "pass" for result in self.results)
+        return not self.failures
+
+    @property
+    def rows(self) -> list[Result | ScenarioResult]:
+        return [*self.results, *self.scenarios]
+
+    @property
+    def failures(self) -> list[str]:
+        """Gates that failed, and scenarios that are not VALID, in words and each once."""
+        found = [f"{row.backend} ({row.precision}, {row.device}): {said}" for row in self.rows for said in row.failures]
+        found += [
+            f"{row.backend} ({row.precision}, {row.device}), {row.scenario}: {row.reason}"
+            for row in self.scenarios
+            if not row.valid
+        ]
+        return list(dict.fromkeys(found))
+
+    @property
+    def broken(self) -> bool:
+        """Whether a backend failed while it ran."""
+        return any(row.error is not None for row in self.scenarios)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -18,7 +18,9 @@ from resnet_deploy import _deps
 from resnet_deploy.backends.base import BACKENDS, PLANS, Backend, Candidate
 from resnet_deploy.benchmarking.machine import cores, cpu_name, describe_machine, gpus
 from resnet_deploy.benchmarking.measure import MeasureConfig, Measurement, measure
-from resnet_deploy.benchmarking.report import BenchReport, Latency, Result, record, warnings_for
+from resnet_deploy.benchmarking.report import BenchReport, Latency, Result, ScenarioResult, record, warnings_for
+from resnet_deploy.benchmarking.scenario_run import ScenarioRun
+from resnet_deploy.benchmarking.scenarios import SWEEP, ScenarioOptions
 from resnet_deploy.building import ensure_plan
 from resnet_deploy.bundle import Bundle, key_of, now
 from resnet_deploy.data import Dataset
@@ -57,10 +59,12 @@ def bench(
 
     output: the architecture's bundle, by default build/ARCH. data: as in `verify`; random pixels without. batch: 1, 8 and
     32 where the bundle proves them. duration_s: of sampling, for each candidate and batch. fresh: measure again what was
-    measured before. options: of `export`; with precision, backends that run files are measured in each. Parity and
-    measurements that the manifest has, of the same files, data, versions, machine and settings, are reused.
+    measured before. options: the fields of `ScenarioOptions`, and of `export`; with precision, backends that run files are
+    measured in each. Parity and measurements that the manifest has, of the same files, data, versions, machine and settings,
+    are reused.
     """
     asked, batches = parse_gates(gates), parse_batches(DEFAULT_BATCHES if batch is None else batch)
+    scenarios, options = ScenarioOptions.split(options)
     precisions, _ = LoweringOptions.split(options)
     candidates = _candidates(backends, precisions)
     if not candidates:
@@ -80,17 +84,24 @@ def bench(
             ensure_plan(subject, candidate, {*batches, min(MAX_BATCH, subject.max_batch)}, progress)
     threads = threads or cores()
     dataset = subject.data(data or f"random:{RANDOM_IMAGES}", limit=limit, strict=strict)
+    largest = subject.max_batch if batch is None else max(batches)
+    judged = ScenarioRun(subject, dataset, scenarios, max_batch=largest, threads=threads, fresh=fresh, progress=progress)
     parity = _parity(subject, candidates, dataset, threads, fresh, progress)
+    if SWEEP not in scenarios.scenario:
+        batches = ()
     timings = _timings(subject, candidates, batches, dataset, config, threads, fresh, progress)
     results = [
         _result(candidate, size, timings, bundle.manifest["parity"][parity[candidate]], asked)
         for size in batches
         for candidate in candidates
     ]
-    warnings = warnings_for(results, subject.description)
+    played = _played(judged, candidates, parity, asked)
+    warnings = warnings_for(results, subject.description) + judged.warnings
     if skipped := bundle.manifest["parity"][parity[candidates[0]]]["data"]["skipped"]:
         warnings.append(f"{len(skipped)} images were skipped: {skipped[0]['name']} ({skipped[0]['reason']}), ...")
-    return BenchReport(machine=describe_machine(), model=subject.description, results=results, warnings=warnings)
+    return BenchReport(
+        machine=describe_machine(), model=subject.description, results=results, warnings=warnings, scenarios=played
+    )
 
 
 def _candidates(backends: Iterable[str], options: LoweringOptions) -> list[Candidate]:
@@ -139,6 +150,18 @@ def _parity(
         records = compare(subject, missing, dataset, batch=batch, threads=threads, progress=progress)
         subject.bundle.record("parity", records)
     return keys
+
+
+def _played(
+    run: ScenarioRun, candidates: list[Candidate], parity: dict[Candidate, str], asked: dict[str, float]
+) -> list[ScenarioResult]:
+    """LoadGen's scenarios, candidate by candidate."""
+    known = run.subject.bundle.manifest["parity"]
+    return [
+        run.result(candidate, scenario, record, verdict(candidate, known[parity[candidate]], asked))
+        for candidate in candidates
+        for scenario, record in run.records(candidate).items()
+    ]
 
 
 def _timings(

@@ -1,0 +1,158 @@
+"""Scenarios of every candidate of a bundle: run where they are missing, kept in the bundle with LoadGen's logs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any
+
+from resnet_deploy import _deps
+from resnet_deploy.backends.base import Candidate
+from resnet_deploy.benchmarking.library import Library
+from resnet_deploy.benchmarking.machine import cores, cpu_name, gpus
+from resnet_deploy.benchmarking.report import ScenarioResult
+from resnet_deploy.benchmarking.scenarios import SUBMISSION_S, Figures, Runner, ScenarioOptions
+from resnet_deploy.bundle import Bundle, key_of, now
+from resnet_deploy.data import Dataset
+from resnet_deploy.errors import BundleError, DeployError, UsageError
+from resnet_deploy.specs import HeadKind, Progress, silent
+from resnet_deploy.steps import Verdict
+from resnet_deploy.subject import Subject
+
+SECTION = "scenarios"  # of the manifest
+_CLASSES = {HeadKind.LOGITS.value, HeadKind.PROBABILITIES.value, HeadKind.TOPK.value}
+
+
+class ScenarioRun:
+    """LoadGen's scenarios over a bundle's candidates and one dataset. max_batch: the largest batch of any inference.
+
+    Raises MissingPackageError without LoadGen, UsageError where accuracy is asked for and there is none to be had.
+    """
+
+    def __init__(
+        self,
+        subject: Subject,
+        dataset: Dataset,
+        options: ScenarioOptions,
+        *,
+        max_batch: int,
+        threads: int,
+        fresh: bool = False,
+        progress: Progress = silent,
+    ) -> None:
+        if options.judged:
+            _deps.require("mlperf_loadgen", extra="loadgen")
+        kind = subject.description["head"]["kind"]
+        if options.accuracy and (dataset.labels is None or kind not in _CLASSES):
+            lacking = f"{dataset.source} has no labels" if dataset.labels is None else f"the head {kind} names no class"
+            raise UsageError(f"--accuracy needs labelled images and a head of classes; {lacking}")
+        self.subject, self.dataset, self.options = subject, dataset, options
+        self.max_batch, self.threads, self.fresh, self.progress = max_batch, threads, fresh, progress
+
+    @cached_property
+    def library(self) -> Library:
+        """The images, read when the first run needs them."""
+        return Library(self.dataset, seen=self.subject.seen(), everything=self.options.accuracy)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the figures are not."""
+        least = self.options.min_duration_s
+        if not self.options.judged or least >= SUBMISSION_S:
+            return []
+        return [f"LoadGen's runs last {least:g} s; MLPerf's take {SUBMISSION_S:g} s: this is not a submission length"]
+
+    def records(self, candidate: Candidate) -> dict[str, dict[str, Any]]:
+        """A candidate's record by scenario, in the order asked for. Each is kept in the bundle as soon as it is made; one of
+        a backend that fails has an `error`, is not kept, and what was to come after it has none either."""
+        bundle, order = self.subject.bundle, sorted(self.options.judged, key=lambda name: name == "server")
+        keys = {scenario: self._key(candidate, scenario) for scenario in order}
+        found = {} if self.fresh else {name: known for name, key in keys.items() if (known := _known(bundle, key)) is not None}
+        missing = [scenario for scenario in order if scenario not in found]
+        library = self.library if missing else None
+        for scenario, record, logs in self._run(candidate, missing, library, found.get("offline")):
+            if "error" not in record:
+                record["log_files"] = _keep(bundle, keys[scenario], record, logs)
+            found[scenario] = record
+        return {scenario: found[scenario] for scenario in self.options.judged}
+
+    def result(self, candidate: Candidate, scenario: str, record: dict[str, Any], judged: Verdict) -> ScenarioResult:
+        """A record with the verdict on its candidate's answers."""
+        return ScenarioResult(
+            backend=candidate.name, device=candidate.device, precision=candidate.precision.value, scenario=scenario,
+            valid=record["valid"], reason=record["reason"], error=record.get("error"), notes=record["notes"],
+            metrics=record["metrics"], log_files=record["log_files"], parity=judged.report.to_dict(),
+            parity_data=judged.data["source"], gate=judged.gate, failures=judged.failures, threads=record["threads"],
+            runtime=record["runtime"], measured=record["measured"],
+        )  # fmt: skip
+
+    def _run(
+        self, candidate: Candidate, scenarios: list[str], library: Library | None, offline: dict[str, Any] | None
+    ) -> Iterator[tuple[str, dict[str, Any], dict[str, bytes]]]:
+        left, runtime = list(scenarios), {}
+        if library is None:
+            return
+        try:
+            with self.subject.backend(candidate, self.threads) as backend:
+                runtime = backend.describe()
+                runner = Runner(
+                    backend=backend, library=library, options=self.options, max_batch=self.max_batch, progress=self.progress,
+                    offline_samples_per_s=None if offline is None else offline["metrics"]["samples_per_s"],
+                )  # fmt: skip
+                for scenario in scenarios:
+                    figures = runner.run(scenario)
+                    left.remove(scenario)
+                    yield scenario, self._record(candidate, scenario, figures, runtime), figures.logs
+        except Exception as exc:  # a runtime's own error can be of any kind, and other backends are to be measured
+            error = str(exc) if isinstance(exc, DeployError) else f"{type(exc).__name__}: {exc}"
+            for number, scenario in enumerate(left):
+                said = error if number == 0 else f"not run, since {left[0]} failed"
+                failed = Figures(valid=False, reason=said, metrics={})
+                yield scenario, {**self._record(candidate, scenario, failed, runtime), "error": said}, {}
+
+    def _record(self, candidate: Candidate, scenario: str, figures: Figures, runtime: dict[str, Any]) -> dict[str, Any]:
+        held = self.library.capacity
+        limited = [f"timed on {held} images, the most that are held in memory"] if self.library.limited else []
+        return {
+            "candidate": str(candidate), "scenario": scenario, "valid": figures.valid, "reason": figures.reason,
+            "notes": [*figures.notes, *(limited if figures.metrics else [])], "metrics": figures.metrics, "log_files": [],
+            "threads": self.threads, "runtime": runtime, "measured": now(),
+        }  # fmt: skip
+
+    def _key(self, candidate: Candidate, scenario: str) -> str:
+        return key_of(
+            candidate=str(candidate), made_from=self.subject.made_from(candidate), scenario=scenario,
+            options=self.options.key(scenario), data=self.dataset.sha256, excluded=self.subject.seen_key(),
+            max_batch=self.max_batch, threads=self.threads, cpu=cpu_name(), cores=cores(),
+            gpus=gpus() if candidate.device == "cuda" else [], packages=_deps.versions(),
+        )  # fmt: skip
+
+
+def _known(bundle: Bundle, key: str) -> dict[str, Any] | None:
+    """A record whose logs are all as they were."""
+    record = bundle.manifest.get(SECTION, {}).get(key)
+    try:
+        for name in record["log_files"] if record else ():
+            bundle.artifact(name)
+    except BundleError:
+        return None
+    return None if record is None else dict(record)
+
+
+def _keep(bundle: Bundle, key: str, record: dict[str, Any], logs: dict[str, bytes]) -> list[str]:
+    """Record a scenario in place of the candidate's last one, with its logs; returns their names."""
+    slug = re.sub(r"[^\w.=-]+", "-", record["candidate"])
+    prefix = f"loadgen.{slug}.{record['scenario']}."
+    names = [prefix + suffix for suffix in logs]
+    with bundle.transaction() as change:
+        artifacts, kept = change.manifest["artifacts"], change.manifest.get(SECTION, {})
+        for name in [name for name in artifacts if name.startswith(prefix)]:
+            del artifacts[name]
+        for name, content in zip(names, logs.values(), strict=True):
+            change.stage(name).write_bytes(content)
+            change.add(name, kind="loadgen_log", key=key)
+        same = (record["candidate"], record["scenario"])
+        others = {one: entry for one, entry in kept.items() if (entry["candidate"], entry["scenario"]) != same}
+        change.manifest[SECTION] = others | {key: {**record, "log_files": names}}
+    return names
