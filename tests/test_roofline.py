@@ -212,6 +212,17 @@ def test_a_precision_without_a_fast_product_is_left_out(monkeypatch: pytest.Monk
     assert roof.flop_s == {"fp32": 2000.0, "bf16": pytest.approx(2000 / 2.9)}
 
 
+def test_a_copy_reads_and_writes_every_byte() -> None:
+    class OneSecond:
+        """Every piece of work takes a second."""
+
+        def seconds(self, work: Any) -> float:
+            work()
+            return 1.0
+
+    assert devices._copies(torch, "cpu", 1000, OneSecond()) == (2000.0, None)  # type: ignore[arg-type]
+
+
 def test_a_product_that_torch_lacks_takes_forever() -> None:
     best = devices._Best(0, lambda: None)
     assert devices._product_s(torch, "int8", "cpu", 16, best) < float("inf")
