@@ -212,6 +212,14 @@ def test_a_precision_without_a_fast_product_is_left_out(monkeypatch: pytest.Monk
     assert roof.flop_s == {"fp32": 2000.0, "bf16": pytest.approx(2000 / 2.9)}
 
 
+def test_a_slow_precision_is_left_out_although_its_trial_looked_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The neighbour's turn came while FP32 was tried: 1 s for 10 rows, where FP16 took 1 s as well.
+    seconds = {("fp32", 20): 0.1, ("fp16", 20): 0.31, ("bf16", 20): 0.29}
+    monkeypatch.setattr(devices, "TRIAL_MATRIX", 10)
+    monkeypatch.setattr(devices, "_product_s", lambda torch, precision, device, rows, best: seconds.get((precision, rows), 1.0))
+    assert set(measure_roof(copy_bytes=2**20, matrix=20, duration_s=0).flop_s) == {"fp32", "bf16"}
+
+
 def test_a_copy_reads_and_writes_every_byte() -> None:
     class OneSecond:
         """Every piece of work takes a second."""
