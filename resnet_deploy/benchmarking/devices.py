@@ -29,7 +29,7 @@ class Roof:
 
     flop_s: operations a second by precision (a multiply-accumulate is two); one that is missing has no such units. tf32
     is FP32 data in the tensor cores. memory_bytes_s: to and from its own memory. host_bytes_s: from the host's memory in
-    one direction; None for the CPU itself. source: the page of the figures, or `measured`. names: what drivers call it.
+    one direction; None for the CPU itself. source: the pages of the figures, or `measured`. names: what drivers call it.
     """
 
     name: str
@@ -57,6 +57,8 @@ _COLUMNS = ("fp32", "tf32", "fp16", "bf16", "fp8", "int8")
 _NVIDIA = "https://www.nvidia.com"
 _ASSETS = "https://images.nvidia.com/aem-dam"
 _A100 = f"{_NVIDIA}/content/dam/en-zz/Solutions/Data-Center/a100/pdf/nvidia-a100-datasheet-nvidia-us-2188504-web.pdf"
+_A100_40GB = f"{_NVIDIA}/content/dam/en-zz/Solutions/Data-Center/a100/pdf/nvidia-a100-datasheet.pdf"
+_B200 = f"{_NVIDIA}/en-us/data-center/dgx-b200/ {_NVIDIA}/en-us/data-center/hgx/"
 _ADA = f"{_ASSETS}/Solutions/geforce/ada/nvidia-ada-gpu-architecture.pdf"
 _AMPERE = f"{_NVIDIA}/content/PDF/nvidia-ampere-ga-102-gpu-architecture-whitepaper-v2.pdf"
 _BLACKWELL = f"{_ASSETS}/Solutions/geforce/blackwell/nvidia-rtx-blackwell-gpu-architecture.pdf"
@@ -70,7 +72,7 @@ DEVICES: tuple[Roof, ...] = (
     _row("H100 SXM", _HOPPER, 3350, 64, f"{_NVIDIA}/en-us/data-center/h100/", "NVIDIA H100 80GB HBM3"),
     _row("H100 PCIe", (51, 378, 756.5, 756.5, 1513, 1513), 2000, 64, f"{_NVIDIA}/en-us/data-center/h100/", "NVIDIA H100 PCIe"),
     _row("A100 SXM 80GB", _A100_TERA, 2039, 32, _A100, "NVIDIA A100-SXM4-80GB"),
-    _row("A100 PCIe 40GB", _A100_TERA, 1555, 32, _A100, "NVIDIA A100-PCIE-40GB", "A100-PCIE-40GB"),
+    _row("A100 PCIe 40GB", _A100_TERA, 1555, 32, _A100_40GB, "NVIDIA A100-PCIE-40GB", "A100-PCIE-40GB"),
     _row("A100 PCIe 80GB", _A100_TERA, 1935, 32, _A100, "NVIDIA A100 80GB PCIe"),
     _row("L4", (30.3, 60, 121, 121, 242.5, 242.5), 300, 32, f"{_NVIDIA}/en-us/data-center/l4/", "NVIDIA L4"),
     _row("L40S", (91.6, 183, 362, 362, 733, 733), 864, 32, f"{_NVIDIA}/en-us/data-center/l40s/", "NVIDIA L40S"),
@@ -78,7 +80,7 @@ DEVICES: tuple[Roof, ...] = (
     _row("T4", (8.1, None, 65, None, None, 130), 320, 16, _T4, "Tesla T4", "NVIDIA T4"),
     _row("RTX 4090", (82.6, 82.6, 330.3, 165.2, 660.6, 660.6), 1008, 32, _ADA, "NVIDIA GeForce RTX 4090"),
     _row("RTX 3090", (35.6, 35.6, 142, 71, None, 284), 936, 32, _AMPERE, "NVIDIA GeForce RTX 3090"),
-    _row("B200", (75, 1100, 2250, 2250, 4500, 4500), 8000, 64, f"{_NVIDIA}/en-us/data-center/dgx-b200/", "NVIDIA B200"),
+    _row("B200", (75, 1100, 2250, 2250, 4500, 4500), 8000, 64, _B200, "NVIDIA B200"),
     _row("RTX 5090", (104.8, 104.8, 419, 209.5, 838, 838), 1792, 64, _BLACKWELL, "NVIDIA GeForce RTX 5090"),
 )
 
