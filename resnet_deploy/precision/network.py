@@ -14,6 +14,7 @@ import torch
 from resnet_deploy.errors import GraphError, UsageError
 from resnet_deploy.precision.channels import channels_of
 from resnet_deploy.precision.graph import Graph
+from resnet_deploy.precision.placement import depths
 from resnet_deploy.precision.quantize import weight_scales
 from resnet_deploy.precision.torch_ops import OPS, attributes
 
@@ -33,12 +34,12 @@ class Parameters:
     biases: Tensors
     channels: torch.Tensor
 
-    def kinds(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Every tensor with its kind."""
+    def kinds(self) -> Iterator[tuple[str, str, torch.Tensor]]:
+        """Every tensor with its kind and name."""
         for field in fields(self):
             value = getattr(self, field.name)
-            for tensor in value.values() if isinstance(value, dict) else [value]:
-                yield field.name, tensor
+            for name, tensor in value.items() if isinstance(value, dict) else [("", value)]:
+                yield field.name, name, tensor
 
     def copy(self) -> Parameters:
         def copied(values: Tensors) -> Tensors:
@@ -69,6 +70,9 @@ class Network:
                 self.start.scales[node.input[0]] = torch.tensor(math.log(float(scale)))
         if len(set(weights)) < len(weights):
             raise GraphError(f"{quantized.source} has layers that share their weights, which cannot be trained apart")
+        behind = depths(quantized)
+        # An image's range is known, and its grid of 256 levels beats with ours: there is no gradient to follow.
+        self.fixed = {name for name in self.start.scales if not behind.get(name, 0)}
         self.channels, count = channels_of(quantized, {name: len(w) for name, w in self.start.weights.items()})
         self.start.channels = torch.zeros(count)
 
@@ -124,8 +128,7 @@ class Network:
         """The INT8 graph with these values: the same nodes and pairs."""
         done = self.graph.copy()
         for name, scale in values.scales.items():
-            held = np.float16(math.exp(float(scale.detach())))  # FP32 and FP16 graphs have the same grid
-            done.add_constant(f"{name}.scale", np.float32(max(held, np.finfo(np.float16).smallest_subnormal)))
+            done.add_constant(f"{name}.scale", np.float32(float(held(torch.exp(scale.detach())))))
         for node in [node for node in done.nodes if node.name in self.layers]:
             weight, bias = (tensor.detach().numpy() for tensor in self.layer(node.name, values))
             named, axis = self.source(node), 0
@@ -144,12 +147,18 @@ class Network:
         return done
 
 
+def held(scale: torch.Tensor) -> torch.Tensor:
+    """The nearest that FP16 has, so that FP32 and FP16 graphs have one grid. Trained with, because the background of an image
+    is rounded alike everywhere: a thousandth of a scale can change what all of it becomes."""
+    return scale.clamp(min=2**-24).half().float()
+
+
 class _Rounded(torch.autograd.Function):  # type: ignore[misc]
     """Values on the grid of a scale, given as its logarithm. One function: step by step it takes half as long again."""
 
     @staticmethod
     def forward(context: Any, values: torch.Tensor, logarithm: torch.Tensor) -> torch.Tensor:
-        scale = torch.exp(logarithm)
+        scale = held(torch.exp(logarithm))
         exact = values / scale
         rounded = exact.round().clamp_(-LEVELS - 1, LEVELS)
         context.save_for_backward(exact, rounded, scale)
@@ -165,6 +174,6 @@ class _Rounded(torch.autograd.Function):  # type: ignore[misc]
 def _rounded_weight(weight: torch.Tensor) -> torch.Tensor:
     """Per output channel, with scales that follow the largest magnitude and that FP16 holds, as `weight_scales` has them."""
     flat = weight.detach().flatten(1)
-    scale = (flat.abs().amax(1, keepdim=True) / LEVELS * (1 + 2**-11)).clamp(min=2**-24).half().float()
+    scale = held(flat.abs().amax(1, keepdim=True) / LEVELS * (1 + 2**-11))
     rounded = (flat / scale).round().clamp(-LEVELS, LEVELS) * scale
     return weight + (rounded.reshape(weight.shape) - weight).detach()
