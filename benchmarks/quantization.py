@@ -113,16 +113,18 @@ def prepare(name: str, folder: Path, noisy: dict[str, Path], *, grey: bool) -> t
 
 
 def ours(setting: Setting, chosen: str, rivals: dict[str, Any]) -> dict[str, Any]:
-    """A graph of each method; that of `auto`; and that of `auto` with fewer pairs: those of ONNX Runtime's quantizer, which
-    leaves the additions of down-sampling blocks alone, and those in front of convolutions."""
+    """A graph of each method; that of `auto`, as it is and reconstructed; and that of `auto` with fewer pairs: those of ONNX
+    Runtime's quantizer, which leaves the additions of down-sampling blocks alone, and those in front of convolutions."""
     from resnet_deploy.precision import Graph, observe, quantize
     from resnet_deploy.precision.histogram import METHODS
+    from resnet_deploy.precision.reconstruct import reconstruct
 
     graph = Graph.read(setting.fp32)
     images = setting.calibration
     observer = observe(graph, lambda size: (images[at : at + size] for at in range(0, len(images), size)))
     found = {f"ours {method}": quantize(graph, observer.calibration(method))[0] for method in METHODS}
-    found[f"ours auto ({chosen})"] = Graph.read(setting.folder / "ours" / "model.int8.onnx")
+    auto = found[f"ours auto ({chosen})"] = Graph.read(setting.folder / "ours" / "model.int8.onnx")
+    found["ours reconstruct"] = reconstruct(graph, auto, images)
     theirs = quantized(rivals["ort MinMax"])
     for what, kept in (("placed as by ort", lambda node, name: name in theirs), ("additions in float", _convolution)):
         fewer = Graph.read(setting.folder / "ours" / "model.int8.onnx")

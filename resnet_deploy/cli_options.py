@@ -90,6 +90,7 @@ precision_options = options(
     flag("--clip-weights", help="Weight scales of least squared error, not of the largest weight."),
     flag("--equalize", help="Equalize channels between convolutions before calibration."),
     flag("--correct-bias", help="Take the mean error of rounded weights out of the biases."),
+    flag("--reconstruct", help="Train scales, weights, biases to FP32's answers on the calibration images (INT8, tensorrt)."),
     flag("--reduce-range", help="7 bits of weight, for CPUs with AVX2 but without VNNI (cpu)."),
     flag("--native-io", help="FP16 or BF16 inputs and outputs."),
 )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,8 +39,9 @@ class LoweringOptions:
     fp32 (tensorrt). keep: layers, or what they lie under, that are not lowered. grouped: convolutions in groups: quantize,
     keep, or auto: keep for tensorrt, whose INT8 kernels for them can be slower than FP16's
     (github.com/NVIDIA/TensorRT/issues/4529), quantize for cpu; `tune` with a backend measures. quantize_head: the classifier
-    too. clip_weights, equalize, correct_bias: see `resnet_deploy.precision`. reduce_range: for CPUs without VNNI. native_io:
-    FP16 and BF16 inputs and outputs.
+    too. clip_weights, equalize, correct_bias: see `resnet_deploy.precision`. reconstruct: train scales, weights and biases on
+    the calibration images until the answers are FP32's, without labels (INT8 for tensorrt alone, where it takes the place of
+    clip_weights and correct_bias). reduce_range: for CPUs without VNNI. native_io: FP16 and BF16 inputs and outputs.
     """
 
     precision: tuple[str, ...] = ("fp32",)
@@ -54,6 +56,7 @@ class LoweringOptions:
     clip_weights: bool = False
     equalize: bool = False
     correct_bias: bool = False
+    reconstruct: bool = False
     reduce_range: bool = False
     native_io: bool = False
     precisions: tuple[Precision, ...] = field(init=False)
@@ -104,7 +107,12 @@ class LoweringOptions:
             return {"keep": list(self.keep), "native_io": self.native_io, "equalize": self.equalize}
         names = ("grouped", "quantize_head", "clip_weights", "equalize", "correct_bias", "reduce_range")
         found: dict[str, Any] = {name: getattr(self, name) for name in names} | {"keep": list(self.keep), "target": target}
+        if self.reconstructs(precision, target):  # named only where it is, so that files without it keep their keys
+            found["reconstruct"] = True
         return found | ({"other_layers": self.other_layers} if target == "tensorrt" else {})
+
+    def reconstructs(self, precision: Precision, target: str) -> bool:
+        return self.reconstruct and precision is Precision.INT8 and target == "tensorrt"
 
 
 def lower(bundle: Bundle, options: LoweringOptions, progress: Progress) -> None:
@@ -130,22 +138,24 @@ def lower(bundle: Bundle, options: LoweringOptions, progress: Progress) -> None:
             bundle.artifact(name)
     if missing:
         graph = _graph(bundle, options)
+        train = functools.partial(_reconstructed, bundle, options, progress)
         with bundle.transaction() as change:
             if calibration is not None:
                 _keep_calibration(change, calibration)
             for name in missing:
                 progress(f"write {name}", 0, None)
-                _write(change, name, graph, calibration, options, *files[name], key=wanted[name], made_from=made_from)
+                made = {"key": wanted[name], "made_from": made_from}
+                _write(change, name, graph, calibration, options, *files[name], train, **made)
 
 
 def lower_missing(bundle: Bundle, options: LoweringOptions, progress: Progress) -> None:
-    """As `lower`; but where nothing is asked for beside precisions and targets, files that are there stay as they are: a
-    tuned mix is not undone by who only wants to run it."""
+    """As `lower`; but where no more than precisions and targets is asked for, files that are there stay: a tuned mix too."""
     plain = LoweringOptions(precision=options.precision, targets=options.targets) == options
-    there = bundle.manifest["artifacts"]
-    missing = [kind for kind, name in ((k, n) for n, (k, _) in options.files().items()) if not plain or name not in there]
-    if missing:
-        lower(bundle, replace(options, precision=tuple(kind.value for kind in dict.fromkeys(missing))), progress)
+    wanted = [
+        kind.value for name, (kind, _) in options.files().items() if not plain or name not in bundle.manifest["artifacts"]
+    ]
+    if wanted:
+        lower(bundle, replace(options, precision=tuple(dict.fromkeys(wanted))), progress)
 
 
 def calibrated(bundle: Bundle, options: LoweringOptions, progress: Progress) -> tuple[Graph, Calibration]:
@@ -183,9 +193,10 @@ def _write(
     options: LoweringOptions,
     precision: Precision,
     target: str,
+    train: Callable[[Graph, Graph], Graph],
     **entry: Any,
 ) -> None:
-    done, placement = _lowered(graph, calibration, options, precision, target)
+    done, placement = _lowered(graph, calibration, options, precision, target, train)
     done.save(change.stage(name))
     if placement is not None:
         entry |= {"quantized_layers": len(placement.convolutions), "quantized_tensors": len(placement.activations)}
@@ -196,7 +207,12 @@ def _write(
 
 
 def _lowered(
-    graph: Graph, calibration: Calibration | None, options: LoweringOptions, precision: Precision, target: str
+    graph: Graph,
+    calibration: Calibration | None,
+    options: LoweringOptions,
+    precision: Precision,
+    target: str,
+    train: Callable[[Graph, Graph], Graph],
 ) -> tuple[Graph, Placement | None]:
     from resnet_deploy.precision.adjust import correct_bias
     from resnet_deploy.precision.cast import cast
@@ -211,11 +227,30 @@ def _lowered(
         clip_weights=options.clip_weights, reduce_range=options.reduce_range and target == "cpu",
     )  # fmt: skip
     done, placement = quantize(graph, calibration, chosen)
-    if options.correct_bias and precision is Precision.INT8:
+    if options.reconstructs(precision, target):
+        done = train(graph, done)
+    elif options.correct_bias and precision is Precision.INT8:
         correct_bias(graph, done, placement, calibration)
     if target == "tensorrt" and options.other_layers == "fp16":
         done = cast(done, Precision.FP16)
     return done, placement
+
+
+def _reconstructed(bundle: Bundle, options: LoweringOptions, progress: Progress, graph: Graph, quantized: Graph) -> Graph:
+    """Trained on the images that were calibrated on. Raises CalibrationError where there are only their ranges."""
+    from resnet_deploy.precision.reconstruct import reconstruct
+
+    source = options.calibration
+    if source is None or _is_file(source):
+        raise CalibrationError("a reconstruction trains on images, not on their ranges alone: --calibration DATA")
+    dataset = Subject(bundle).data(source, limit=options.calibration_images + HELD_OUT)
+    images = np.concatenate([part.images for part in dataset.batches(32)])
+    return reconstruct(graph, quantized, images, step=lambda done, total: progress("reconstruct", done, total))
+
+
+def _is_file(source: str | Path) -> bool:
+    """Whether it is a calibration.json, and no images."""
+    return Path(source).suffix == ".json" and Path(source).is_file()
 
 
 def _check_overflow(calibration: Calibration | None, precision: Precision, options: LoweringOptions) -> None:
@@ -250,7 +285,7 @@ def _calibration(bundle: Bundle, options: LoweringOptions, progress: Progress) -
         if kept is None:
             raise CalibrationError("INT8 and FP8 need images to calibrate on: --calibration DATA")
         return Calibration.load(bundle.artifact(CALIBRATION))
-    if Path(source).suffix == ".json" and Path(source).is_file():
+    if _is_file(source):
         return Calibration.load(Path(source))
     subject = Subject(bundle)
     dataset = subject.data(source, limit=options.calibration_images + HELD_OUT)  # `auto` judges on the rest
