@@ -31,7 +31,7 @@ QUANTIZED = frozenset({Precision.INT8, Precision.FP8})
 
 @dataclass(frozen=True, kw_only=True)
 class LoweringOptions:
-    """How precisions are made. The names and defaults are those of `resnet-deploy export`.
+    """How precisions are made; names and defaults are those of `resnet-deploy export`.
 
     precision: of fp32, fp16, bf16, int8, fp8. targets: for INT8, tensorrt (also TensorRT-RTX and OpenVINO) or cpu (ONNX
     Runtime's kernels). calibration: images, as `--data`, or a calibration.json. calibration_images: how many of them at most.
@@ -240,16 +240,14 @@ def _reconstructed(bundle: Bundle, options: LoweringOptions, progress: Progress,
     """Trained on the images that were calibrated on. Raises CalibrationError where there are only their ranges."""
     from resnet_deploy.precision.reconstruct import reconstruct
 
-    source = options.calibration
-    if source is None or _is_file(source):
+    if options.calibration is None or _is_file(options.calibration):
         raise CalibrationError("a reconstruction trains on images, not on their ranges alone: --calibration DATA")
-    dataset = Subject(bundle).data(source, limit=options.calibration_images + HELD_OUT)
+    dataset = Subject(bundle).data(options.calibration, limit=options.calibration_images + HELD_OUT)
     images = np.concatenate([part.images for part in dataset.batches(32)])
     return reconstruct(graph, quantized, images, step=lambda done, total: progress("reconstruct", done, total))
 
 
-def _is_file(source: str | Path) -> bool:
-    """Whether it is a calibration.json, and no images."""
+def _is_file(source: str | Path) -> bool:  # a calibration.json, and no images
     return Path(source).suffix == ".json" and Path(source).is_file()
 
 
