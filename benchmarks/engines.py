@@ -10,6 +10,7 @@ plan. Times start after the imports.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -78,6 +79,7 @@ def take_turns(bundle: Path, rounds: int) -> dict[str, list[float]]:
             for way in sorted(WAYS, reverse=bool(turn % 2)):
                 with tempfile.TemporaryDirectory() as folder:
                     copy = shutil.copytree(bundle, Path(folder) / "b")
+                    os.sync()  # or the copy's writing is measured too
                     done = fresh([sys.executable, __file__, "--run", way, str(copy), precision])
                 taken_s = json.loads(done.stdout.splitlines()[-1])
                 samples.setdefault(f"{precision}.{way}.s", []).append(taken_s)

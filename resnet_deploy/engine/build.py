@@ -36,10 +36,12 @@ def build_plan(
     flavour: Flavour,
     targets: tuple[str, ...],
     progress: Progress,
+    parsed: Callable[[], None] = lambda: None,
     *,
     timing_cache: bytes | None = None,
 ) -> Built:
-    """Build an ONNX file. targets: compute capabilities, for TensorRT-RTX; () for this machine's GPU.
+    """Build an ONNX file. targets: compute capabilities, for TensorRT-RTX; () for this machine's GPU. parsed: called once the
+    file has been read.
 
     Raises EngineError for a graph that the package refuses, with its reason and the node; UnavailableError without a GPU
     where one is needed, or out of memory; UsageError for a batch that the graph does not take; KeyboardInterrupt.
@@ -52,6 +54,7 @@ def build_plan(
     # 10 needs the flag; 11 and RTX have no other kind.
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = _parse(trt, network, log, graph)
+    parsed()
     config = builder.create_builder_config()
     _configure(trt, config, options, targets)
     _add_profiles(builder, config, network.get_input(0), options, graph)
