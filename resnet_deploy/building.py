@@ -126,8 +126,13 @@ def _build(bundle: Bundle, kind: Precision, options: BuildOptions, flavour: Flav
         cache_name = f"timing.{flavour.name}-{origin.version}.{origin.built_for}.cache"
         kept = bundle.artifact(cache_name).read_bytes() if cache_name in bundle.manifest["artifacts"] else None
         parsed = Event()
-        with ThreadPoolExecutor(1) as pool:  # hashed and read while the builder works; its parser reads the same bytes first
-            checked = pool.submit(lambda: parsed.wait() and graph_layers(bundle.artifact(graph)))
+
+        def read() -> tuple[dict[str, str], list[str]]:
+            parsed.wait()  # the builder's parser reads the same bytes first
+            return graph_layers(bundle.artifact(graph))
+
+        with ThreadPoolExecutor(1) as pool:  # hashed and read while the builder works
+            checked = pool.submit(read)
             try:
                 built = build_plan(bundle.path / graph, options, flavour, targets, progress, parsed.set, timing_cache=kept)
             finally:
