@@ -1,0 +1,74 @@
+"""What was judged on data, as text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from resnet_deploy.terminal.tables import table
+
+if TYPE_CHECKING:
+    from resnet_deploy.divergence import Divergence
+    from resnet_deploy.precision.tune import Tuning
+    from resnet_deploy.steps import Verdict
+
+
+def verdicts(found: list[Verdict]) -> str:
+    about = found[0].data
+    columns = {str(verdict.candidate): verdict for verdict in found}
+    names = [name for name in found[0].report.to_dict() if name != "images"]
+    rows = [{"": name, **{c: _figure(getattr(v.report, name)) for c, v in columns.items()}} for name in names]
+    rows.append({"": "gate", **{column: verdict.gate for column, verdict in columns.items()}})
+    crops = f" ({about['crops']} crops each)" if about["crops"] > 1 else ""
+    return f"{about['images']} images of {about['source']}{crops}, against eager PyTorch\n\n{table(rows)}"
+
+
+def layers(found: Divergence) -> str:
+    rows = [
+        {"block": block, **{file: f"{d.relative_error:.1e}  {d.cosine:.5f}" for file, d in differences.items()}}
+        for block, differences in found.blocks.items()
+    ]
+    said = [f"{file} parts from eager at {block}" for file, block in found.first.items() if block is not None]
+    return "\n".join(
+        [
+            f"relative error and mean cosine of what leaves each block, on {found.images} images",
+            "",
+            table(rows),
+            "",
+            "; ".join(said) or "no file parts from eager",
+        ]
+    )
+
+
+def _figure(value: Any) -> str:
+    if value is None:
+        return "-"
+    return str(value) if isinstance(value, bool) else f"{value:.6g}"
+
+
+def tuning(found: Tuning) -> str:
+    kept, total = found.chosen.macs, found.macs
+    rows = [
+        {
+            "block": item.block,
+            "MMACs": f"{item.macs / 1e6:.1f}",
+            "1 - cosine": f"{item.error:.1e}",
+            "agree": None if item.report.top1_agreement is None else f"{item.report.top1_agreement:.2%}",
+            "precision": "kept" if item.block in found.chosen.keep else "int8",
+        }
+        for item in found.sensitivities
+    ]
+    report, latency = found.chosen.report, found.chosen.latency_s
+    accuracy = (
+        "" if report.top1_accuracy is None else f"top-1 {report.top1_accuracy:.2%} ({report.reference_top1_accuracy:.2%}), "
+    )
+    timed = "" if latency is None else f", {latency * 1e3:.3f} ms"
+    return "\n".join(
+        [
+            f"each block quantized alone, on {report.images} images",
+            "",
+            table(rows),
+            "",
+            f"{len(found.chosen.keep)} of {len(rows)} blocks kept, {kept / max(total, 1):.1%} of the operations: "
+            f"{accuracy}cosine {report.cosine_mean:.5f}{timed}; {len(found.mixes)} mixes tried",
+        ]
+    )
