@@ -78,7 +78,7 @@ def bare_loop(bundle: Path, text: str, batch: int, rounds: int = 15) -> dict[str
     with subject.backend(candidate, None) as backend:
         backend.infer(images)
         backend.bind(images)
-        lane = backend._lanes[0]  # type: ignore[attr-defined]
+        lane = backend._lanes.lanes[0]  # type: ignore[attr-defined]
         context, stream = lane.bound.context, torch.cuda.Stream()
 
         def bare() -> None:

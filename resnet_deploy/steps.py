@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,11 @@ from resnet_deploy.specs import MAX_BATCH, OPSET, Head, InputFormat, Precision, 
 from resnet_deploy.subject import WEIGHTS, Subject
 
 REFERENCE = Candidate(backend="eager")
+Guard = Callable[[Candidate], AbstractContextManager[None]]
+
+
+def _raising(candidate: Candidate) -> AbstractContextManager[None]:
+    return nullcontext()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,13 +234,16 @@ def compare(
     batch: int,
     threads: int | None = None,
     progress: Progress = silent,
+    guard: Guard = _raising,
 ) -> dict[str, Any]:
-    """Run candidates and eager over the same batches once; returns parity records by key, in the candidates' order."""
-    keys = [parity_key(subject, candidate, dataset) for candidate in candidates]
+    """Run candidates and eager over the same batches once; returns parity records by key, in the candidates' order.
+
+    guard: what is done with one candidate happens within it; one whose error it takes is left out.
+    """
     seen, excluded = subject.seen(), 0
-    comparisons = {candidate: Comparison() for candidate in candidates}
     with ExitStack() as stack:
-        loaded = {c: stack.enter_context(subject.backend(c, threads)) for c in {REFERENCE, *candidates}}
+        loaded = _loaded(subject, candidates, threads, stack, guard)
+        comparisons = {candidate: Comparison() for candidate in candidates if candidate in loaded}
         images = max(1, batch // dataset.crops)
         for whole in dataset.batches(images, lambda done: progress("verify", done, len(dataset))):
             part = unseen(whole, seen, dataset.crops)
@@ -243,12 +251,15 @@ def compare(
             if not len(part.images):
                 continue
             expected = _answers(loaded[REFERENCE], part.images, dataset.crops, batch)
-            for candidate, comparison in comparisons.items():
-                found = expected
-                if candidate != REFERENCE:
-                    found = _answers(loaded[candidate], part.images, dataset.crops, batch)
-                comparison.add(expected, found, part.labels)
-        described = {candidate: backend.describe() for candidate, backend in loaded.items()}
+            for candidate, comparison in [*comparisons.items()]:
+                del comparisons[candidate]
+                with guard(candidate):
+                    found = expected
+                    if candidate != REFERENCE:
+                        found = _answers(loaded[candidate], part.images, dataset.crops, batch)
+                    comparison.add(expected, found, part.labels)
+                    comparisons[candidate] = comparison
+        described = {candidate: loaded[candidate].describe() for candidate in comparisons}
     if excluded == len(dataset) - len(dataset.skipped):
         raise DataError(f"the bundle was calibrated on all images of {dataset.source}: verify it on others")
     about = {
@@ -257,12 +268,30 @@ def compare(
         "skipped": [{"name": item.name, "reason": item.reason} for item in dataset.skipped],
     }  # fmt: skip
     return {
-        key: {
+        parity_key(subject, candidate, dataset): {
             "candidate": str(candidate), "made_from": subject.made_from(candidate), "data": about, "batch": batch,
-            "runtime": described[candidate], "created": now(), "report": comparisons[candidate].report().to_dict(),
+            "runtime": described[candidate], "created": now(), "report": comparison.report().to_dict(),
         }
-        for key, candidate in zip(keys, candidates, strict=True)
+        for candidate, comparison in comparisons.items()
     }  # fmt: skip
+
+
+def _loaded(
+    subject: Subject, candidates: list[Candidate], threads: int | None, stack: ExitStack, guard: Guard
+) -> dict[Candidate, Backend]:
+    """The reference, and the candidates that load."""
+    loaded = {REFERENCE: stack.enter_context(subject.backend(REFERENCE, threads))}
+    for candidate in candidates:
+        if candidate not in loaded:
+            with guard(candidate):
+                loaded[candidate] = subject.backend(candidate, threads)
+                stack.callback(_close, loaded[candidate], candidate, guard)
+    return loaded
+
+
+def _close(backend: Backend, candidate: Candidate, guard: Guard) -> None:
+    with guard(candidate):  # one that died may not even close
+        backend.close()
 
 
 def unseen(part: Batch, seen: frozenset[str], crops: int = 1) -> Batch:

@@ -7,6 +7,7 @@ alone; a context without a profile, a shape, addresses or scratch memory refuses
 from __future__ import annotations
 
 import ctypes
+import time
 from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
@@ -40,11 +41,30 @@ class Stream:
 STREAMS: dict[int, Stream] = {}
 
 
+class Mark:
+    """A CUDA event: reached when the stream is, and never before."""
+
+    def __init__(self, stream: Stream, timed: bool) -> None:
+        self.time_s: float | None = None
+        self.stream, self.timed = stream, timed
+        stream.start(self._reach)
+
+    def _reach(self) -> None:
+        self.time_s = time.perf_counter()
+
+    def synchronize(self) -> None:
+        if self.time_s is None:
+            self.stream.synchronize()
+
+
 class HostDevice:
     """As backends.cuda.CudaDevice."""
 
+    kind = "cpu"
+
     def __init__(self, free: int = 1 << 40) -> None:
         self.free, self.captures, self.largest = free, 0, 1 << 40
+        self.spins: set[bool] = set()
 
     def free_bytes(self) -> int:
         return self.free
@@ -59,6 +79,21 @@ class HostDevice:
 
     def stream(self) -> Stream:
         return Stream()
+
+    def run(self, work: Callable[[], None], stream: Stream) -> None:
+        stream.start(work)
+
+    def mark(self, stream: Stream, *, timed: bool = False, spin: bool = True) -> Mark:
+        self.spins.add(spin)
+        return Mark(stream, timed)
+
+    def seconds(self, begin: Mark, end: Mark) -> float:
+        assert begin.timed and end.timed and begin.time_s is not None and end.time_s is not None
+        return end.time_s - begin.time_s
+
+    def wait(self, stream: Stream, *, spin: bool = True) -> None:
+        self.spins.add(spin)
+        stream.synchronize()
 
     def copy(self, target: torch.Tensor, source: torch.Tensor, stream: Stream) -> None:
         stream.start(lambda: target.copy_(source))  # type: ignore[arg-type, return-value]

@@ -12,7 +12,8 @@ import pytest
 from resnet_deploy.backends import trt as module
 from resnet_deploy.backends.base import Candidate
 from resnet_deploy.backends.eager import EagerBackend
-from resnet_deploy.backends.trt import SHAPES, TensorRtBackend
+from resnet_deploy.backends.lanes import SHAPES
+from resnet_deploy.backends.trt import TensorRtBackend
 from resnet_deploy.bundle import Bundle
 from resnet_deploy.engine.plan import Origin
 from resnet_deploy.errors import EngineError, IntegrityError, UnavailableError, UsageError
@@ -72,7 +73,7 @@ def test_a_graph_for_each_shape_captured_once(make: Make) -> None:
         assert device.captures == 3
         for size in (1, 2, 3, 4, 5) * 2:  # more than are kept
             backend.infer(IMAGES[:size])
-        assert device.captures > 5 and len(backend._lanes[0]._shapes) == SHAPES
+        assert device.captures > 5 and len(backend._lanes.lanes[0]._shapes) == SHAPES
     with make("tensorrt:no_cuda_graph", device=(device := HostDevice())) as backend:
         backend.infer(IMAGES)
         assert device.captures == 0
@@ -113,7 +114,7 @@ def test_streams_take_turns_and_outputs_are_the_last(make: Make) -> None:
             backend.enqueue()
         backend.synchronize()
         assert np.isfinite(backend.outputs()["logits"]).all()
-        assert [lane.bound is not None and lane.bound.ran for lane in backend._lanes] == [True, True]
+        assert [lane.bound is not None and lane.bound.ran for lane in backend._lanes.lanes] == [True, True]
         assert len({id(context) for context in backend._engine.contexts}) == 2
 
 

@@ -17,7 +17,9 @@ from resnet_deploy.specs import Precision, TensorSpec
 Outputs = Mapping[str, NDArray[Any]]
 
 BACKENDS: dict[str, frozenset[str]] = {
-    "eager": frozenset({"cpu", "cuda", "fp32", "fp16", "bf16", "channels_last", "compile", "cuda_graph"}),
+    "eager": frozenset(
+        {"cpu", "cuda", "fp32", "fp16", "bf16", "channels_last", "compile", "max_autotune", "cuda_graph", "streams="}
+    ),
     "onnxruntime": frozenset({"cpu", "cuda", "fp32", "fp16", "int8", "fp8", "simulate", "tensorrt"}),
     "openvino": frozenset({"cpu", "fp32", "fp16", "bf16", "int8"}),
     "tensorrt": frozenset({"cuda", "fp32", "fp16", "bf16", "int8", "fp8", "no_cuda_graph", "streams="}),
@@ -91,6 +93,22 @@ class Candidate:
         return f"{self.backend}:{','.join(options)}" if options else self.backend
 
 
+@dataclass(frozen=True, kw_only=True)
+class Stages:
+    """Seconds of the parts of one query on a device. In trtexec's words: Enqueue Time (the host's, to start the inference), H2D
+    Latency, GPU Compute Time and D2H Latency (the device's, by its own clock)."""
+
+    enqueue_s: float
+    h2d_s: float
+    compute_s: float
+    d2h_s: float
+
+    @property
+    def host_s(self) -> float:
+        """trtexec's Latency, which it called Host Latency before: the sum of the device's three."""
+        return self.h2d_s + self.compute_s + self.d2h_s
+
+
 class Backend(abc.ABC):
     """One loaded model on one device. Not thread-safe: one instance a thread.
 
@@ -103,6 +121,7 @@ class Backend(abc.ABC):
     output_names: tuple[str, ...]
     max_batch: int | None = None  # the largest that the loaded file takes, where that sets a limit
     kept_shapes: int | None = None  # batch sizes that stay ready to run; one more takes time to prepare
+    spin_wait: bool = True  # whether the host asks a device again and again until it is done, or sleeps
 
     @abc.abstractmethod
     def bind(self, images: NDArray[Any]) -> None:
@@ -130,6 +149,22 @@ class Backend(abc.ABC):
         self.enqueue()
         self.synchronize()
         return self.outputs()
+
+    def stages(self) -> Stages | None:
+        """The parts of one query of the bound batch; None where the device is the host, or has no clock of its own."""
+        return None
+
+    def run_queued(self, seconds: float, *, uploads: bool = False, downloads: bool = False) -> tuple[int, float] | None:
+        """Queries of the bound batch for some seconds, the next one queued before the last has ended, on all streams.
+
+        uploads, downloads: copy the input, and the answers, with each; without, they stay on the device. Returns how many
+        there were and how long they took; None where `stages` does.
+        """
+        return None
+
+    def settings(self) -> dict[str, Any]:
+        """How inferences are started, by name: cuda_graph, streams. Empty where there is nothing to choose."""
+        return {}
 
     def close(self) -> None:  # noqa: B027 (most backends hold nothing that the garbage collector doesn't free)
         """Free what the backend holds."""

@@ -1,4 +1,4 @@
-"""What a backend needs of a CUDA device: buffers, streams, copies and graphs, through PyTorch."""
+"""What a backend needs of a CUDA device: buffers, streams, copies, events and graphs, through PyTorch."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ _TORCH = {
 class CudaDevice:
     """The current CUDA device."""
 
+    kind = "cuda"  # as PyTorch and ONNX Runtime name where its memory is
+
     def free_bytes(self) -> int:
         """Memory that can be had: the device's, and what PyTorch keeps for later."""
         free, _ = torch.cuda.mem_get_info()
@@ -34,10 +36,31 @@ class CudaDevice:
     def stream(self) -> Any:
         return torch.cuda.Stream()
 
+    def run(self, work: Callable[[], None], stream: Any) -> None:
+        """Start what PyTorch does in `work` on a stream."""
+        with torch.cuda.stream(stream):
+            work()
+
     def copy(self, target: torch.Tensor, source: torch.Tensor, stream: Any) -> None:
         """Start a copy on a stream."""
-        with torch.cuda.stream(stream):
-            target.copy_(source, non_blocking=True)
+        self.run(lambda: target.copy_(source, non_blocking=True), stream)  # type: ignore[arg-type, return-value]
+
+    def mark(self, stream: Any, *, timed: bool = False, spin: bool = True) -> Any:
+        """A CUDA event behind what a stream has been given. timed: whether `seconds` may ask it; spin: how it is waited for."""
+        event = torch.cuda.Event(enable_timing=timed, blocking=not spin)
+        event.record(stream)
+        return event
+
+    def seconds(self, begin: Any, end: Any) -> float:
+        """Between two timed marks that have been reached, by the device's clock (0.5 µs)."""
+        return float(begin.elapsed_time(end)) / 1e3
+
+    def wait(self, stream: Any, *, spin: bool = True) -> None:
+        """Until a stream is done. spin: ask again and again, as CUDA does by default; otherwise sleep until an interrupt."""
+        if spin:
+            stream.synchronize()
+        else:
+            self.mark(stream, spin=False).synchronize()
 
     def capture(self, run: Callable[[], None], stream: Any) -> Callable[[], None]:
         """What `run` starts on the stream, as a CUDA graph: returns what starts it again."""
@@ -50,6 +73,11 @@ class CudaDevice:
                 graph.replay()
 
         return replay
+
+
+def dtype_name(tensor: torch.Tensor) -> str:
+    """numpy's name of a tensor's type, and `bfloat16`."""
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def to_numpy(tensor: torch.Tensor) -> NDArray[Any]:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from resnet_deploy._deps import require, version
-from resnet_deploy.backends.base import Backend, Candidate, Outputs
+from resnet_deploy.backends.base import Backend, Candidate, Outputs, Stages
 from resnet_deploy.errors import GraphError, UnavailableError, UsageError
 from resnet_deploy.specs import TensorSpec
+
+if TYPE_CHECKING:
+    from resnet_deploy.backends.cuda import CudaDevice
+    from resnet_deploy.backends.lanes import Lanes
+    from resnet_deploy.backends.ort_cuda import OrtLane
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 _HEAVY = {"Conv", "FusedConv", "NhwcFusedConv", "QLinearConv", "Gemm", "MatMul"}
@@ -19,58 +24,65 @@ _DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uin
 
 
 class OrtBackend(Backend):
-    """An ONNX file in an ONNX Runtime session, its inputs and outputs bound on the device.
+    """An ONNX file in an ONNX Runtime session. On CUDA it runs on a stream of ours, its inputs and outputs bound to memory of
+    ours, so that its parts can be timed and queued.
 
-    threads: of one operator; ONNX Runtime's default, the physical cores, where None.
+    threads: of one operator; ONNX Runtime's default, the physical cores, where None. device: for tests.
     Raises GraphError for a file that does not load, UnavailableError where the provider that runs is not the one asked for.
     """
 
-    def __init__(self, path: Path, candidate: Candidate, *, threads: int | None = None) -> None:
+    def __init__(
+        self, path: Path, candidate: Candidate, *, threads: int | None = None, device: CudaDevice | None = None
+    ) -> None:
         ort = require("onnxruntime", extra="gpu" if candidate.device == "cuda" else "cpu")
         self.candidate = candidate
         self._threads = threads
-        self._session = _session(ort, path, candidate, threads)
+        lane = _lane(candidate, device) if candidate.device == "cuda" else None
+        self._session = _session(ort, path, candidate, threads, lane and lane.stream)
         inputs = self._session.get_inputs()
         if len(inputs) != 1:
             raise GraphError(f"{path} has {len(inputs)} inputs; a residual network has one")
-        if inputs[0].type not in _DTYPES:
-            raise GraphError(f"{path} takes {inputs[0].type}; expected one of {', '.join(_DTYPES)}")
-        self.input_spec = TensorSpec(name=inputs[0].name, dtype=_DTYPES[inputs[0].type], shape=("batch", *inputs[0].shape[1:]))
-        self.output_names = tuple(output.name for output in self._session.get_outputs())
-        self._ort = ort
-        self._device = candidate.device
-        # On the CPU, `run` hands its outputs over without a copy; a binding copies them.
-        self._binding = self._session.io_binding() if candidate.device == "cuda" else None
+        self.input_spec, *outputs = (_spec(path, tensor) for tensor in (*inputs, *self._session.get_outputs()))
+        self.output_names = tuple(spec.name for spec in outputs)
+        self._lanes = None if lane is None else _attached(lane, ort, self._session, self.input_spec, tuple(outputs))
         self._input: Any = None
         self._answers: list[NDArray[Any]] | None = None
 
     def bind(self, images: NDArray[Any]) -> None:
         self.check(images)
         self._answers = None
-        if self._binding is None:
+        if self._lanes is not None:
+            self._lanes.bind(images)
+        else:
             self._input = np.ascontiguousarray(images)
-            return
-        # The binding keeps the address alone: hold the value.
-        self._input = self._ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(images), self._device, 0)
-        self._binding.bind_ortvalue_input(self.input_spec.name, self._input)
-        for name in self.output_names:
-            self._binding.bind_output(name, self._device)
 
     def enqueue(self) -> None:
-        if self._binding is None:
+        if self._lanes is not None:
+            self._lanes.enqueue()
+        else:  # `run` hands its outputs over without a copy; a binding copies them
             self._answers = self._session.run(self.output_names, {self.input_spec.name: self._input})
-        else:
-            self._session.run_with_iobinding(self._binding)
 
     def synchronize(self) -> None:
-        if self._binding is not None:
-            self._binding.synchronize_outputs()
+        if self._lanes is not None:
+            self._lanes.synchronize(spin=self.spin_wait)
 
     def outputs(self) -> Outputs:
-        answers = self._answers if self._binding is None else self._binding.copy_outputs_to_cpu()
-        if answers is None:
+        if self._lanes is not None:
+            return self._lanes.outputs()
+        if self._answers is None:
             raise UsageError("there is no answer yet: call enqueue after bind")
-        return dict(zip(self.output_names, answers, strict=True))
+        return dict(zip(self.output_names, self._answers, strict=True))
+
+    def stages(self) -> Stages | None:
+        return None if self._lanes is None else self._lanes.stages()
+
+    def run_queued(self, seconds: float, *, uploads: bool = False, downloads: bool = False) -> tuple[int, float] | None:
+        if self._lanes is None:
+            return None
+        return self._lanes.run_queued(seconds, uploads=uploads, downloads=downloads, spin=self.spin_wait)
+
+    def settings(self) -> dict[str, Any]:
+        return {} if self._lanes is None else {"cuda_graph": False, "streams": 1}
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -80,12 +92,32 @@ class OrtBackend(Backend):
         }
 
     def close(self) -> None:
-        self._binding = None
-        self._session = None
-        self._input = self._answers = None
+        if self._lanes is not None:
+            self._lanes.close()
+        self._session = self._input = self._answers = None
 
 
-def _session(ort: Any, path: Path, candidate: Candidate, threads: int | None) -> Any:
+def _spec(path: Path, tensor: Any) -> TensorSpec:
+    if tensor.type not in _DTYPES:
+        raise GraphError(f"{path}: {tensor.name} is {tensor.type}; expected one of {', '.join(_DTYPES)}")
+    return TensorSpec(name=tensor.name, dtype=_DTYPES[tensor.type], shape=("batch", *tensor.shape[1:]))
+
+
+def _lane(candidate: Candidate, device: CudaDevice | None) -> OrtLane:
+    from resnet_deploy.backends.ort_cuda import OrtLane
+
+    return OrtLane(candidate, device)
+
+
+def _attached(lane: OrtLane, ort: Any, session: Any, input_spec: TensorSpec, outputs: tuple[TensorSpec, ...]) -> Lanes:
+    from resnet_deploy.backends.lanes import Lanes
+
+    lane.attach(ort, session, input_spec, outputs)
+    return Lanes(lane.device, [lane])
+
+
+def _session(ort: Any, path: Path, candidate: Candidate, threads: int | None, stream: Any = None) -> Any:
+    """stream: of a GPU, that the first provider runs on."""
     provider = _PROVIDERS["tensorrt" if "tensorrt" in candidate.options else candidate.device]
     if provider not in ort.get_available_providers():
         raise UnavailableError(
@@ -100,7 +132,12 @@ def _session(ort: Any, path: Path, candidate: Candidate, threads: int | None) ->
     if "simulate" in candidate.options:
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     chain = list(_PROVIDERS.values())  # each may leave nodes to the next: TensorRT, CUDA, CPU
-    providers = [name for name in reversed(chain) if chain.index(name) <= chain.index(provider)]
+    own = {} if stream is None else {"user_compute_stream": str(stream.cuda_stream)}
+    providers = [
+        (name, {} if name == _PROVIDERS["cpu"] else own)
+        for name in reversed(chain)
+        if chain.index(name) <= chain.index(provider)
+    ]
     try:
         session = ort.InferenceSession(str(path), options, providers=providers)
     except Exception as exc:  # onnxruntime has its own exception for every status code, and no common base

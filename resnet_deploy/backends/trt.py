@@ -2,90 +2,36 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_deploy.backends.base import Backend, Candidate, Outputs
-from resnet_deploy.backends.cuda import CudaDevice, to_numpy
+from resnet_deploy.backends.base import Backend, Candidate, Outputs, Stages
+from resnet_deploy.backends.cuda import CudaDevice
+from resnet_deploy.backends.lanes import SHAPES, Bound, Lane, Lanes
 from resnet_deploy.engine.flavours import FLAVOURS
 from resnet_deploy.engine.options import Profile, best_profile
 from resnet_deploy.engine.plan import Origin, deserialize, here, preflight
 from resnet_deploy.errors import EngineError, IntegrityError, UnavailableError, UsageError
 from resnet_deploy.specs import TensorSpec
 
-SHAPES = 4  # batch sizes whose context and graph are kept on each stream
 
-
-@dataclass
-class _Bound:
-    """One batch size on one stream: its context, its buffers, and its graph once there is one."""
-
-    context: Any
-    input: Any
-    staging: Any
-    outputs: dict[str, Any]
-    answers: dict[str, Any]
-    replay: Callable[[], None] | None = None
-    ran: bool = False
-
-
-class _Lane:
+class _Lane(Lane):
     """A stream with contexts that take turns on it, and so share their scratch memory."""
 
     def __init__(self, owner: TensorRtBackend) -> None:
+        super().__init__(owner.device, captures=owner.captures)
         self._owner = owner
-        self.stream = owner.device.stream()
         self._scratch = owner.device.empty((max(1, owner.scratch_bytes),), "uint8")
-        self._shapes: OrderedDict[int, _Bound] = OrderedDict()
-        self.bound: _Bound | None = None
 
-    def bind(self, images: NDArray[Any]) -> None:
-        self.stream.synchronize()  # the staging memory may still be read
-        batch = len(images)
-        if batch not in self._shapes:
-            if len(self._shapes) == SHAPES:
-                self._shapes.popitem(last=False)
-            self._shapes[batch] = self._make(batch)
-        self._shapes.move_to_end(batch)
-        self.bound = self._shapes[batch]
-        self.bound.ran = False
-        self.bound.staging.numpy()[...] = images
-        self._owner.device.copy(self.bound.input, self.bound.staging, self.stream)
-
-    def enqueue(self) -> None:
-        bound = self.bound
-        if bound is None:
-            raise UsageError("there is no batch yet: call bind first")
-        bound.ran = True
-        if bound.replay is not None:
-            bound.replay()
-            return
-        self._execute(bound)
-        if self._owner.captures:  # the first run of a shape may still allocate and choose: the next are the graph
-            self.stream.synchronize()
-            bound.replay = self._owner.device.capture(lambda: self._execute(bound), self.stream)
-
-    def fetch(self) -> Outputs:
-        bound = self.bound
-        if bound is None or not bound.ran:
-            raise UsageError("there is no answer yet: call enqueue after bind")
-        for name, tensor in bound.outputs.items():
-            self._owner.device.copy(bound.answers[name], tensor, self.stream)
-        self.stream.synchronize()
-        return {name: to_numpy(tensor) for name, tensor in bound.answers.items()}
-
-    def _execute(self, bound: _Bound) -> None:
+    def execute(self, bound: Bound) -> None:
         if not bound.context.execute_async_v3(self.stream.cuda_stream):
             raise EngineError(f"{self._owner.candidate}: TensorRT could not start the inference")
 
-    def _make(self, batch: int) -> _Bound:
-        owner, device = self._owner, self._owner.device
+    def make(self, batch: int) -> Bound:
+        owner, device = self._owner, self.device
         context = owner.new_context()
         index = best_profile(owner.profiles, batch)
         context.set_device_memory(self._scratch.data_ptr(), self._scratch.numel())
@@ -96,9 +42,7 @@ class _Lane:
         if not context.set_input_shape(owner.input_spec.name, shape):
             raise EngineError(f"{owner.candidate}: TensorRT refused the shape {list(shape)}")
         dtype = owner.input_spec.dtype
-        bound = _Bound(
-            context=context, input=device.empty(shape, dtype), staging=device.pinned(shape, dtype), outputs={}, answers={}
-        )
+        bound = Bound(context=context, input=device.empty(shape, dtype), staging=device.pinned(shape, dtype))
         for name, kind in owner.output_types.items():
             found = tuple(context.get_tensor_shape(name))
             bound.outputs[name], bound.answers[name] = device.empty(found, kind), device.pinned(found, kind)
@@ -108,9 +52,8 @@ class _Lane:
         return bound
 
     def close(self) -> None:
-        self.stream.synchronize()
-        self.bound, self._scratch = None, None
-        self._shapes.clear()
+        super().close()
+        self._scratch = None
 
 
 class TensorRtBackend(Backend):
@@ -147,7 +90,6 @@ class TensorRtBackend(Backend):
         self._graphs = "no_cuda_graph" not in candidate.options
         self.captures = self._graphs and not built_in  # TensorRT-RTX captures by itself, as its kernels settle
         self._lanes = self._open(candidate.count("streams"))
-        self._turn = self._last = 0
 
     def _read(self, engine: Any) -> None:
         """Inputs, outputs and profiles of the engine."""
@@ -172,7 +114,7 @@ class TensorRtBackend(Backend):
         self.max_batch = max(profile.max for profile in self.profiles)
         self.scratch_bytes = int(engine.device_memory_size_v2)
 
-    def _open(self, streams: int) -> list[_Lane]:
+    def _open(self, streams: int) -> Lanes:
         """Streams with their scratch memory, which is checked beforehand: TensorRT would fail late and without a size."""
         needed, free = self.scratch_bytes * streams, self.device.free_bytes()
         if needed > free:
@@ -184,7 +126,7 @@ class TensorRtBackend(Backend):
                 f"{self.candidate} needs {needed / 1e6:,.0f} MB of device memory for batch {largest} on {streams} "
                 f"stream(s), and {free / 1e6:,.0f} MB are free: {advice}, or free some"
             )
-        return [_Lane(self) for _ in range(streams)]
+        return Lanes(self.device, [_Lane(self) for _ in range(streams)])
 
     def new_context(self) -> Any:
         """An execution context that uses scratch memory which is given to it."""
@@ -210,36 +152,39 @@ class TensorRtBackend(Backend):
                 f"Build it with `--batch 1:8:{max(8, len(images))}`"
             )
         try:
-            for lane in self._lanes:
-                lane.bind(np.ascontiguousarray(images))
+            self._lanes.bind(np.ascontiguousarray(images))
         except RuntimeError as exc:  # torch.cuda.OutOfMemoryError is one
             if "out of memory" not in str(exc):
                 raise
             half = max(1, len(images) // 2)
             raise UnavailableError(f"no device memory for batch {len(images)}: try {half}, or fewer streams") from exc
-        self._turn = self._last = 0
 
     def enqueue(self) -> None:
-        self._lanes[self._turn].enqueue()
-        self._last, self._turn = self._turn, (self._turn + 1) % len(self._lanes)
+        self._lanes.enqueue()
 
     def synchronize(self) -> None:
-        for lane in self._lanes:
-            lane.stream.synchronize()
+        self._lanes.synchronize(spin=self.spin_wait)
 
     def outputs(self) -> Outputs:
-        return self._lanes[self._last].fetch()
+        return self._lanes.outputs()
+
+    def stages(self) -> Stages:
+        return self._lanes.stages()
+
+    def run_queued(self, seconds: float, *, uploads: bool = False, downloads: bool = False) -> tuple[int, float]:
+        return self._lanes.run_queued(seconds, uploads=uploads, downloads=downloads, spin=self.spin_wait)
+
+    def settings(self) -> dict[str, Any]:
+        return {"cuda_graph": self._graphs, "streams": len(self._lanes)}
 
     def describe(self) -> dict[str, Any]:
         return {
             self._flavour.package: self._flavour.version, "plan": self.path.name, "profiles": list(map(str, self.profiles)),
-            "cuda_graph": self._graphs, "streams": len(self._lanes), "scratch_bytes": self.scratch_bytes,
+            **self.settings(), "scratch_bytes": self.scratch_bytes,
         }  # fmt: skip
 
     def close(self) -> None:
-        for lane in self._lanes:
-            lane.close()
-        self._lanes = []
+        self._lanes.close()
         self._engine = None
 
 

@@ -188,7 +188,19 @@ def watch(*, gpu: int | str | None = None, interval_s: float = INTERVAL_S, nvml:
     gpu: NVML's number (PCI order) or UUID, by default the first of CUDA_VISIBLE_DEVICES. nvml: the module, by default
     pynvml. Without that package, a driver or a GPU there is no GPU part, and no error.
     """
-    device, ended = Gpu.open(gpu, nvml), threading.Event()
+    device = Gpu.open(gpu, nvml)
+    try:
+        with watch_with(device, interval_s=interval_s) as seen:
+            yield seen
+    finally:
+        if device is not None:
+            device.close()
+
+
+@contextlib.contextmanager
+def watch_with(device: Gpu | None, *, interval_s: float = INTERVAL_S) -> Iterator[Conditions]:
+    """As `watch`, of a GPU that stays open, or of the CPU alone."""
+    ended = threading.Event()
     seen = Conditions(cores=cores(), governor=_governor(), gpu=device.info if device else None, before=_cpu_counters())
     _look(seen, device)
     thread = threading.Thread(target=_keep_looking, args=(seen, device, interval_s, ended), daemon=True)
@@ -200,8 +212,6 @@ def watch(*, gpu: int | str | None = None, interval_s: float = INTERVAL_S, nvml:
         thread.join()
         _look(seen, device)
         seen.after = _cpu_counters()
-        if device is not None:
-            device.close()
 
 
 def _keep_looking(seen: Conditions, device: Gpu | None, interval_s: float, ended: threading.Event) -> None:

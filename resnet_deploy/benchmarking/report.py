@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from resnet_deploy.benchmarking.measure import NOISY_IQR, Measurement
+
+STAGES = ("enqueue", "h2d", "compute", "d2h", "host")  # of benchmarking.measure's Stages, without their unit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +30,13 @@ class Result:
     latency_s: host to host. device_latency_s: enqueue and synchronize alone, the batch being bound. images_per_s: batch
     over the median of latency_s. speedup: eager's median over this one, from the same run. gate: pass or fail; failures
     say why. measured: when, so that a figure kept from an earlier run can be told.
+
+    By a GPU's own clock, and None without one: enqueue_latency_s, h2d_latency_s, compute_latency_s, d2h_latency_s are
+    trtexec's Enqueue Time, H2D Latency, GPU Compute Time and D2H Latency; host_latency_s its Latency, the sum of the last
+    three. On a CPU, compute_latency_s is the inference itself. throughput_images_per_s: with queries queued ahead on all
+    streams, trtexec's Throughput. settings: the named options behind these figures. roofline: the floor, and how much of it
+    was reached, of latency_s (`reached_percent`) and of the device alone (`device_reached_percent`). conditions: of the turns
+    in which it was measured, with `energy_per_image_j` of the queued queries. partial: interrupted before its time.
     """
 
     backend: str
@@ -47,6 +57,28 @@ class Result:
     threads: int | None
     runtime: dict[str, Any]
     measured: str
+    enqueue_latency_s: Latency | None = None
+    h2d_latency_s: Latency | None = None
+    compute_latency_s: Latency | None = None
+    d2h_latency_s: Latency | None = None
+    host_latency_s: Latency | None = None
+    throughput_images_per_s: float | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+    roofline: dict[str, Any] | None = None
+    conditions: dict[str, Any] | None = None
+    partial: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unmeasured:
+    """What a backend that died left behind. batch: None where it died before any, in a run without a sweep. error: of what,
+    in words."""
+
+    backend: str
+    device: str
+    precision: str
+    batch: int | None
+    error: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +108,7 @@ class ScenarioResult:
     threads: int | None
     runtime: dict[str, Any]
     measured: str
+    conditions: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -84,13 +117,17 @@ class ScenarioResult:
 @dataclass(frozen=True, kw_only=True)
 class BenchReport:
     """machine: as `benchmarking.machine` describes it. model: the manifest's description. results: batch by batch.
-    scenarios: of LoadGen, candidate by candidate."""
+    scenarios: of LoadGen, candidate by candidate. unmeasured: of backends that died. verdicts: what the results say, as
+    `benchmarking.verdicts` has them. interrupted: by Ctrl-C; what there is is what was done by then."""
 
     machine: dict[str, Any]
     model: dict[str, Any]
     results: list[Result]
     warnings: list[str] = field(default_factory=list)
     scenarios: list[ScenarioResult] = field(default_factory=list)
+    unmeasured: list[Unmeasured] = field(default_factory=list)
+    verdicts: list[dict[str, Any]] = field(default_factory=list)
+    interrupted: bool = False
 
     @property
     def passed(self) -> bool:
@@ -102,19 +139,20 @@ class BenchReport:
 
     @property
     def failures(self) -> list[str]:
-        """Gates that failed, and scenarios that are not VALID, in words and each once."""
+        """Gates that failed, scenarios that are not VALID and backends that died, in words and each once."""
         found = [f"{row.backend} ({row.precision}, {row.device}): {said}" for row in self.rows for said in row.failures]
         found += [
             f"{row.backend} ({row.precision}, {row.device}), {row.scenario}: {row.reason}"
             for row in self.scenarios
             if not row.valid
         ]
+        found += [f"{row.backend} ({row.precision}, {row.device}): {row.error}" for row in self.unmeasured]
         return list(dict.fromkeys(found))
 
     @property
     def broken(self) -> bool:
         """Whether a backend failed while it ran."""
-        return any(row.error is not None for row in self.scenarios)
+        return bool(self.unmeasured) or any(row.error is not None for row in self.scenarios)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -122,6 +160,12 @@ class BenchReport:
 
 def record(measurement: Measurement, **about: Any) -> dict[str, Any]:
     """A measurement as the manifest keeps it; the raw samples are kept beside it."""
+    stages = {name: measurement.stage(f"{name}_s") for name in STAGES}
+    if not measurement.stages:
+        stages["compute"] = measurement.device
+    conditions = None
+    if measurement.conditions is not None:
+        conditions = {**measurement.conditions.to_dict(), "energy_per_image_j": measurement.energy_per_image_j}
     return {
         "latency_s": measurement.host.to_dict(),
         "device_latency_s": measurement.device.to_dict(),
@@ -130,6 +174,9 @@ def record(measurement: Measurement, **about: Any) -> dict[str, Any]:
         "noisy": measurement.host.noisy,
         "warm": measurement.warm,
         "warmup_runs": measurement.warmup_runs,
+        **{f"{name}_latency_s": None if found is None else found.to_dict() for name, found in stages.items()},
+        "throughput_images_per_s": measurement.queued_images_per_s,
+        "conditions": conditions,
         **about,
     }
 
@@ -140,9 +187,30 @@ def warnings_for(results: list[Result], described: Mapping[str, Any]) -> list[st
     if described["weights"]["source"] == "random":
         found.append("the weights are random: the speed is real, the accuracy means nothing (give --weights)")
     if noisy := [r for r in results if r.noisy]:
-        names = ", ".join(sorted({f"{r.backend} at batch {r.batch}" for r in noisy}))
-        found.append(f"noisy: the middle half of the samples spreads over more than {NOISY_IQR:.0%} of the median ({names})")
+        found.append(
+            f"noisy: the middle half of the samples spreads over more than {NOISY_IQR:.0%} of the median ({_named(noisy)})"
+        )
     if cold := [r for r in results if not r.warm]:
-        names = ", ".join(sorted({f"{r.backend} at batch {r.batch}" for r in cold}))
-        found.append(f"the warm-up did not become stable ({names})")
-    return found
+        found.append(f"the warm-up did not become stable ({_named(cold)})")
+    if partial := [r for r in results if r.partial]:
+        found.append(f"interrupted before the measurement ended: from fewer samples than asked for ({_named(partial)})")
+    return found + _unsafe(results)
+
+
+def _unsafe(results: list[Result]) -> list[str]:
+    """Warnings of conditions: one a kind, as the worst row has it, and which rows have it."""
+    kinds: dict[str, list[tuple[str, Result]]] = {}
+    for result in results:
+        for text in (result.conditions or {}).get("warnings", []):
+            kinds.setdefault(re.sub(r"[\d.]+", "#", text), []).append((text, result))
+    worst = [(max((text for text, _ in rows), key=_first_number), [row for _, row in rows]) for rows in kinds.values()]
+    return [f"{text} ({_named(rows)})" for text, rows in worst]
+
+
+def _first_number(text: str) -> float:
+    found = re.search(r"\d+(?:\.\d+)?", text)
+    return float(found[0]) if found else 0.0
+
+
+def _named(results: list[Result]) -> str:
+    return ", ".join(sorted({f"{r.backend} at batch {r.batch}" for r in results}))

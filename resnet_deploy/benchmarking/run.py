@@ -3,39 +3,39 @@
 from __future__ import annotations
 
 import itertools
-import json
+import math
 import re
 from collections.abc import Iterable
-from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from resnet_deploy import _deps
-from resnet_deploy.backends.base import BACKENDS, PLANS, Backend, Candidate
-from resnet_deploy.benchmarking.machine import cores, cpu_name, describe_machine, gpus
-from resnet_deploy.benchmarking.measure import MeasureConfig, Measurement, measure
-from resnet_deploy.benchmarking.report import BenchReport, Latency, Result, ScenarioResult, record, warnings_for
+from resnet_deploy.backends.base import PLANS, Candidate
+from resnet_deploy.benchmarking.ledger import Ledger
+from resnet_deploy.benchmarking.lost import Lost
+from resnet_deploy.benchmarking.machine import cores, describe_machine
+from resnet_deploy.benchmarking.measure import MeasureConfig
+from resnet_deploy.benchmarking.report import BenchReport, Result, warnings_for
+from resnet_deploy.benchmarking.results import rows, unmeasured
+from resnet_deploy.benchmarking.roofs import Roofs
 from resnet_deploy.benchmarking.scenario_run import ScenarioRun
 from resnet_deploy.benchmarking.scenarios import SWEEP, ScenarioOptions
+from resnet_deploy.benchmarking.settings import MeasureOptions, candidates_of
+from resnet_deploy.benchmarking.timing import Timings
+from resnet_deploy.benchmarking.verdicts import judge
 from resnet_deploy.building import ensure_plan
-from resnet_deploy.bundle import Bundle, key_of, now
+from resnet_deploy.bundle import Bundle
 from resnet_deploy.data import Dataset
 from resnet_deploy.errors import UsageError
 from resnet_deploy.lowering import LoweringOptions, lower_missing
 from resnet_deploy.models import registry
 from resnet_deploy.parity import parse_gates
-from resnet_deploy.specs import MAX_BATCH, Precision, Progress, parse_batches, silent
-from resnet_deploy.steps import REFERENCE, compare, export, parity_key, verdict
+from resnet_deploy.specs import MAX_BATCH, Progress, parse_batches, silent
+from resnet_deploy.steps import Verdict, compare, export, parity_key, verdict
 from resnet_deploy.subject import Subject
 
 DEFAULT_BACKENDS = ("eager", "onnxruntime")
 DEFAULT_BATCHES = (1, 8, 32)
 RANDOM_IMAGES = 32
-SAMPLES = "samples.json"
 
 
 def bench(
@@ -59,19 +59,20 @@ def bench(
 
     output: the architecture's bundle, by default build/ARCH. data: as in `verify`; random pixels without. batch: 1, 8 and
     32 where the bundle proves them. duration_s: of sampling, for each candidate and batch. fresh: measure again what was
-    measured before. options: the fields of `ScenarioOptions`, and of `export`; with precision, backends that run files are
-    measured in each. Parity and measurements that the manifest has, of the same files, data, versions, machine and settings,
-    are reused.
+    measured before. options: the fields of `MeasureOptions`, of `ScenarioOptions`, and of `export`; with precision, backends
+    that run files are measured in each. Parity and measurements that the manifest has, of the same files, data, versions,
+    machine and settings, are reused.
+
+    A backend that dies is among the report's `unmeasured`, and the others are measured; its error is raised where nothing is
+    left. Ctrl-C ends the measurement, and the report has what was done by then.
     """
     asked, batches = parse_gates(gates), parse_batches(DEFAULT_BATCHES if batch is None else batch)
     scenarios, options = ScenarioOptions.split(options)
+    running, options = MeasureOptions.split(options)
     precisions, _ = LoweringOptions.split(options)
-    candidates = _candidates(backends, precisions)
-    if not candidates:
-        raise UsageError("there is no backend to measure")
-    config = MeasureConfig(duration_s=duration_s)
-    bundle = _bundle(target, output, batches, overwrite, progress, options)
-    subject = Subject(bundle)
+    candidates = candidates_of(backends, precisions.precisions, running)
+    config = MeasureConfig(duration_s=duration_s, uploads=running.uploads, downloads=running.downloads)
+    subject = Subject(_bundle(target, output, batches, overwrite, progress, options))
     if batch is None:
         batches = tuple(size for size in batches if size <= subject.max_batch)
     if max(batches) > subject.max_batch:
@@ -79,41 +80,89 @@ def bench(
             f"the graph is proven up to batch {subject.max_batch}, not {max(batches)}; "
             f"export it with --max-batch {max(batches)}"
         )
-    for candidate in candidates:
-        if candidate.backend in PLANS:
-            ensure_plan(subject, candidate, {*batches, min(MAX_BATCH, subject.max_batch)}, progress)
-    threads = threads or cores()
+    job = _Job(subject, candidates, threads or cores(), fresh, progress)
+    job.build({*batches, min(MAX_BATCH, subject.max_batch)})
     dataset = subject.data(data or f"random:{RANDOM_IMAGES}", limit=limit, strict=strict)
     largest = subject.max_batch if batch is None else max(batches)
-    judged = ScenarioRun(subject, dataset, scenarios, max_batch=largest, threads=threads, fresh=fresh, progress=progress)
-    parity = _parity(subject, candidates, dataset, threads, fresh, progress)
-    if SWEEP not in scenarios.scenario:
-        batches = ()
-    timings = _timings(subject, candidates, batches, dataset, config, threads, fresh, progress)
-    results = [
-        _result(candidate, size, timings, bundle.manifest["parity"][parity[candidate]], asked)
-        for size in batches
-        for candidate in candidates
-    ]
-    played = _played(judged, candidates, parity, asked)
-    warnings = warnings_for(results, subject.description) + judged.warnings
-    if skipped := bundle.manifest["parity"][parity[candidates[0]]]["data"]["skipped"]:
-        warnings.append(f"{len(skipped)} images were skipped: {skipped[0]['name']} ({skipped[0]['reason']}), ...")
-    return BenchReport(
-        machine=describe_machine(), model=subject.description, results=results, warnings=warnings, scenarios=played
+    played = ScenarioRun(
+        subject, dataset, scenarios, max_batch=largest, threads=job.threads, fresh=fresh, progress=progress, ledger=job.ledger
     )
+    job.judge(dataset, asked)
+    timings = Timings(
+        subject, dataset, config, running, ledger=job.ledger, lost=job.lost, threads=job.threads, fresh=fresh, progress=progress
+    )
+    return job.measure(timings, batches if SWEEP in scenarios.scenario else (), played, running)
 
 
-def _candidates(backends: Iterable[str], options: LoweringOptions) -> list[Candidate]:
-    """What is measured: backends as they are, and those that run files in every precision that is asked for."""
-    found: dict[Candidate, None] = {}
-    for text in backends:
-        candidate = Candidate.parse(text)
-        known = BACKENDS[candidate.backend]
-        plain = candidate.precision is Precision.FP32 and candidate.backend != "eager"
-        wanted = [p for p in options.precisions if p.value in known] if plain else [candidate.precision]
-        found |= dict.fromkeys(replace(candidate, precision=precision) for precision in wanted)
-    return list(found)
+class _Job:
+    """Candidates of a bundle on their way to a report."""
+
+    def __init__(self, subject: Subject, candidates: list[Candidate], threads: int, fresh: bool, progress: Progress) -> None:
+        self.subject, self.candidates, self.threads = subject, candidates, threads
+        self.fresh, self.progress = fresh, progress
+        self.ledger, self.lost = Ledger(subject.bundle), Lost()
+        self.judged: dict[Candidate, Verdict] = {}
+
+    def build(self, batches: set[int]) -> None:
+        """The plans that are missing."""
+        for candidate in self.candidates:
+            if candidate.backend in PLANS:
+                with self.lost.catching(candidate):
+                    ensure_plan(self.subject, candidate, batches, self.progress)
+
+    def judge(self, dataset: Dataset, asked: dict[str, float]) -> None:
+        """The verdict on every candidate's answers, after comparing those that were not; without those that died."""
+        keys = {one: parity_key(self.subject, one, dataset) for one in self.lost.alive(self.candidates)}
+        known = self.subject.bundle.manifest["parity"]
+        missing = [candidate for candidate, key in keys.items() if self.fresh or key not in known]
+        records = {key: known[key] for key in keys.values() if key in known}
+        if missing:
+            made = compare(
+                self.subject, missing, dataset, batch=min(MAX_BATCH, self.subject.max_batch), threads=self.threads,
+                progress=self.progress, guard=self.lost.catching,
+            )  # fmt: skip
+            self.ledger.keep("parity", made)
+            records |= made
+        self.judged = {one: verdict(one, records[key], asked) for one, key in keys.items() if (one, None) not in self.lost}
+
+    def measure(self, timings: Timings, batches: tuple[int, ...], played: ScenarioRun, options: MeasureOptions) -> BenchReport:
+        """The sweep over batches, then LoadGen's scenarios; Ctrl-C ends them, and what there is is reported."""
+        roofs = Roofs(options, self.ledger, threads=self.threads, fresh=self.fresh, progress=self.progress)
+        interrupted = False
+        try:
+            if batches:
+                roofs.find({candidate.device for candidate in self.judged})
+            timings.run([*self.judged], batches)
+            for candidate in self.lost.alive([*self.judged]):
+                played.run(candidate)
+        except KeyboardInterrupt:
+            interrupted = True
+            if not (timings.found or played.found):
+                raise
+        if self.lost and not (timings.found or played.found):
+            self.lost.raise_first()
+        described, order = self.subject.description, itertools.product(batches, self.judged)
+        results = rows(order, timings.found, self.judged, roofs, described)
+        return BenchReport(
+            machine=describe_machine(), model=described, results=results, scenarios=played.results(self.judged),
+            unmeasured=unmeasured(self.candidates, batches, timings.found, self.lost), verdicts=_said(self.subject, results),
+            warnings=warnings_for(results, described) + played.warnings + _skipped(self.judged) + self.ledger.warnings,
+            interrupted=interrupted,
+        )  # fmt: skip
+
+
+def _said(subject: Subject, results: list[Result]) -> list[dict[str, Any]]:
+    """What the results say, in words."""
+    values = math.prod(int(size) for size in subject.input_spec.shape[1:])
+    found = judge(results, input=subject.description["input_format"], image_values=values)
+    return [one.to_dict() for one in found]
+
+
+def _skipped(judged: dict[Candidate, Verdict]) -> list[str]:
+    for one in judged.values():
+        if skipped := one.data["skipped"]:
+            return [f"{len(skipped)} images were skipped: {skipped[0]['name']} ({skipped[0]['reason']}), ..."]
+    return []
 
 
 def _bundle(
@@ -136,115 +185,3 @@ def _bundle(
     bundle = Bundle.open(target)
     lower_missing(bundle, precisions, progress)
     return bundle
-
-
-def _parity(
-    subject: Subject, candidates: list[Candidate], dataset: Dataset, threads: int, fresh: bool, progress: Progress
-) -> dict[Candidate, str]:
-    """Keys of every candidate's parity record, after making those that are missing."""
-    keys = {candidate: parity_key(subject, candidate, dataset) for candidate in candidates}
-    known = subject.bundle.manifest["parity"]
-    missing = [candidate for candidate, key in keys.items() if fresh or key not in known]
-    if missing:
-        batch = min(MAX_BATCH, subject.max_batch)
-        records = compare(subject, missing, dataset, batch=batch, threads=threads, progress=progress)
-        subject.bundle.record("parity", records)
-    return keys
-
-
-def _played(
-    run: ScenarioRun, candidates: list[Candidate], parity: dict[Candidate, str], asked: dict[str, float]
-) -> list[ScenarioResult]:
-    """LoadGen's scenarios, candidate by candidate."""
-    known = run.subject.bundle.manifest["parity"]
-    return [
-        run.result(candidate, scenario, record, verdict(candidate, known[parity[candidate]], asked))
-        for candidate in candidates
-        for scenario, record in run.records(candidate).items()
-    ]
-
-
-def _timings(
-    subject: Subject,
-    candidates: list[Candidate],
-    batches: tuple[int, ...],
-    dataset: Dataset,
-    config: MeasureConfig,
-    threads: int,
-    fresh: bool,
-    progress: Progress,
-) -> dict[tuple[Candidate, int], dict[str, Any]]:
-    """Measurement records of every candidate and batch; each batch size is recorded as soon as it is done."""
-    found: dict[tuple[Candidate, int], dict[str, Any]] = {}
-    known = subject.bundle.manifest["measurements"]
-    keys = {(c, size): _timing_key(subject, c, size, config, threads) for c in candidates for size in batches}
-    missing = {pair for pair, key in keys.items() if fresh or key not in known}
-    with ExitStack() as stack:
-        loaded: dict[Candidate, Backend] = {}
-        for size in batches:
-            wanted = [candidate for candidate in candidates if (candidate, size) in missing]
-            for candidate in wanted:
-                if candidate not in loaded:
-                    loaded[candidate] = stack.enter_context(subject.backend(candidate, threads))
-            if wanted:
-                images = _images(dataset, size)
-                measured = measure(
-                    {str(c): loaded[c] for c in wanted}, {str(c): images for c in wanted}, config,
-                    lambda done, total, size=size: progress(f"measure batch {size}", done, total),  # type: ignore[misc]
-                )  # fmt: skip
-                entries = {keys[c, size]: (measured[str(c)], loaded[c].describe()) for c in wanted}
-                _keep(subject.bundle, entries, threads)
-            for candidate in candidates:
-                found[candidate, size] = subject.bundle.manifest["measurements"][keys[candidate, size]]
-    return found
-
-
-def _timing_key(subject: Subject, candidate: Candidate, batch: int, config: MeasureConfig, threads: int) -> str:
-    return key_of(
-        candidate=str(candidate), made_from=subject.made_from(candidate), batch=batch, duration_s=config.duration_s,
-        threads=threads, cpu=cpu_name(), cores=cores(), gpus=gpus() if candidate.device == "cuda" else [],
-        packages=_deps.versions(),
-    )  # fmt: skip
-
-
-def _images(dataset: Dataset, batch: int) -> NDArray[Any]:
-    """The first `batch` images, repeated where there are fewer: what they show does not change the time."""
-    first = next(dataset.batches(batch)).images
-    return np.ascontiguousarray(np.stack(list(itertools.islice(itertools.cycle(first), batch))))
-
-
-def _keep(bundle: Bundle, measured: dict[str, tuple[Measurement, dict[str, Any]]], threads: int) -> None:
-    """Record measurements, and their raw samples in samples.json."""
-    samples: dict[str, Any] = {}
-    if SAMPLES in bundle.manifest["artifacts"]:
-        samples = json.loads(bundle.artifact(SAMPLES).read_bytes())
-    for key, (measurement, _) in measured.items():
-        samples[key] = {"host_s": measurement.host.values_s, "device_s": measurement.device.values_s}
-    with bundle.transaction() as change:
-        change.stage(SAMPLES).write_text(json.dumps(samples))
-        change.add(SAMPLES, kind="samples")
-        change.manifest["measurements"] |= {
-            key: record(measurement, batch=measurement.batch, threads=threads, runtime=runtime, measured=now())
-            for key, (measurement, runtime) in measured.items()
-        }
-
-
-def _result(
-    candidate: Candidate,
-    batch: int,
-    timings: dict[tuple[Candidate, int], dict[str, Any]],
-    parity: dict[str, Any],
-    asked: dict[str, float],
-) -> Result:
-    timing = timings[candidate, batch]
-    base = timings.get((REFERENCE, batch))
-    judged = verdict(candidate, parity, asked)
-    return Result(
-        backend=candidate.name, device=candidate.device, precision=candidate.precision.value, batch=batch,
-        latency_s=Latency(**timing["latency_s"]), device_latency_s=Latency(**timing["device_latency_s"]),
-        images_per_s=timing["images_per_s"],
-        speedup=None if base is None else base["latency_s"]["p50"] / timing["latency_s"]["p50"],
-        samples=timing["samples"], noisy=timing["noisy"], warm=timing["warm"], parity=judged.report.to_dict(),
-        parity_data=parity["data"]["source"], gate=judged.gate, failures=judged.failures, threads=timing["threads"],
-        runtime=timing["runtime"], measured=timing["measured"],
-    )  # fmt: skip

@@ -9,11 +9,13 @@ from typing import Any
 
 from resnet_deploy import _deps
 from resnet_deploy.backends.base import Candidate
+from resnet_deploy.benchmarking.conditions import watch, watch_with
+from resnet_deploy.benchmarking.ledger import Ledger
 from resnet_deploy.benchmarking.library import Library
 from resnet_deploy.benchmarking.machine import cores, cpu_name, gpus
 from resnet_deploy.benchmarking.report import ScenarioResult
 from resnet_deploy.benchmarking.scenarios import SUBMISSION_S, Figures, Runner, ScenarioOptions
-from resnet_deploy.bundle import Bundle, key_of, now
+from resnet_deploy.bundle import Bundle, Transaction, key_of, now
 from resnet_deploy.data import Dataset
 from resnet_deploy.errors import BundleError, DeployError, UsageError
 from resnet_deploy.specs import HeadKind, Progress, silent
@@ -40,6 +42,7 @@ class ScenarioRun:
         threads: int,
         fresh: bool = False,
         progress: Progress = silent,
+        ledger: Ledger | None = None,
     ) -> None:
         if options.judged:
             _deps.require("mlperf_loadgen", extra="loadgen")
@@ -49,6 +52,8 @@ class ScenarioRun:
             raise UsageError(f"--accuracy needs labelled images and a head of classes; {lacking}")
         self.subject, self.dataset, self.options = subject, dataset, options
         self.max_batch, self.threads, self.fresh, self.progress = max_batch, threads, fresh, progress
+        self.ledger = ledger or Ledger(subject.bundle)
+        self.found: dict[Candidate, dict[str, dict[str, Any]]] = {}
 
     @cached_property
     def library(self) -> Library:
@@ -63,29 +68,29 @@ class ScenarioRun:
             return []
         return [f"LoadGen's runs last {least:g} s; MLPerf's take {SUBMISSION_S:g} s: this is not a submission length"]
 
-    def records(self, candidate: Candidate) -> dict[str, dict[str, Any]]:
-        """A candidate's record by scenario, in the order asked for. Each is kept in the bundle as soon as it is made; one of
-        a backend that fails has an `error`, is not kept, and what was to come after it has none either."""
+    def run(self, candidate: Candidate) -> None:
+        """Run a candidate's scenarios into `found`. Each is kept in the bundle as soon as it is made; one of a backend that
+        fails has an `error`, is not kept, and what was to come after it has none either."""
         bundle, order = self.subject.bundle, sorted(self.options.judged, key=lambda name: name == "server")
         keys = {scenario: self._key(candidate, scenario) for scenario in order}
-        found = {} if self.fresh else {name: known for name, key in keys.items() if (known := _known(bundle, key)) is not None}
-        missing = [scenario for scenario in order if scenario not in found]
+        known = {} if self.fresh else {name: entry for name, key in keys.items() if (entry := _known(bundle, key)) is not None}
+        missing = [scenario for scenario in order if scenario not in known]
+        if known:
+            self.found[candidate] = known
         library = self.library if missing else None
-        for scenario, record, logs in self._run(candidate, missing, library, found.get("offline")):
+        for scenario, record, logs in self._run(candidate, missing, library, known.get("offline")):
             if "error" not in record:
-                record["log_files"] = _keep(bundle, keys[scenario], record, logs)
-            found[scenario] = record
-        return {scenario: found[scenario] for scenario in self.options.judged}
+                record["log_files"] = _keep(self.ledger, keys[scenario], record, logs)
+            self.found.setdefault(candidate, {})[scenario] = record
 
-    def result(self, candidate: Candidate, scenario: str, record: dict[str, Any], judged: Verdict) -> ScenarioResult:
-        """A record with the verdict on its candidate's answers."""
-        return ScenarioResult(
-            backend=candidate.name, device=candidate.device, precision=candidate.precision.value, scenario=scenario,
-            valid=record["valid"], reason=record["reason"], error=record.get("error"), notes=record["notes"],
-            metrics=record["metrics"], log_files=record["log_files"], parity=judged.report.to_dict(),
-            parity_data=judged.data["source"], gate=judged.gate, failures=judged.failures, threads=record["threads"],
-            runtime=record["runtime"], measured=record["measured"],
-        )  # fmt: skip
+    def results(self, judged: dict[Candidate, Verdict]) -> list[ScenarioResult]:
+        """What was found, candidate by candidate, in the order that was asked for. judged: on each candidate's answers."""
+        return [
+            _result(candidate, scenario, records[scenario], judged[candidate])
+            for candidate, records in self.found.items()
+            for scenario in self.options.judged
+            if scenario in records
+        ]
 
     def _run(
         self, candidate: Candidate, scenarios: list[str], library: Library | None, offline: dict[str, Any] | None
@@ -101,9 +106,11 @@ class ScenarioRun:
                     offline_samples_per_s=None if offline is None else offline["metrics"]["samples_per_s"],
                 )  # fmt: skip
                 for scenario in scenarios:
-                    figures = runner.run(scenario)
+                    with watch() if candidate.device == "cuda" else watch_with(None) as seen:
+                        figures = runner.run(scenario)
                     left.remove(scenario)
-                    yield scenario, self._record(candidate, scenario, figures, runtime), figures.logs
+                    record = self._record(candidate, scenario, figures, runtime)
+                    yield scenario, {**record, "conditions": seen.to_dict()}, figures.logs
         except Exception as exc:  # a runtime's own error can be of any kind, and other backends are to be measured
             error = str(exc) if isinstance(exc, DeployError) else f"{type(exc).__name__}: {exc}"
             for number, scenario in enumerate(left):
@@ -129,6 +136,17 @@ class ScenarioRun:
         )  # fmt: skip
 
 
+def _result(candidate: Candidate, scenario: str, record: dict[str, Any], judged: Verdict) -> ScenarioResult:
+    """A record with the verdict on its candidate's answers."""
+    return ScenarioResult(
+        backend=candidate.name, device=candidate.device, precision=candidate.precision.value, scenario=scenario,
+        valid=record["valid"], reason=record["reason"], error=record.get("error"), notes=record["notes"],
+        metrics=record["metrics"], log_files=record["log_files"], parity=judged.report.to_dict(),
+        parity_data=judged.data["source"], gate=judged.gate, failures=judged.failures, threads=record["threads"],
+        runtime=record["runtime"], measured=record["measured"], conditions=record.get("conditions"),
+    )  # fmt: skip
+
+
 def _known(bundle: Bundle, key: str) -> dict[str, Any] | None:
     """A record whose logs are all as they were."""
     record = bundle.manifest.get(SECTION, {}).get(key)
@@ -140,12 +158,13 @@ def _known(bundle: Bundle, key: str) -> dict[str, Any] | None:
     return None if record is None else dict(record)
 
 
-def _keep(bundle: Bundle, key: str, record: dict[str, Any], logs: dict[str, bytes]) -> list[str]:
-    """Record a scenario in place of the candidate's last one, with its logs; returns their names."""
+def _keep(ledger: Ledger, key: str, record: dict[str, Any], logs: dict[str, bytes]) -> list[str]:
+    """Record a scenario in place of the candidate's last one, with its logs; returns the names of those that were kept."""
     slug = re.sub(r"[^\w.=-]+", "-", record["candidate"])
     prefix = f"loadgen.{slug}.{record['scenario']}."
     names = [prefix + suffix for suffix in logs]
-    with bundle.transaction() as change:
+
+    def write(change: Transaction) -> None:
         artifacts, kept = change.manifest["artifacts"], change.manifest.get(SECTION, {})
         for name in [name for name in artifacts if name.startswith(prefix)]:
             del artifacts[name]
@@ -153,6 +172,8 @@ def _keep(bundle: Bundle, key: str, record: dict[str, Any], logs: dict[str, byte
             change.stage(name).write_bytes(content)
             change.add(name, kind="loadgen_log", key=key)
         same = (record["candidate"], record["scenario"])
-        others = {one: entry for one, entry in kept.items() if (entry["candidate"], entry["scenario"]) != same}
-        change.manifest[SECTION] = others | {key: {**record, "log_files": names}}
-    return names
+        change.manifest[SECTION] = {
+            one: entry for one, entry in kept.items() if (entry["candidate"], entry["scenario"]) != same
+        }
+
+    return names if ledger.keep(SECTION, {key: {**record, "log_files": names}}, write) else []

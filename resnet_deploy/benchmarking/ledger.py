@@ -1,0 +1,39 @@
+"""A bundle's records of what was judged and measured; what cannot be written is kept in memory, and said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from resnet_deploy.bundle import Bundle, Transaction
+from resnet_deploy.errors import BundleError, IntegrityError, StorageError
+
+
+class Ledger:
+    """Where records go. refused: why the last that the bundle did not take was refused; None where it took all.
+
+    A bundle on a read-only file system, a full disk, or one that another process is working on can be measured all the same.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle = bundle
+        self.refused: str | None = None
+
+    def keep(self, section: str, entries: Mapping[str, Any], write: Callable[[Transaction], None] | None = None) -> bool:
+        """Record entries by key in a section of the manifest, and what `write` adds; returns whether the bundle took them."""
+        try:
+            with self.bundle.transaction() as change:
+                if write is not None:
+                    write(change)
+                change.manifest.setdefault(section, {}).update(entries)
+        except IntegrityError:
+            raise
+        except (BundleError, StorageError) as exc:
+            self.refused = str(exc)
+            self.bundle.manifest.setdefault(section, {}).update(entries)
+            return False
+        return True
+
+    @property
+    def warnings(self) -> list[str]:
+        return [] if self.refused is None else [f"the results are not kept in the bundle: {self.refused}"]

@@ -1,0 +1,103 @@
+"""How backends run while they are measured, and which roofs they are held against."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from resnet_deploy.backends.base import BACKENDS, Backend, Candidate
+from resnet_deploy.benchmarking.devices import DEVICES, find_roof
+from resnet_deploy.errors import UsageError
+from resnet_deploy.specs import Precision
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasureOptions:
+    """Of backends on a GPU, beside what `--backend` says of each; trtexec's options of the same meaning in brackets.
+
+    cuda_graph: start each inference as one CUDA graph (--useCudaGraph), or do not; None leaves it to each backend. streams:
+    inferences that run beside each other (--infStreams). spin_wait: ask the GPU again and again until it is done
+    (--useSpinWait), or sleep. data_transfers: copy inputs and answers with each query of the queue; without, neither
+    (--noDataTransfers). inputs_on_device: of these copies the answers' alone, as in MLPerf. roof: a GPU of the table of
+    published ceilings, by default the one that is here. measure_roof: this machine's own ceilings, of the CPU too, in place
+    of the table's.
+    """
+
+    cuda_graph: bool | None = None
+    streams: int | None = None
+    spin_wait: bool = True
+    data_transfers: bool = False
+    inputs_on_device: bool = False
+    roof: str | None = None
+    measure_roof: bool = False
+
+    def __post_init__(self) -> None:
+        if self.streams is not None and self.streams < 1:
+            raise UsageError(f"a backend needs at least 1 stream; found {self.streams}")
+        if self.roof is not None and find_roof(self.roof) is None:
+            known = ", ".join(roof.name for roof in DEVICES)
+            raise UsageError(f"there are no published ceilings of {self.roof!r}; choose from {known}, or give --measure-roof")
+        if self.roof is not None and self.measure_roof:
+            raise UsageError("a roof is either a device's of the table or measured: give --roof or --measure-roof")
+
+    @classmethod
+    def split(cls, options: dict[str, Any]) -> tuple[MeasureOptions, dict[str, Any]]:
+        """Options of all kinds by name → those of this kind, and the others."""
+        names = {one.name for one in fields(cls)}
+        own = {name: value for name, value in options.items() if name in names}
+        return cls(**own), {name: value for name, value in options.items() if name not in names}
+
+    @property
+    def uploads(self) -> bool:
+        """Whether a queued query copies its input to the device."""
+        return self.data_transfers and not self.inputs_on_device
+
+    @property
+    def downloads(self) -> bool:
+        """Whether a queued query copies its answers back."""
+        return self.data_transfers or self.inputs_on_device
+
+    def applied(self, candidate: Candidate) -> Candidate:
+        """A candidate on a GPU with these options, where its backend has them; others as they are."""
+        if candidate.device != "cuda":
+            return candidate
+        known, chosen = BACKENDS[candidate.backend], set(candidate.options)
+        if self.cuda_graph is not None:
+            chosen -= {"cuda_graph", "no_cuda_graph"}
+            name = "cuda_graph" if self.cuda_graph else "no_cuda_graph"
+            chosen |= {name} & known
+        if self.streams is not None and "streams=" in known:
+            chosen = {option for option in chosen if not option.startswith("streams=")}
+            chosen |= {f"streams={self.streams}"} if self.streams > 1 else set()
+        return replace(candidate, options=tuple(sorted(chosen)))
+
+    def key(self, candidate: Candidate) -> dict[str, Any]:
+        """What a candidate's figures depend on, besides its own options."""
+        if candidate.device != "cuda":
+            return {}
+        return {"spin_wait": self.spin_wait, "uploads": self.uploads, "downloads": self.downloads}
+
+    def used(self, backend: Backend) -> dict[str, Any]:
+        """The named options with which a loaded backend was measured; empty on the CPU."""
+        found = backend.settings()
+        if not found:
+            return {}
+        return {
+            **found, "spin_wait": backend.spin_wait, "data_transfers": self.downloads, "inputs_on_device": not self.uploads,
+            "queued_ahead": 1,
+        }  # fmt: skip
+
+
+def candidates_of(backends: Iterable[str], precisions: Iterable[Precision], options: MeasureOptions) -> list[Candidate]:
+    """What is measured: backends as they are, and those that run files in every precision that is asked for."""
+    found: dict[Candidate, None] = {}
+    for text in backends:
+        candidate = options.applied(Candidate.parse(text))
+        known = BACKENDS[candidate.backend]
+        plain = candidate.precision is Precision.FP32 and candidate.backend != "eager"
+        wanted = [p for p in precisions if p.value in known] if plain else [candidate.precision]
+        found |= dict.fromkeys(replace(candidate, precision=precision) for precision in wanted)
+    if not found:
+        raise UsageError("there is no backend to measure")
+    return list(found)
