@@ -128,6 +128,17 @@ def test_an_answer_before_the_first_inference_is_an_error(make: Make) -> None:
             backend.outputs()
 
 
+@pytest.mark.parametrize("text", ["tensorrt", "tensorrt:no_cuda_graph,streams=2", "tensorrt-rtx:streams=2"])
+def test_trtexecs_terms_and_queue(make: Make, text: str) -> None:
+    with make(text) as backend:
+        backend.bind(IMAGES)
+        stages = backend.stages()
+        assert stages.compute_s > stages.h2d_s > 0 < stages.enqueue_s and stages.host_s > stages.compute_s
+        done, seconds = backend.run_queued(0.03, uploads=True, downloads=True)
+        assert done > 1 and seconds >= 0.03
+        assert backend.settings() == {"cuda_graph": "no_cuda_graph" not in text, "streams": 2 if "streams" in text else 1}
+
+
 @pytest.mark.parametrize("head", ["topk:5", "features", "embedding+l2", "probabilities"])
 def test_every_head(make: Make, tmp_path: Path, head: str) -> None:
     model = deploy(head=head, input_format="uint8")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,13 +18,6 @@ def latency(p50: float, iqr: float = 0.0) -> Latency:
     return Latency(p50=p50, p90=p50, p99=p50, mean=p50, iqr=iqr)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Enqueued(Result):
-    """A result with the optional field."""
-
-    enqueue_latency_s: Latency | None = None
-
-
 def row(
     p50_ms: float, *, batch: int = 1, device_ms: float | None = None, enqueue_ms: float | None = None, **changes: Any
 ) -> Result:
@@ -37,7 +30,7 @@ def row(
         "parity_data": "random", "gate": "pass", "failures": [], "threads": 2, "runtime": {}, "measured": "now",
     }  # fmt: skip
     enqueue = None if enqueue_ms is None else latency(enqueue_ms / 1e3)
-    return Enqueued(**(values | changes), enqueue_latency_s=enqueue)
+    return Result(**(values | changes), enqueue_latency_s=enqueue)
 
 
 def only(verdicts: list[Verdict], kind: str) -> Verdict:

@@ -55,9 +55,7 @@ class _Row:
 def judge(results: Sequence[Result], *, input: str = "float", image_values: int | None = None) -> list[Verdict]:
     """Everything that results of one model say, the gravest first.
 
-    input: how images are sent, `float` or `uint8`. image_values: values of one image, for arithmetic about copies. A result
-    may have `enqueue_latency_s` (a Latency, or None): how long the host takes to start an inference on a device.
-    """
+    input: how images are sent, `float` or `uint8`. image_values: values of one image, for arithmetic about copies."""
     rows = [_Row(index, result) for index, result in enumerate(results)]
     found = [
         *_slower_precisions(rows), *_slower_than_eager(rows), *_noisy(rows), *_enqueue_bound(rows),
@@ -113,7 +111,7 @@ def _noisy(rows: list[_Row]) -> Iterator[Verdict]:
 def _enqueue_bound(rows: list[_Row]) -> Iterator[Verdict]:
     """Of devices alone: a CPU backend may do its work in enqueue."""
     for row in rows:
-        enqueue = getattr(row.result, "enqueue_latency_s", None)
+        enqueue = row.result.enqueue_latency_s
         device_s = row.result.device_latency_s.p50
         if enqueue is not None and row.result.device != "cpu" and enqueue.p50 >= ENQUEUE_SHARE * device_s:
             text = (
@@ -161,6 +159,7 @@ def _knees(rows: list[_Row]) -> Iterator[Verdict]:
                 text = (
                     f"{knee.place} {knee.result.precision}: batch {knee.result.batch} is the knee;"
                     f" batch {last.result.batch} gives {change} for {last.p50 / knee.p50:.1f}x the latency"
+                    + _unsure([(knee, last)])
                 )
                 yield Verdict(kind="knee", severity="advice", text=text, rows=tuple(row.index for row in (knee, *past)))
                 break

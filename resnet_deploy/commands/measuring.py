@@ -6,9 +6,16 @@ from typing import Any
 
 import click
 
-from resnet_deploy.commands.options import data_options, export_options, json_option, precision_options, scenario_options
-from resnet_deploy.commands.output import given_of, judge, show
-from resnet_deploy.errors import EXIT_GATE, EXIT_MACHINE
+from resnet_deploy.commands.options import (
+    data_options,
+    export_options,
+    json_option,
+    measure_options,
+    precision_options,
+    scenario_options,
+)
+from resnet_deploy.commands.output import fail, given_of, judge, show
+from resnet_deploy.errors import EXIT_GATE, EXIT_INTERRUPTED, EXIT_MACHINE
 from resnet_deploy.terminal import measuring as text
 from resnet_deploy.terminal.progress import Bars
 
@@ -35,26 +42,46 @@ from resnet_deploy.terminal.progress import Bars
     help="Seconds of sampling for each backend and batch.",
 )
 @data_options
+@measure_options
 @scenario_options
 @click.option("--fresh", is_flag=True, help="Measure again what was measured before.")
+@click.option("--detail", is_flag=True, help="Show the parts of each latency and the floor on a CPU too.")
 @export_options
 @precision_options
 @json_option
-def bench(target: str, as_json: bool, **given: Any) -> None:
+def bench(target: str, as_json: bool, detail: bool, **given: Any) -> None:
     """Measure ARCH or a bundle, after whatever is missing of export and verification; exit code 1 when a gate fails.
 
-    Latency is host to host: images in host memory to answers in host memory. "device ms" is the inference alone, the
-    batch being bound. Backends are measured in turns, so that a drifting machine drifts under all of them.
+    Backends are measured in turns, so that a drifting machine drifts under all of them. All times are of a whole batch;
+    in brackets is what trtexec calls them:
+
+    \b
+      p50, p90, p99  end-to-end, host to host: images in host memory to answers
+                     in host memory, one batch at a time [End-to-End Host Latency]
+      device         the inference alone by the host's clock, the batch being bound
+      enqueue        the host's part in starting an inference [Enqueue Time]
+      H2D, D2H       copies to and from the GPU, by its clock [H2D Latency, D2H Latency]
+      compute        the inference by the GPU's clock [GPU Compute Time]
+      host           H2D + compute + D2H [Latency; before, Host Latency]
+      queued/s       images a second with one query queued ahead on each stream,
+                     images and answers staying on the GPU [Throughput, --noDataTransfers]
+      floor          the least time of the device, by its roofline
+      roof           how much of that was reached, queued where that was measured
+
+    Those from "enqueue" to "queued/s" are of backends on a GPU.
 
     \b
     Example:
         resnet-deploy bench resnet50 --weights ckpt.pth --data val/ --batch 1,8,32
+        resnet-deploy bench resnet50 --backend tensorrt --precision fp16,int8 --streams 2
     """
     import resnet_deploy as rd
 
     with Bars() as bars:
         report = rd.bench(target, progress=bars, **given_of(given))
-    show(report.to_dict(), lambda: text.bench(report), as_json)
+    show(report.to_dict(), lambda: text.bench(report, detail=detail), as_json)
     for warning in report.warnings:
         click.echo(f"Warning: {warning}", err=True)
+    if report.interrupted:
+        fail("interrupted; what was measured by then is above. Run the command again to go on", EXIT_INTERRUPTED)
     judge(report.failures, EXIT_MACHINE if report.broken else EXIT_GATE)

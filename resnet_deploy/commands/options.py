@@ -94,6 +94,16 @@ precision_options = options(
     flag("--reduce-range", help="7 bits of weight, for CPUs with AVX2 but without VNNI (cpu)."),
     flag("--native-io", help="FP16 or BF16 inputs and outputs."),
 )
+_on = functools.partial(click.option, default=None)
+measure_options = options(
+    _on("--cuda-graph/--no-cuda-graph", help="Of each inference on a GPU. [trtexec: --useCudaGraph; default: the backend's]"),
+    click.option("--streams", type=int, help="Inferences beside each other on a GPU. [trtexec: --infStreams; default: 1]"),
+    _on("--spin-wait/--no-spin-wait", help="Ask the GPU again and again, or sleep. [trtexec: --useSpinWait; default: ask]"),
+    flag("--data-transfers", help="Copy images and answers with each queued query. [trtexec without it: --noDataTransfers]"),
+    flag("--inputs-on-device", help="Of these copies the answers' alone, as MLPerf has it."),
+    click.option("--roof", metavar="GPU", help="Whose published ceilings to hold figures against. [default: this GPU's]"),
+    flag("--measure-roof", help="This machine's own ceilings in their place: a large copy, and large matrix products."),
+)
 scenario_options = options(
     click.option(
         "--scenario",

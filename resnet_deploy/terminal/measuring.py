@@ -4,32 +4,84 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from resnet_deploy.terminal import conditions
 from resnet_deploy.terminal.tables import table
 
 if TYPE_CHECKING:
-    from resnet_deploy.benchmarking.report import BenchReport, Result, ScenarioResult
+    from resnet_deploy.benchmarking.report import BenchReport, Result, ScenarioResult, Unmeasured
 
 
-def bench(report: BenchReport) -> str:
+def bench(report: BenchReport, *, detail: bool = False) -> str:
     machine, model = report.machine, report.model
     gpus = "".join(f", {gpu['name']}" for gpu in machine["gpus"])
     packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
     first = report.rows[0]
-    tables = [table([_row(result) for result in report.results])] if report.results else []
-    if report.scenarios:
-        tables.append(table([_scenario(result) for result in report.scenarios]))
-        said = [f"{one.backend} ({one.precision}, {one.device}), {one.scenario}" for one in report.scenarios]
-        notes = [f"{who}: {note}" for who, one in zip(said, report.scenarios, strict=True) for note in one.notes]
-        tables += ["\n".join(notes)] if notes else []
+    parts = [_results(report, detail), _scenarios(report.scenarios)]
+    parts.append("\n".join(f"{row.backend} ({_where(row)}): not measured: {row.error}" for row in report.unmeasured))
+    parts.append("\n".join(f"{verdict['severity']}: {verdict['text']}" for verdict in report.verdicts))
     return "\n".join(
         [
             f"{model['architecture']}, weights {model['weights']['source']}, {model['macs'] / 1e9:.3f} GMACs",
             f"{machine['cpu']}, {machine['cores']} cores{gpus}, {first.threads} threads; {packages}",
             f"parity on {first.parity['images']} images of {first.parity_data}",
+            *conditions.lines([row.conditions for row in report.rows]),
             "",
-            "\n\n".join(tables),
+            "\n\n".join(part for part in parts if part),
         ]
     )
+
+
+def _results(report: BenchReport, detail: bool) -> str:
+    if not report.results:
+        return ""
+    roof = any(result.roofline for result in report.results)
+    parts = [table([_row(result, roof) for result in report.results])]
+    if staged := [result for result in report.results if detail or result.settings]:
+        rows = [_stages(result) for result in staged]
+        shown = [name for name in rows[0] if any(row[name] is not None for row in rows)]
+        parts.append("medians in ms, as trtexec has them")
+        parts.append(table([{name: row[name] for name in shown} for row in rows]))
+    settings: dict[str, list[str]] = {}
+    for result in report.results:
+        if result.settings:
+            settings.setdefault(", ".join(_setting(*item) for item in result.settings.items()), []).append(result.backend)
+    parts.append("\n".join(f"{', '.join(dict.fromkeys(names))}: {text}" for text, names in settings.items()))
+    return "\n\n".join(part for part in parts if part)
+
+
+def _where(row: Unmeasured) -> str:
+    return f"{row.precision}, {row.device}" + ("" if row.batch is None else f", batch {row.batch}")
+
+
+def _scenarios(found: list[ScenarioResult]) -> str:
+    if not found:
+        return ""
+    notes = [f"{one.backend} ({one.precision}, {one.device}), {one.scenario}: {note}" for one in found for note in one.notes]
+    return "\n\n".join([table([_scenario(result) for result in found]), *(["\n".join(notes)] if notes else [])])
+
+
+def _stages(result: Result) -> dict[str, Any]:
+    """A result in trtexec's terms, with the floor of the device and the energy of queued queries."""
+    stages = {
+        "enqueue": result.enqueue_latency_s, "H2D": result.h2d_latency_s, "compute": result.compute_latency_s,
+        "D2H": result.d2h_latency_s, "host": result.host_latency_s, "end-to-end": result.latency_s,
+    }  # fmt: skip
+    roofline, energy = result.roofline, (result.conditions or {}).get("energy_per_image_j")
+    queued = result.throughput_images_per_s
+    return {
+        "backend": result.backend,
+        "precision": result.precision,
+        "batch": result.batch,
+        **{name: None if found is None else f"{found.p50 * 1e3:.3f}" for name, found in stages.items()},
+        "floor": None if roofline is None else f"{roofline['kernels_s'] * result.batch * 1e3:.3f}",
+        "queued/s": None if queued is None else f"{queued:,.0f}",
+        "J/image": None if energy is None else f"{energy:.2g}",
+    }
+
+
+def _setting(name: str, value: Any) -> str:
+    words = name.replace("_", " ")
+    return f"{'' if value else 'no '}{words}" if isinstance(value, bool) else f"{words} {value}"
 
 
 def _scenario(result: ScenarioResult) -> dict[str, Any]:
@@ -58,7 +110,8 @@ def _scenario(result: ScenarioResult) -> dict[str, Any]:
     }
 
 
-def _row(result: Result) -> dict[str, Any]:
+def _row(result: Result, roof: bool) -> dict[str, Any]:
+    """roof: whether there is a column of how much of the device's floor was reached."""
     latency, parity = result.latency_s, result.parity
     agreement, accuracy = parity["top1_agreement"], parity["top1_accuracy"]
     return {
@@ -72,6 +125,7 @@ def _row(result: Result) -> dict[str, Any]:
         "device ms": f"{result.device_latency_s.p50 * 1e3:.3f}",
         "IQR": f"{latency.iqr / latency.p50:.0%}",
         "images/s": f"{result.images_per_s:,.0f}",
+        **({"roof": result.roofline and f"{result.roofline['device_reached_percent']:.0f}%"} if roof else {}),
         "vs eager": None if result.speedup is None else f"{result.speedup:.2f}x",
         "max error": "-" if parity["max_abs_error"] is None else f"{parity['max_abs_error']:.1e}",
         "agree": None if agreement is None else f"{agreement:.2%}",
