@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, in one run: what works (the probe), tests/gpu, then every network in every precision.
+# Everything that needs a GPU, in one run: what works (the probe), tests/gpu, every network in every precision, how near the
+# roof ResNet-50 comes, and the peers.
 #   OUT=results/gpu benchmarks/gpu.sh [NETWORK...]
 # PYTHON: an interpreter that has the package's requirements (make setup EXTRAS=gpu, or EXTRAS=cpu,gpu,rtx).
 set -uo pipefail
@@ -13,4 +14,8 @@ nvidia-smi > "$OUT/nvidia-smi.txt" 2>&1
 cat "$OUT/doctor.json"
 "$PYTHON" -m pytest -q -rs tests/gpu > "$OUT/tests.txt" 2>&1
 tail -n 30 "$OUT/tests.txt"
-exec "$PYTHON" benchmarks/gpu.py --out "$OUT" "$@"
+"$PYTHON" benchmarks/gpu.py --out "$OUT" "$@"
+code=$?
+"$PYTHON" benchmarks/gpu_roof.py --json "$OUT/gpu_roof.json" 2>&1 | tee "$OUT/gpu_roof.txt"
+"$PYTHON" benchmarks/peers.py --cuda --json "$OUT/peers.json" 2>&1 | tee "$OUT/peers.txt"
+exit $code

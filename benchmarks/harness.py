@@ -25,6 +25,7 @@ from onnx import helper
 import resnet_deploy
 from resnet_deploy.backends.base import Backend, Candidate
 from resnet_deploy.backends.ort import OrtBackend
+from resnet_deploy.benchmarking.conditions import watch_with
 from resnet_deploy.benchmarking.machine import cores
 from resnet_deploy.benchmarking.measure import MeasureConfig, measure
 from resnet_deploy.subject import Subject
@@ -64,9 +65,9 @@ def by_hand(session: Any, images: Images, count: int) -> float:
 
 def ours(backend: Backend, images: Images, count: int) -> float:
     """Median seconds host to host, as `bench` finds it."""
-    # As good as no duration: the number of inferences decides.
+    # As good as no duration: the number of inferences decides. The machine is watched, as `bench` does.
     config = MeasureConfig(duration_s=1e-9, rounds=1, min_samples=count, warmup_s=0)
-    return measure({"ours": backend}, {"ours": images}, config)["ours"].host.p50
+    return measure({"ours": backend}, {"ours": images}, config, watch=lambda name: watch_with(None))["ours"].host.p50
 
 
 def take_turns(backend: OrtBackend, images: Images, count: int, rounds: int) -> Times:

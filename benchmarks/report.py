@@ -14,8 +14,10 @@ from common import aligned, machine_line, table
 
 HERE = Path(__file__).parent
 TITLES = {
+    "peers": "Every network beside its peers",
     "startup": "How soon the command line answers",
     "export": "What a checked export costs (ResNet-50)",
+    "bench": "How long `bench` takes (ResNet-50)",
     "harness": "What our harness adds to what it measures",
     "architectures": "A thousand layers, and eager speed",
     "quantization": "What INT8 costs in accuracy, by calibration method",
@@ -68,13 +70,18 @@ def gpu_page(results: Mapping[str, Mapping[str, Any]], backends: Mapping[str, An
     lines += ["Left out:", "", *(f"- `{name}`: {said}" for name, said in backends["left_out"].items()), ""]
     for name, result in results.items():
         lines += [f"## {name}", ""]
+        if "rows" in result:
+            lines += [*table(result["rows"]), ""]
+            lines += [line for own in result["settings"].get("tables", []) for line in _own(own)]
+            continue
         if "error" in result:
             lines += [result["error"], ""]
             continue
         columns = ("backend", "precision", "batch", "p50 ms", "device ms", "images/s", "cosine min", "top-1 agreement", "gate")
         lines += aligned([columns, *map(_gpu_cells, result["results"])])
         found = {**result["judged"], **{name: f"{t['ours_s'] / t['bare_s']:.3f}" for name, t in result["bare_loop"].items()}}
-        lines += ["", *(f"- {what}: {value}" for what, value in found.items()), ""]
+        lost = [f"- {r['backend']} ({r['precision']}), batch {r['batch']}: {r['error']}" for r in result["unmeasured"]]
+        lines += ["", *(f"- {what}: {value}" for what, value in found.items()), *lost, ""]
     return "\n".join([*lines, "```sh", "OUT=benchmarks/results/gpu benchmarks/gpu.sh", "```", ""])
 
 

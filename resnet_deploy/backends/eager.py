@@ -155,5 +155,5 @@ class EagerBackend(Backend):
 def _compiled(model: DeployModel, options: tuple[str, ...]) -> Any:
     """CUDA graphs are ours to capture, with or without the compiler's search."""
     if "max_autotune" in options:
-        return torch.compile(model, mode="max-autotune-no-cudagraphs")
+        return torch.compile(model, mode="max-autotune-no-cudagraphs", dynamic=False)
     return torch.compile(model) if "compile" in options else model

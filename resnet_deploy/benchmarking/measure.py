@@ -45,8 +45,8 @@ class MeasureConfig:
     """How long to measure each candidate at each batch size.
 
     duration_s: of sampling, split over `rounds` turns, each half host to host and half device only; where the device has a
-    clock of its own, a sixth for each of these and for its stages, and half for queries in a queue. min_samples: of each kind,
-    however long they take. warmup_s: after this long, an unstable warm-up is given up, and said. uploads, downloads: whether
+    clock of its own, a sixth for each of these and for its stages, and half for queries in a queue. min_samples: host to host,
+    however long they take, and half as many of the other kinds. warmup_s: after this long, an unstable warm-up is given up, and said. uploads, downloads: whether
     queries in a queue copy their inputs to the device, and their answers back.
     """
 
@@ -245,8 +245,8 @@ def _take_turn(run: _Run, config: MeasureConfig) -> None:
         _host(backend, images)  # settles; not counted
         host = _fill(lambda: _host(backend, images), budget, least)
         backend.bind(images)
-        device = _fill(lambda: _device(backend), budget, least)
-        stages = _fill(backend.stages, budget, least) if run.staged else []
+        device = _fill(lambda: _device(backend), budget, math.ceil(least / 2))
+        stages = _fill(backend.stages, budget, math.ceil(least / 2)) if run.staged else []
     if run.staged:
         with run.watched(run.seen_queued):
             queued = backend.run_queued(3 * budget, uploads=config.uploads, downloads=config.downloads)

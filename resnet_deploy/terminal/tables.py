@@ -6,9 +6,10 @@ from typing import Any
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    from tabulate import tabulate
+    import tabulate
 
-    return str(tabulate(rows, headers="keys", tablefmt="simple", disable_numparse=True, missingval="-"))
+    tabulate.MIN_PADDING = 0  # two spaces between columns are enough
+    return str(tabulate.tabulate(rows, headers="keys", tablefmt="simple", disable_numparse=True, missingval="-"))
 
 
 def counted(counts: dict[str, int]) -> str:
