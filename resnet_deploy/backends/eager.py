@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from resnet_deploy._deps import version
 from resnet_deploy.backends.base import Backend, Candidate, Outputs
 from resnet_deploy.backends.cuda import CudaDevice
+from resnet_deploy.backends.layers import LayerTimes
 from resnet_deploy.errors import UnavailableError, UsageError
 from resnet_deploy.models.deploy import DeployModel
 from resnet_deploy.specs import InputFormat, Precision
@@ -70,11 +71,7 @@ class EagerBackend(Backend):
         return prepared
 
     def bind(self, images: NDArray[Any]) -> None:
-        self.check(images)
-        tensor = torch.from_numpy(images).to(self._device)
-        # Pixels are NHWC already; their permuted view has the channels-last strides.
-        if self._channels_last and self._model.input_format is InputFormat.FLOAT:
-            tensor = tensor.contiguous(memory_format=torch.channels_last)
+        tensor = self._put(images)
         if self._graphs is not None:
             captured = self._graphs.get(tuple(tensor.shape))
             if captured is None:
@@ -83,6 +80,14 @@ class EagerBackend(Backend):
             torch.cuda.current_stream().synchronize()  # the graph runs on a stream of its own
             tensor, self._output = captured.input, captured.output
         self._input = tensor
+
+    def _put(self, images: NDArray[Any]) -> torch.Tensor:
+        self.check(images)
+        tensor = torch.from_numpy(images).to(self._device)
+        # Pixels are NHWC already; their permuted view has the channels-last strides.
+        if self._channels_last and self._model.input_format is InputFormat.FLOAT:
+            tensor = tensor.contiguous(memory_format=torch.channels_last)
+        return tensor
 
     def _capture(self, tensor: torch.Tensor) -> _Captured:
         device = CudaDevice()
@@ -124,6 +129,24 @@ class EagerBackend(Backend):
         if self._device.type == "cuda":
             found |= {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda, "tf32": False}
         return found
+
+    def profile(self, images: NDArray[Any], runs: int) -> LayerTimes:
+        """By PyTorch's profiler, operators by module; kernels alone where the network is compiled, once more, so that each can
+        be told. A CUDA graph is left out: its kernels are launched one by one."""
+        from resnet_deploy.backends.torch_trace import profile_modules
+
+        tensor, called = self._put(images), self._run
+        compiled = "compile" in self.candidate.options
+        if compiled:
+            called = torch.compile(self._model, options={"cpp.enable_kernel_profile": True})
+
+        def run() -> None:
+            with torch.inference_mode():
+                called(tensor)
+            self.synchronize()
+
+        run()
+        return profile_modules(run, None if compiled else self._model, runs, self._device.type)
 
     def close(self) -> None:
         self._input, self._output, self._graphs = None, (), None
