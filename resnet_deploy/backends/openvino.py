@@ -104,7 +104,7 @@ class OpenVinoBackend(Backend):
                     onnx=made_of,
                     precision=precision(element, layer.node_type),
                     time_s=max(0.0, spent_s / runs),
-                )  # fmt: skip
+                )
             )
         return LayerTimes(layers=tuple(layers), wall_s=median(walls_s))
 

@@ -29,8 +29,8 @@ class OrtBackend(Backend):
     """An ONNX file in an ONNX Runtime session, its inputs and outputs bound on the device.
 
     threads: of one operator; ONNX Runtime's default, the physical cores, where None. traces: a folder for a profile, written
-    when the backend is closed, and for the optimized graph, where that can be written. Raises GraphError for a file that does not load, UnavailableError where the provider that runs is not the one asked
-    for.
+    when the backend is closed, and for the optimized graph, where that can be written. Raises GraphError for a file that does
+    not load, UnavailableError where the provider that runs is not the one asked for.
     """
 
     def __init__(self, path: Path, candidate: Candidate, *, threads: int | None = None, traces: Path | None = None) -> None:

@@ -42,6 +42,6 @@ def read_trace(trace: Path, graph: Path, optimized: Path | None) -> LayerTimes:
                 time_s=median(values_s),
                 onnx=made_of,
                 precision=precision(elements[0], kind) if elements else None,
-            )  # fmt: skip
+            )
         )
     return LayerTimes(layers=tuple(layers), wall_s=median(walls_s))

@@ -48,7 +48,7 @@ def profile_modules(run: Callable[[], None], network: torch.nn.Module | None, ru
                 kind="fused" if "_fused_" in kind else kind,
                 time_s=median(values_s),
                 precision=None if element is None else precision(element, kind),
-            )  # fmt: skip
+            )
         )
     return LayerTimes(layers=tuple(layer for layer in layers if layer.time_s > 0), wall_s=median(walls_s))
 
