@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from resnet_deploy.benchmarking.measure import NOISY_IQR, Measurement
+
+if TYPE_CHECKING:
+    from resnet_deploy.benchmarking.profile import Profile
+    from resnet_deploy.benchmarking.trtexec import Comparison
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,13 +88,15 @@ class ScenarioResult:
 @dataclass(frozen=True, kw_only=True)
 class BenchReport:
     """machine: as `benchmarking.machine` describes it. model: the manifest's description. results: batch by batch.
-    scenarios: of LoadGen, candidate by candidate."""
+    scenarios: of LoadGen, candidate by candidate. profiles: layers, batch by batch. trtexec: what it says of the same plans."""
 
     machine: dict[str, Any]
     model: dict[str, Any]
     results: list[Result]
     warnings: list[str] = field(default_factory=list)
     scenarios: list[ScenarioResult] = field(default_factory=list)
+    profiles: list[Profile] = field(default_factory=list)
+    trtexec: list[Comparison] = field(default_factory=list)
 
     @property
     def passed(self) -> bool:
@@ -109,12 +115,17 @@ class BenchReport:
             for row in self.scenarios
             if not row.valid
         ]
+        found += [f"{one.who}, profile: {one.error}" for one in self.profiles if one.error is not None]
+        found += [f"{one.who}: {one.error}" for one in self.trtexec if one.error is not None]
         return list(dict.fromkeys(found))
 
     @property
     def broken(self) -> bool:
-        """Whether a backend failed while it ran."""
-        return any(row.error is not None for row in self.scenarios)
+        """Whether a backend, a profile or trtexec failed while it ran."""
+        errors = (
+            [row.error for row in self.scenarios] + [one.error for one in self.profiles] + [one.error for one in self.trtexec]
+        )
+        return any(error is not None for error in errors)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from resnet_deploy.terminal import profiles
 from resnet_deploy.terminal.tables import table
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ def bench(report: BenchReport) -> str:
         said = [f"{one.backend} ({one.precision}, {one.device}), {one.scenario}" for one in report.scenarios]
         notes = [f"{who}: {note}" for who, one in zip(said, report.scenarios, strict=True) for note in one.notes]
         tables += ["\n".join(notes)] if notes else []
+    tables += [profiles.layers(one) for one in report.profiles]
+    tables += [profiles.trtexec(report.trtexec)] if report.trtexec else []
     return "\n".join(
         [
             f"{model['architecture']}, weights {model['weights']['source']}, {model['macs'] / 1e9:.3f} GMACs",
