@@ -71,7 +71,11 @@ class EagerBackend(Backend):
         return prepared
 
     def bind(self, images: NDArray[Any]) -> None:
-        tensor = self._put(images)
+        self.check(images)
+        tensor = torch.from_numpy(images).to(self._device)
+        # Pixels are NHWC already; their permuted view has the channels-last strides.
+        if self._channels_last and self._model.input_format is InputFormat.FLOAT:
+            tensor = tensor.contiguous(memory_format=torch.channels_last)
         if self._graphs is not None:
             captured = self._graphs.get(tuple(tensor.shape))
             if captured is None:
@@ -80,14 +84,6 @@ class EagerBackend(Backend):
             torch.cuda.current_stream().synchronize()  # the graph runs on a stream of its own
             tensor, self._output = captured.input, captured.output
         self._input = tensor
-
-    def _put(self, images: NDArray[Any]) -> torch.Tensor:
-        self.check(images)
-        tensor = torch.from_numpy(images).to(self._device)
-        # Pixels are NHWC already; their permuted view has the channels-last strides.
-        if self._channels_last and self._model.input_format is InputFormat.FLOAT:
-            tensor = tensor.contiguous(memory_format=torch.channels_last)
-        return tensor
 
     def _capture(self, tensor: torch.Tensor) -> _Captured:
         device = CudaDevice()
@@ -131,22 +127,26 @@ class EagerBackend(Backend):
         return found
 
     def profile(self, images: NDArray[Any], runs: int) -> LayerTimes:
-        """By PyTorch's profiler, operators by module; kernels alone where the network is compiled, once more, so that each can
-        be told. A CUDA graph is left out: its kernels are launched one by one."""
+        """By PyTorch's profiler, operators by module; kernels where the network is compiled (on a CPU once more, so that each
+        can be told). A CUDA graph is left out: its kernels are launched one by one."""
         from resnet_deploy.backends.torch_trace import profile_modules
 
-        tensor, called = self._put(images), self._run
-        compiled = "compile" in self.candidate.options
-        if compiled:
+        self.check(images)
+        tensor = torch.from_numpy(images).to(next(self._model.parameters()).device)
+        if self._channels_last and self._model.input_format is InputFormat.FLOAT:
+            tensor = tensor.contiguous(memory_format=torch.channels_last)
+        called, compiled = self._run, self._run is not self._model
+        if compiled and tensor.device.type == "cpu":
             called = torch.compile(self._model, options={"cpp.enable_kernel_profile": True})
 
         def run() -> None:
             with torch.inference_mode():
                 called(tensor)
-            self.synchronize()
+            if tensor.device.type == "cuda":
+                torch.cuda.synchronize()
 
         run()
-        return profile_modules(run, None if compiled else self._model, runs, self._device.type)
+        return profile_modules(run, None if compiled else self._model, runs, tensor.device.type)
 
     def close(self) -> None:
         self._input, self._output, self._graphs = None, (), None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -40,11 +41,10 @@ class _Bound:
 
 
 class _Lane:
-    """A stream with contexts that take turns on it, and so share their scratch memory. profiler: looks on; no CUDA graphs then,
-    which would hide the layers."""
+    """A stream with contexts that take turns on it, and so share their scratch memory."""
 
-    def __init__(self, owner: TensorRtBackend, profiler: Any = None) -> None:
-        self._owner, self._profiler = owner, profiler
+    def __init__(self, owner: TensorRtBackend) -> None:
+        self._owner = owner
         self.stream = owner.device.stream()
         self._scratch = owner.device.empty((max(1, owner.scratch_bytes),), "uint8")
         self._shapes: OrderedDict[int, _Bound] = OrderedDict()
@@ -72,8 +72,7 @@ class _Lane:
             bound.replay()
             return
         self._execute(bound)
-        # The first run of a shape may still allocate and choose: the next are the graph.
-        if self._owner.captures and self._profiler is None:
+        if self._owner.captures:  # the first run of a shape may still allocate and choose: the next are the graph
             self.stream.synchronize()
             bound.replay = self._owner.device.capture(lambda: self._execute(bound), self.stream)
 
@@ -92,9 +91,7 @@ class _Lane:
 
     def _make(self, batch: int) -> _Bound:
         owner, device = self._owner, self._owner.device
-        context = owner.new_context(graphs=self._profiler is None)
-        if self._profiler is not None:
-            attach(context, self._profiler)
+        context = owner.new_context()
         index = best_profile(owner.profiles, batch)
         context.set_device_memory(self._scratch.data_ptr(), self._scratch.numel())
         shape = (batch, *owner.image_shape)
@@ -148,7 +145,7 @@ class TensorRtBackend(Backend):
             raise IntegrityError(f"no manifest vouches for {path}, and a plan can run any code: trust it only if you know it")
         self.candidate, self.path = candidate, path
         self.device = device or CudaDevice()
-        self._flavour = flavour
+        self._flavour, self._profiler = flavour, None
         self._trt, self._engine = deserialize(path, flavour)
         self._read(self._engine)
         built_in = hasattr(self._engine.create_runtime_config(), "cuda_graph_strategy")
@@ -180,7 +177,7 @@ class TensorRtBackend(Backend):
         self.max_batch = max(profile.max for profile in self.profiles)
         self.scratch_bytes = int(engine.device_memory_size_v2)
 
-    def _open(self, streams: int, profiler: Any = None) -> list[_Lane]:
+    def _open(self, streams: int) -> list[_Lane]:
         """Streams with their scratch memory, which is checked beforehand: TensorRT would fail late and without a size."""
         needed, free = self.scratch_bytes * streams, self.device.free_bytes()
         if needed > free:
@@ -192,28 +189,26 @@ class TensorRtBackend(Backend):
                 f"{self.candidate} needs {needed / 1e6:,.0f} MB of device memory for batch {largest} on {streams} "
                 f"stream(s), and {free / 1e6:,.0f} MB are free: {advice}, or free some"
             )
-        return [_Lane(self, profiler) for _ in range(streams)]
+        return [_Lane(self) for _ in range(streams)]
 
-    def new_context(self, *, graphs: bool = True) -> Any:
+    def new_context(self) -> Any:
         """An execution context that uses scratch memory which is given to it."""
         trt, config = self._trt, self._engine.create_runtime_config()
         config.set_execution_context_allocation_strategy(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
         if hasattr(config, "cuda_graph_strategy"):
             strategy = trt.CudaGraphStrategy
-            config.cuda_graph_strategy = strategy.WHOLE_GRAPH_CAPTURE if self._graphs and graphs else strategy.DISABLED
+            config.cuda_graph_strategy = strategy.WHOLE_GRAPH_CAPTURE if self._graphs else strategy.DISABLED
             # Not lazily: a first answer by fall-back kernels would be timed, and differ in the last bits.
             eager = trt.DynamicShapesKernelSpecializationStrategy.EAGER
             config.dynamic_shapes_kernel_specialization_strategy = eager
         context = self._engine.create_execution_context(config)
         if context is None:
             raise EngineError(f"{self.candidate}: TensorRT made no execution context for {self.path}")
+        if self._profiler is not None:
+            attach(context, self._profiler)
         return context
 
     def bind(self, images: NDArray[Any]) -> None:
-        self._put(images, self._lanes)
-        self._turn = self._last = 0
-
-    def _put(self, images: NDArray[Any], lanes: list[_Lane]) -> None:
         self.check(images)
         if best_profile(self.profiles, len(images)) is None:
             ranges = ", ".join(map(str, self.profiles))
@@ -222,13 +217,14 @@ class TensorRtBackend(Backend):
                 f"Build it with `--batch 1:8:{max(8, len(images))}`"
             )
         try:
-            for lane in lanes:
+            for lane in self._lanes:
                 lane.bind(np.ascontiguousarray(images))
         except RuntimeError as exc:  # torch.cuda.OutOfMemoryError is one
             if "out of memory" not in str(exc):
                 raise
             half = max(1, len(images) // 2)
             raise UnavailableError(f"no device memory for batch {len(images)}: try {half}, or fewer streams") from exc
+        self._turn = self._last = 0
 
     def enqueue(self) -> None:
         self._lanes[self._turn].enqueue()
@@ -248,21 +244,22 @@ class TensorRtBackend(Backend):
         }  # fmt: skip
 
     def profile(self, images: NDArray[Any], runs: int) -> LayerTimes:
-        """By IProfiler, which times layers one by one on the device, on a stream and in a context of their own."""
-        profiler, walls_s = make_profiler(self._trt), []
-        (lane,) = self._open(1, profiler)
-        try:
-            self._put(images, [lane])
-            lane.stream.synchronize()
+        """By IProfiler, which times layers one by one on the device: in a context and on a stream of their own, without CUDA
+        graphs, which would hide the layers."""
+        other, walls_s = copy.copy(self), []
+        other._graphs = other.captures = False
+        other._profiler = profiler = make_profiler(self._trt)
+        other._lanes = other._open(1)
+        with other:
+            other.bind(images)
+            other.synchronize()
             for _ in range(WARM_UPS + runs):
                 start = time.perf_counter()
-                lane.enqueue()
-                lane.stream.synchronize()
+                other.enqueue()
+                other.synchronize()
                 walls_s.append(time.perf_counter() - start)
-                if lane.bound is None or not lane.bound.context.report_to_profiler():
+                if not profiler.context.report_to_profiler():
                     raise EngineError(f"{self.candidate}: TensorRT told no layers' times")
-        finally:
-            lane.close()
         layers = name_layers(profiler.times_s, engine_layers(self._trt, self._engine))
         return LayerTimes(layers=layers, wall_s=median(walls_s))
 

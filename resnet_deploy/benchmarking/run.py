@@ -16,13 +16,12 @@ from numpy.typing import NDArray
 
 from resnet_deploy import _deps
 from resnet_deploy.backends.base import BACKENDS, PLANS, Backend, Candidate
+from resnet_deploy.benchmarking.details import DetailOptions, Job
 from resnet_deploy.benchmarking.machine import cores, cpu_name, describe_machine, gpus
 from resnet_deploy.benchmarking.measure import MeasureConfig, Measurement, measure
-from resnet_deploy.benchmarking.profile import profile_all
 from resnet_deploy.benchmarking.report import BenchReport, Latency, Result, ScenarioResult, record, warnings_for
 from resnet_deploy.benchmarking.scenario_run import ScenarioRun
 from resnet_deploy.benchmarking.scenarios import SWEEP, ScenarioOptions
-from resnet_deploy.benchmarking.trtexec import check, find_tools
 from resnet_deploy.building import ensure_plan
 from resnet_deploy.bundle import Bundle, key_of, now
 from resnet_deploy.data import Dataset
@@ -54,9 +53,6 @@ def bench(
     threads: int | None = None,
     fresh: bool = False,
     overwrite: bool = False,
-    profile: bool = False,
-    check_trtexec: bool = False,
-    trtexec: str | Path | None = None,
     progress: Progress = silent,
     **options: Any,
 ) -> BenchReport:
@@ -64,18 +60,18 @@ def bench(
 
     output: the architecture's bundle, by default build/ARCH. data: as in `verify`; random pixels without. batch: 1, 8 and
     32 where the bundle proves them. duration_s: of sampling, for each candidate and batch. fresh: measure again what was
-    measured before. profile: also what each layer takes. check_trtexec: also run trtexec on the plans that are measured, and
-    compare; trtexec: the program or its folder, in place of PATH. options: the fields of `ScenarioOptions`, and of `export`;
-    with precision, backends that run files are measured in each. Parity, measurements and profiles that the bundle has, of
-    the same files, data, versions, machine and settings, are reused.
+    measured before. options: the fields of `ScenarioOptions`, of `DetailOptions`, and of `export`; with precision, backends
+    that run files are measured in each. Parity, measurements and profiles that the bundle has, of the same files, data,
+    versions, machine and settings, are reused.
     """
     asked, batches = parse_gates(gates), parse_batches(DEFAULT_BATCHES if batch is None else batch)
     scenarios, options = ScenarioOptions.split(options)
+    details, options = DetailOptions.split(options)
     precisions, _ = LoweringOptions.split(options)
     candidates = _candidates(backends, precisions)
     if not candidates:
         raise UsageError("there is no backend to measure")
-    tools = find_tools(candidates, trtexec) if check_trtexec or trtexec is not None else {}
+    details.tools(candidates)
     config = MeasureConfig(duration_s=duration_s)
     bundle = _bundle(target, output, batches, overwrite, progress, options)
     subject = Subject(bundle)
@@ -94,26 +90,26 @@ def bench(
     largest = subject.max_batch if batch is None else max(batches)
     judged = ScenarioRun(subject, dataset, scenarios, max_batch=largest, threads=threads, fresh=fresh, progress=progress)
     parity = _parity(subject, candidates, dataset, threads, fresh, progress)
-    profiled = batches if profile else ()
-    if SWEEP not in scenarios.scenario:
-        batches = ()
-    timings = _timings(subject, candidates, batches, dataset, config, threads, fresh, progress)
+    swept = batches if SWEEP in scenarios.scenario else ()
+    timings = _timings(subject, candidates, swept, dataset, config, threads, fresh, progress)
     results = [
         _result(candidate, size, timings, bundle.manifest["parity"][parity[candidate]], asked)
-        for size in batches
+        for size in swept
         for candidate in candidates
     ]
     played = _played(judged, candidates, parity, asked)
-    warnings = warnings_for(results, subject.description) + judged.warnings
-    if skipped := bundle.manifest["parity"][parity[candidates[0]]]["data"]["skipped"]:
-        warnings.append(f"{len(skipped)} images were skipped: {skipped[0]['name']} ({skipped[0]['reason']}), ...")
-    profiles = profile_all(
-        subject, candidates, profiled, lambda size: _images(dataset, size), threads=threads, fresh=fresh, progress=progress
+    skipped = _skipped(bundle.manifest["parity"][parity[candidates[0]]])
+    warnings = warnings_for(results, subject.description) + judged.warnings + skipped
+    report = BenchReport(
+        machine=describe_machine(), model=subject.description, results=results, warnings=warnings, scenarios=played
     )
-    return BenchReport(
-        machine=describe_machine(), model=subject.description, results=results, warnings=warnings, scenarios=played,
-        profiles=profiles, trtexec=check(subject, tools, candidates, results, duration_s, progress),
-    )  # fmt: skip
+    job = Job(subject, candidates, batches, duration_s, threads, fresh, progress)
+    return details.added(report, job, lambda size: _images(dataset, size))
+
+
+def _skipped(parity: dict[str, Any]) -> list[str]:
+    skipped = parity["data"]["skipped"]
+    return [f"{len(skipped)} images were skipped: {skipped[0]['name']} ({skipped[0]['reason']}), ..."] if skipped else []
 
 
 def _candidates(backends: Iterable[str], options: LoweringOptions) -> list[Candidate]:

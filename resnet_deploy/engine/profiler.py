@@ -8,12 +8,14 @@ from resnet_deploy.engine.report import EngineLayer, from_inspector
 
 
 def make_profiler(trt: Any) -> Any:
-    """A profiler of a package that keeps what it is told: `times_s`, seconds of every run by engine layer, in order."""
+    """A profiler of a package that keeps what it is told. times_s: seconds of every run by engine layer, in order. context:
+    the last that it was attached to."""
 
     class Profiler(trt.IProfiler):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
             trt.IProfiler.__init__(self)
             self.times_s: dict[str, list[float]] = {}
+            self.context: Any = None
 
         def report_layer_time(self, layer_name: str, ms: float) -> None:
             self.times_s.setdefault(layer_name, []).append(float(ms) / 1e3)
@@ -23,7 +25,7 @@ def make_profiler(trt: Any) -> Any:
 
 def attach(context: Any, profiler: Any) -> None:
     """Let a profiler look on. Layers are reported on demand: an inference stays asynchronous, as trtexec has it."""
-    context.profiler = profiler
+    profiler.context, context.profiler = context, profiler
     context.enqueue_emits_profile = False
 
 
