@@ -98,13 +98,11 @@ def bench(
         for candidate in candidates
     ]
     played = _played(judged, candidates, parity, asked)
-    skipped = _skipped(bundle.manifest["parity"][parity[candidates[0]]])
-    warnings = warnings_for(results, subject.description) + judged.warnings + skipped
-    report = BenchReport(
-        machine=describe_machine(), model=subject.description, results=results, warnings=warnings, scenarios=played
-    )
+    warnings = warnings_for(results, subject.description) + judged.warnings
+    warnings += _skipped(bundle.manifest["parity"][parity[candidates[0]]])
+    report = BenchReport(machine=describe_machine(), model=subject.description, results=results, warnings=warnings)
     job = Job(subject, candidates, batches, duration_s, threads, fresh, progress)
-    return details.added(report, job, lambda size: _images(dataset, size))
+    return details.added(replace(report, scenarios=played), job, lambda size: _images(dataset, size))
 
 
 def _skipped(parity: dict[str, Any]) -> list[str]:
