@@ -40,8 +40,9 @@ class OnnxNames:
         return next((found for found in (name, plain) if found in self.kinds), self._maker.get(plain))
 
     def title(self, made_of: tuple[str, ...], otherwise: str) -> str:
-        """The node that names a group: its convolution or matrix product, where it has one."""
-        return next((name for name in made_of if self.kinds[name] in _WEIGHTED), None) or title(made_of, otherwise)
+        """The node that names a group: its convolution or matrix product, where it has one. otherwise: the runtime's name."""
+        plain = _ADDED.sub("", otherwise)
+        return next((name for name in made_of if self.kinds[name] in _WEIGHTED), None) or title(made_of, plain)
 
     def origins(self, optimized: Any) -> dict[str, tuple[str, ...]]:
         """Of each node of an optimized graph, the nodes that it was made of.

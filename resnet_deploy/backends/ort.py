@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -131,7 +132,7 @@ def record_apart(*arguments: str) -> None:
     )
     if done.returncode:
         said = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
-        raise BackendError(f"the profile of {arguments[1]} failed: {said[-1]}")
+        raise BackendError(f"the profile of {arguments[1]} failed: {re.sub(r'^[a-z_]+[.][a-z_.]+[A-Z]\w+: ', '', said[-1])}")
 
 
 def _session(ort: Any, path: Path, candidate: Candidate, threads: int | None, traces: Path | None) -> Any:

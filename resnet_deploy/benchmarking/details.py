@@ -52,9 +52,13 @@ class DetailOptions:
 
     def added(self, report: BenchReport, job: Job, images: Callable[[int], NDArray[Any]]) -> BenchReport:
         """A finished report with what was asked for. images: a batch of a size."""
-        compared = check(job.subject, self.tools(job.candidates), job.candidates, report.results, job.duration_s, job.progress)
+        tools, warnings = self.tools(job.candidates), list(report.warnings)
+        if tools and not report.results:
+            warnings.append("trtexec was not run: it is compared with the figures of --scenario sweep")
+        compared = check(job.subject, tools, job.candidates, report.results, job.duration_s, job.progress)
         profiles = profile_all(
             job.subject, job.candidates, job.batches if self.profile else (), images, threads=job.threads, fresh=job.fresh,
-            progress=job.progress,
+            progress=job.progress, warn=warnings.append,
         )  # fmt: skip
-        return replace(report, profiles=profiles, trtexec=compared)
+        found = sorted(profiles, key=lambda one: job.batches.index(one.batch))
+        return replace(report, profiles=found, trtexec=compared, warnings=list(dict.fromkeys(warnings)))

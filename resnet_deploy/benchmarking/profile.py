@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from resnet_deploy.backends.base import Backend, Candidate
 from resnet_deploy.backends.layers import WARM_UPS
 from resnet_deploy.benchmarking.machine import cores, cpu_name, gpus
 from resnet_deploy.bundle import Bundle, key_of, now
-from resnet_deploy.errors import DeployError
+from resnet_deploy.errors import BundleError, DeployError, StorageError
 from resnet_deploy.specs import Progress
 from resnet_deploy.subject import Subject
 
@@ -65,19 +65,19 @@ def profile_all(
     threads: int,
     fresh: bool,
     progress: Progress,
-) -> list[Profile]:
+    warn: Callable[[str], None],
+) -> Iterator[Profile]:
     """Profile every candidate at every batch size, one backend at a time, after what is measured. images: a batch of a size.
 
-    What the bundle has of the same file, versions, machine and threads is reused, unless fresh. A backend that fails has
-    an error in its profile, and the others go on.
+    What the bundle has of the same file, versions, machine and threads is reused, unless fresh; warn: told why the bundle did
+    not take what is new. A backend that fails has an error in its profile, and the others go on.
     """
     sizes, known = list(batches), _known(subject.bundle)
-    found: list[Profile] = []
-    for candidate in candidates:
+    for candidate in candidates if sizes else ():
         keys = {size: _key(subject, candidate, size, threads) for size in sizes}
-        kept = {} if fresh else {size: known[key] for size, key in keys.items() if key in known}
+        found = {} if fresh else {size: Profile(**known[key]) for size, key in keys.items() if key in known}
         made: dict[int, Profile] = {}
-        missing = [size for size in sizes if size not in kept]
+        missing = [size for size in sizes if size not in found]
         try:
             if missing:
                 with subject.backend(candidate, threads) as backend:
@@ -86,10 +86,10 @@ def profile_all(
                         made[size] = profile(backend, images(size))
         except Exception as exc:  # a runtime's own error can be of any kind, and other backends are to be profiled
             said = str(exc) if isinstance(exc, DeployError) else f"{type(exc).__name__}: {exc}"
-            made |= {size: _failed(candidate, size, said) for size in missing if size not in made}
-        _keep(subject.bundle, {keys[size]: one for size, one in made.items() if one.error is None})
-        found += [made[size] if size in made else Profile(**kept[size]) for size in sizes]
-    return sorted(found, key=lambda one: sizes.index(one.batch))
+            found |= {size: _failed(candidate, size, said) for size in missing if size not in made}
+        finally:  # Ctrl-C too loses nothing
+            _keep(subject.bundle, {keys[size]: one for size, one in made.items()}, warn)
+        yield from ((found | made)[size] for size in sizes)
 
 
 def profile(backend: Backend, images: NDArray[Any]) -> Profile:
@@ -138,13 +138,14 @@ def _key(subject: Subject, candidate: Candidate, batch: int, threads: int) -> st
 
 
 def _known(bundle: Bundle) -> dict[str, dict[str, Any]]:
-    """Kept profiles by key; those of a file that was changed by hand raise IntegrityError."""
-    if PROFILES not in bundle.manifest["artifacts"]:
+    """Kept profiles by key; none where the file is not as it was written."""
+    try:
+        return dict(json.loads(bundle.artifact(PROFILES).read_bytes()))
+    except BundleError:
         return {}
-    return dict(json.loads(bundle.artifact(PROFILES).read_bytes()))
 
 
-def _keep(bundle: Bundle, made: dict[str, Profile]) -> None:
+def _keep(bundle: Bundle, made: dict[str, Profile], warn: Callable[[str], None]) -> None:
     """Keep profiles, each in place of the last one of its candidate and batch."""
     if not made:
         return
@@ -152,6 +153,9 @@ def _keep(bundle: Bundle, made: dict[str, Profile]) -> None:
     who = ("backend", "device", "precision", "batch")
     same = {tuple(one[name] for name in who) for one in new.values()}
     kept = {key: one for key, one in _known(bundle).items() if tuple(one[name] for name in who) not in same}
-    with bundle.transaction() as change:
-        change.stage(PROFILES).write_text(json.dumps(kept | new))
-        change.add(PROFILES, kind="profiles")
+    try:
+        with bundle.transaction() as change:
+            change.stage(PROFILES).write_text(json.dumps(kept | new))
+            change.add(PROFILES, kind="profiles")
+    except (BundleError, StorageError) as exc:  # read-only, full, or another process is at it
+        warn(f"the profiles are not kept in the bundle: {exc}")
