@@ -131,8 +131,9 @@ def record_apart(*arguments: str) -> None:
         [sys.executable, "-c", code, *arguments], env=os.environ | settings, capture_output=True, text=True, check=False
     )
     if done.returncode:
-        said = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
-        raise BackendError(f"the profile of {arguments[1]} failed: {re.sub(r'^[a-z_]+[.][a-z_.]+[A-Z]\w+: ', '', said[-1])}")
+        lines = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
+        said = re.sub(r"^[a-z_.]+[.]\w+: ", "", lines[-1])  # the exception's name is for programmers
+        raise BackendError(f"the profile of {arguments[1]} failed: {said}")
 
 
 def _session(ort: Any, path: Path, candidate: Candidate, threads: int | None, traces: Path | None) -> Any:
