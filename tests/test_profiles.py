@@ -29,6 +29,7 @@ from resnet_deploy.engine.profiler import attach, make_profiler
 from resnet_deploy.errors import BackendError, UsageError
 from resnet_deploy.subject import Subject
 from resnet_deploy.terminal import profiles as text
+from tests.conftest import DIGITS
 from tests.fakes import FakeBackend
 from tests.test_backends import IMAGES
 
@@ -42,7 +43,7 @@ def lowered(digits_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> 
     shutil.copytree(digits_bundle.path, path)
     request = digits_bundle.manifest["model"]["request"]
     return rd.export(
-        "resnet20", path, weights="examples/digits/resnet20.safetensors", input="uint8", max_batch=request["max_batch"],
+        "resnet20", path, weights=DIGITS, input="uint8", max_batch=request["max_batch"],
         precision="fp16,int8", calibration="digits:train", calibration_images=16, calibration_method="max",
     )  # fmt: skip
 
