@@ -29,7 +29,7 @@ BACKENDS = ("eager", "onnxruntime", "onnxruntime:int8", "openvino", "openvino:in
 
 
 def export(folder: Path, candidates: list[Candidate], largest: int) -> Subject:
-    """The network's files in every precision that is asked for. Weights and calibration images are random: no time is theirs."""
+    """The network in every precision that is asked for. Weights and calibration images are random: times are not theirs."""
     precisions = sorted({candidate.precision.value for candidate in candidates if candidate.backend != "eager"} | {"fp32"})
     calibration = {"calibration": "random:8", "calibration_method": "max"} if {"int8", "fp8"} & set(precisions) else {}
     bundle = resnet_deploy.export(ARCHITECTURE, folder / ARCHITECTURE, max_batch=largest, precision=precisions, **calibration)

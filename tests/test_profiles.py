@@ -312,8 +312,9 @@ def test_ctrl_c_keeps_what_was_profiled(bundle: Bundle, monkeypatch: pytest.Monk
 def test_the_table_has_the_longest_and_the_rest(bundle: Bundle) -> None:
     (found,) = bench(bundle, batch=3).profiles
     lines = text.layers(found).splitlines()
-    assert lines[0].startswith(f"layers of onnxruntime (fp32, cpu) at batch 3, {found.runs} runs: {len(found.layers)} layers")
-    shown = lines[4:]
+    assert lines[0].startswith(f"layers of onnxruntime (fp32, cpu) at batch 3: {len(found.layers)} take ")
+    assert lines[1].endswith(f"medians of {found.runs} runs")
+    shown = lines[5:]
     assert len(shown) == text.TOP + 1 and shown[-1].startswith(f"{len(found.layers) - text.TOP} others")
     names = [line.split()[0] for line in shown[:-1]]
     longest = sorted(found.layers, key=lambda layer: -layer["time_s"])

@@ -28,8 +28,9 @@ def layers(profile: Profile) -> str:
     cost = profile.profiled_s / profile.latency_s - 1
     return "\n".join(
         [
-            f"layers of {profile.who}, {profile.runs} runs: {len(profile.layers)} layers take {_ms(profile.total_s)} ms, an "
-            f"inference {_ms(profile.profiled_s)} ms with the profiler and {_ms(profile.latency_s)} ms without ({cost:+.0%})",
+            f"layers of {profile.who}: {len(profile.layers)} take {_ms(profile.total_s)} ms",
+            f"an inference takes {_ms(profile.profiled_s)} ms with the profiler and {_ms(profile.latency_s)} ms without "
+            f"({cost:+.0%}); medians of {profile.runs} runs",
             "",
             table(rows),
         ]
