@@ -218,31 +218,37 @@ def settings_of(subject: Subject, candidate: Candidate, result: Result, duration
         profile=best_profile(map(Profile.parse, entry["profiles"]), result.batch) or 0,
         cuda_graph=told.get("cuda_graph", "no_cuda_graph" not in candidate.options),
         spin_wait=told.get("spin_wait", True), streams=told.get("streams", candidate.count("streams")),
-        data_transfers=told.get("data_transfers", not told.get("inputs_on_device", False)),
+        data_transfers=told.get("data_transfers", True) and not told.get("inputs_on_device", False),
     )  # fmt: skip
     return settings, str(entry["origin"]["version"])
 
 
 def compare(result: Result, throughput_qps: float, medians_s: dict[str, float]) -> list[Figure]:
     """Ours beside trtexec's. GPU Compute Time is taken by the device's clock; where we have only the host's, from enqueue to
-    synchronize, it includes the enqueue. Latency is the sum of copies and computation in both; where we have only the whole
-    from host to host, it includes the host's own part."""
+    synchronize, it includes the enqueue. Latency is that of copies and computation; where we have only the whole from host to
+    host, it includes the host's own part. Without data transfers trtexec's Latency is the computation alone, and there are no
+    copies to compare."""
 
     def p50(name: str) -> float | None:
         found: Latency | None = getattr(result, f"{name}_latency_s", None)
         return None if found is None else found.p50
 
-    parts = [p50(name) for name in ("h2d", "compute", "d2h")]
+    def first(*values: float | None) -> float | None:
+        return next((value for value in values if value is not None), None)
+
+    computed, theirs = first(p50("compute"), p50("device")), dict(medians_s)
     ours: dict[str, float | None] = {
         "Throughput": getattr(result, "throughput_images_per_s", None),
-        "Latency": result.latency_s.p50 if None in parts else sum(part for part in parts if part is not None),
+        "Latency": first(p50("host"), result.latency_s.p50),
         "Enqueue Time": p50("enqueue"),
-        "H2D Latency": parts[0],
-        "GPU Compute Time": result.device_latency_s.p50 if parts[1] is None else parts[1],
-        "D2H Latency": parts[2],
+        "H2D Latency": p50("h2d"),
+        "GPU Compute Time": computed,
+        "D2H Latency": p50("d2h"),
     }
-    theirs = {"Throughput": throughput_qps * result.batch, **medians_s}
-    return [_figure(name, ours[name], value) for name, value in theirs.items()]
+    if not theirs.get("H2D Latency") and not theirs.get("D2H Latency"):
+        ours["Latency"] = computed
+        theirs = {name: value for name, value in theirs.items() if name not in {"H2D Latency", "D2H Latency"}}
+    return [_figure(name, ours[name], value) for name, value in {"Throughput": throughput_qps * result.batch, **theirs}.items()]
 
 
 def _figure(name: str, ours: float | None, theirs: float) -> Figure:
