@@ -31,6 +31,7 @@ from resnet_deploy.engine import plan as plan_module
 from resnet_deploy.engine.plan import Origin
 from resnet_deploy.engine.report import summarize
 from resnet_deploy.errors import BackendError, UnavailableError, UsageError
+from resnet_deploy.subject import Subject
 from resnet_deploy.terminal import profiles as text
 from tests.fake_tensorrt import Engine, HostDevice, TensorRt
 from tests.test_verdicts import latency, row
@@ -300,7 +301,7 @@ def test_one_that_fails_leaves_the_figures(planned: Bundle, tmp_path: Path) -> N
 
 def test_a_missing_one_is_said_before_anything_is_measured(planned: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    monkeypatch.setattr(run_module, "_timings", lambda *_: pytest.fail("something was measured"))
+    monkeypatch.setattr(Subject, "backend", lambda *_: pytest.fail("a backend was loaded"))
     done = bench(planned, "--check-trtexec")
     assert done.exit_code == 3 and "trtexec is not on PATH" in done.stderr and not done.stdout
     done = bench(planned, "--trtexec", "nowhere")

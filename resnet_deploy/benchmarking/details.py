@@ -55,7 +55,7 @@ class DetailOptions:
         tools, warnings = self.tools(job.candidates), list(report.warnings)
         if tools and not report.results:
             warnings.append("trtexec was not run: it is compared with the figures of --scenario sweep")
-        compared = check(job.subject, tools, job.candidates, report.results, job.duration_s, job.progress)
+        compared = list(check(job.subject, tools, job.candidates, report.results, job.duration_s, job.progress))
         profiles = profile_all(
             job.subject, job.candidates, job.batches if self.profile else (), images, threads=job.threads, fresh=job.fresh,
             progress=job.progress, warn=warnings.append,

@@ -10,7 +10,7 @@ import re
 import shlex
 import shutil
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -176,16 +176,14 @@ def run(line: Sequence[str], duration_s: float) -> tuple[float, dict[str, float]
 def check(
     subject: Subject, tools: dict[str, str], candidates: Iterable[Candidate], results: Iterable[Result], duration_s: float,
     progress: Progress,
-) -> list[Comparison]:  # fmt: skip
+) -> Iterator[Comparison]:  # fmt: skip
     """Run the tool for every result of a plan, and compare. One that fails has an error, and the others go on."""
     by_name = {(c.name, c.device, c.precision.value): c for c in candidates if c.backend in tools}
-    compared = []
     for result in results:
         candidate = by_name.get((result.backend, result.device, result.precision))
         if candidate is not None:
             progress(f"trtexec {candidate} batch {result.batch}", 0, None)
-            compared.append(_compare(subject, tools[candidate.backend], candidate, result, duration_s))
-    return compared
+            yield _compare(subject, tools[candidate.backend], candidate, result, duration_s)
 
 
 def _compare(subject: Subject, tool: str, candidate: Candidate, result: Result, duration_s: float) -> Comparison:
