@@ -19,6 +19,7 @@ TITLES = {
     "export": "What a checked export costs (ResNet-50)",
     "bench": "How long `bench` takes (ResNet-50)",
     "harness": "What our harness adds to what it measures",
+    "profiles": "Whether profiles agree with the time without a profiler (ResNet-50)",
     "architectures": "A thousand layers, and eager speed",
     "quantization": "What INT8 costs in accuracy, by calibration method",
     "corrections": "What clipping, bias correction, equalization and `tune` change in INT8",

@@ -7,6 +7,7 @@ alone; a context without a profile, a shape, addresses or scratch memory refuses
 from __future__ import annotations
 
 import ctypes
+import json
 import time
 from collections.abc import Callable
 from enum import Enum
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import torch
 
@@ -140,6 +142,31 @@ class TensorRt:
     class DynamicShapesKernelSpecializationStrategy(Enum):
         LAZY, EAGER, NONE = range(3)
 
+    class LayerInformationFormat(Enum):
+        ONELINE, JSON = 0, 1
+
+    class IProfiler:
+        def report_layer_time(self, layer_name: str, ms: float) -> None:
+            raise NotImplementedError
+
+
+class Inspector:
+    """What has weights is a layer with what follows it, in every optimization profile."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    def get_engine_information(self, kind: Any) -> str:
+        assert kind is TensorRt.LayerInformationFormat.JSON
+        layers = [
+            {"Name": name + suffix, "LayerType": "CaskConvolution", "Inputs": [{"Format/Datatype": "Float"}], "Outputs": [],
+             "Metadata": "\u001e".join(f"[ONNX Layer: {node}]" for node in nodes)}
+            for number in range(self.engine.num_optimization_profiles)
+            for suffix in [f" [profile {number}]" if number else ""]
+            for name, nodes in self.engine.layers.items()
+        ]  # fmt: skip
+        return json.dumps({"Layers": layers, "Bindings": []})
+
 
 class Engine:
     """An ONNX file as an engine. profiles: (min, opt, max) batches."""
@@ -151,6 +178,11 @@ class Engine:
         self.profiles, self.rtx, self.device_memory_size_v2 = profiles, rtx, scratch
         self.num_io_tensors, self.num_optimization_profiles = len(self.tensors), len(profiles)
         self.contexts: list[Context] = []
+        groups: list[list[str]] = [[]]
+        for node in onnx.load(graph).graph.node:
+            groups += [[]] if node.op_type in {"Conv", "Gemm"} else []
+            groups[-1].append(node.name)
+        self.layers = {" + ".join(nodes): nodes for nodes in groups if nodes}
 
     def get_tensor_name(self, index: int) -> str:
         return list(self.tensors)[index]
@@ -166,6 +198,9 @@ class Engine:
 
     def get_tensor_profile_shape(self, name: str, index: int) -> list[tuple[int, ...]]:
         return [(size, *self.get_tensor_shape(name)[1:]) for size in self.profiles[index]]
+
+    def create_engine_inspector(self) -> Inspector:
+        return Inspector(self)
 
     def create_runtime_config(self) -> Config:
         return RtxConfig() if self.rtx else Config()
@@ -183,6 +218,19 @@ class Context:
         self.shape: tuple[int, ...] | None = None
         self.addresses: dict[str, int] = {}
         self.scratch = 0
+        self.profiler: Any = None
+        self.enqueue_emits_profile = True
+        self.ran_s: float | None = None
+
+    def report_to_profiler(self) -> bool:
+        """Refused where nothing ran, or where it was reported already; a CUDA graph hides the layers."""
+        if self.profiler is None or self.enqueue_emits_profile or self.ran_s is None:
+            return False
+        spent_s, self.ran_s = self.ran_s, None
+        suffix = f" [profile {self.profile}]" if self.profile else ""
+        for name in self.engine.layers:
+            self.profiler.report_layer_time(name + suffix, spent_s * 1e3 / len(self.engine.layers))
+        return True
 
     def set_device_memory(self, memory: int, size: int) -> None:
         self.scratch = size
@@ -215,8 +263,10 @@ class Context:
     def _run(self) -> None:
         given = {n: self._memory(n) for n, (mode, _) in self.engine.tensors.items() if mode is Mode.INPUT}
         names = [n for n, (mode, _) in self.engine.tensors.items() if mode is Mode.OUTPUT]
+        start = time.perf_counter()
         for name, answer in zip(names, self.engine.session.run(names, given), strict=True):
             self._memory(name)[...] = answer
+        self.ran_s = time.perf_counter() - start
 
     def _memory(self, name: str) -> Any:
         kind = np.dtype(NUMPY[self.engine.get_tensor_dtype(name).name])

@@ -55,10 +55,38 @@ def contract(bundle: Bundle, text: str) -> None:
             np.testing.assert_allclose(backend.infer(IMAGES[:size])["logits"], expected[:size], atol=limit, rtol=0)
         assert np.array_equal(before, IMAGES)
 
+        profiled(backend)
+        backend.bind(IMAGES)
+        backend.enqueue()
+        backend.synchronize()
+        np.testing.assert_allclose(backend.outputs()["logits"], expected, atol=limit, rtol=0)
+
         for wrong in (IMAGES.astype(np.float32), IMAGES[:, :16], IMAGES[0], IMAGES[:0]):
             with pytest.raises(UsageError, match="the model takes uint8"):
                 backend.infer(wrong)
+            with pytest.raises(UsageError, match="the model takes uint8"):
+                backend.profile(wrong, 1)
         assert backend.describe()
+
+
+def profiled(backend: Backend) -> None:
+    """What every profile promises: the network's layers by name, in order, with times that an inference has room for."""
+    bound = backend.infer(IMAGES)["logits"].copy()
+    found = backend.profile(IMAGES[:3], 4)
+    assert np.array_equal(backend.outputs()["logits"], bound), "a profile changed an answer"
+    total_s = sum(layer.time_s for layer in found.layers)
+    assert total_s > 0 and found.wall_s > 0
+    assert all(layer.name and layer.kind and layer.time_s >= 0 for layer in found.layers)
+    if "compile" in backend.candidate.options:
+        assert sum(layer.kind in {"convolution", "_convolution_pointwise"} for layer in found.layers) >= 19
+        return
+    names = [layer.name for layer in found.layers]
+    heavy = ["conv1"] + [f"layer{i}.{j}.conv{k}" for i in (1, 2, 3) for j in (0, 1, 2) for k in (1, 2)]
+    assert [name for name in names if name in heavy] == heavy and (names.index("fc") > names.index("layer3.2.conv2"))
+    for layer in found.layers:
+        if layer.name in heavy:
+            assert layer.precision in {"fp32", backend.candidate.precision.value}
+            assert not layer.onnx or layer.name in layer.onnx
 
 
 @pytest.mark.parametrize("text", CANDIDATES)

@@ -173,13 +173,14 @@ def test_the_library_knows_every_option_of_the_command_line() -> None:
     """What the CLI can do, a program can do, with the same names."""
     from dataclasses import fields
 
+    from resnet_deploy.benchmarking.details import DetailOptions
     from resnet_deploy.benchmarking.scenarios import ScenarioOptions
     from resnet_deploy.benchmarking.settings import MeasureOptions
     from resnet_deploy.engine.options import BuildOptions
     from resnet_deploy.lowering import LoweringOptions
     from resnet_deploy.steps import ExportOptions
 
-    kinds = (ExportOptions, LoweringOptions, BuildOptions, ScenarioOptions, MeasureOptions)
+    kinds = (ExportOptions, LoweringOptions, BuildOptions, ScenarioOptions, MeasureOptions, DetailOptions)
     known = {field.name for kind in kinds for field in fields(kind)} | {"as_json"}
     known |= {"by_layer"}  # a call of its own: rd.layers
     known |= {"detail"}  # of what is printed

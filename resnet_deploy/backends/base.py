@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from resnet_deploy.backends.layers import LayerTimes
 from resnet_deploy.errors import UsageError
 from resnet_deploy.specs import Precision, TensorSpec
 
@@ -165,6 +166,11 @@ class Backend(abc.ABC):
     def settings(self) -> dict[str, Any]:
         """How inferences are started, by name: cuda_graph, streams. Empty where there is nothing to choose."""
         return {}
+
+    def profile(self, images: NDArray[Any], runs: int) -> LayerTimes:
+        """What each layer takes for a batch, over so many runs after a warm-up, in a session or context of its own: what is
+        measured elsewhere stays as fast. Raises UsageError where there is no such thing."""
+        raise UsageError(f"{self.candidate} has no profile by layer")
 
     def close(self) -> None:  # noqa: B027 (most backends hold nothing that the garbage collector doesn't free)
         """Free what the backend holds."""

@@ -12,6 +12,7 @@ from resnet_deploy._deps import version
 from resnet_deploy.backends.base import Backend, Candidate, Outputs, Stages
 from resnet_deploy.backends.cuda import CudaDevice
 from resnet_deploy.backends.lanes import Bound, Lane, Lanes
+from resnet_deploy.backends.layers import LayerTimes
 from resnet_deploy.errors import UnavailableError, UsageError
 from resnet_deploy.models.deploy import DeployModel
 from resnet_deploy.specs import InputFormat, Precision
@@ -144,6 +145,28 @@ class EagerBackend(Backend):
         if torch.cuda.is_available() and self._lanes is not None:
             found |= {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda, "tf32": False}
         return found | self.settings()
+
+    def profile(self, images: NDArray[Any], runs: int) -> LayerTimes:
+        """By PyTorch's profiler, operators by module; kernels where the network is compiled (on a CPU once more, so that each
+        can be told). A CUDA graph is left out: its kernels are launched one by one."""
+        from resnet_deploy.backends.torch_trace import profile_modules
+
+        self.check(images)
+        tensor = torch.from_numpy(images).to(next(self._model.parameters()).device)
+        if self._channels_last and self._model.input_format is InputFormat.FLOAT:
+            tensor = tensor.contiguous(memory_format=torch.channels_last)
+        called, compiled = self._run, self._run is not self._model
+        if compiled and tensor.device.type == "cpu":
+            called = torch.compile(self._model, options={"cpp.enable_kernel_profile": True})
+
+        def run() -> None:
+            with torch.inference_mode():
+                called(tensor)
+            if tensor.device.type == "cuda":
+                torch.cuda.synchronize()
+
+        run()
+        return profile_modules(run, None if compiled else self._model, runs, tensor.device.type)
 
     def close(self) -> None:
         self._input, self._output = None, ()

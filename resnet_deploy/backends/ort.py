@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +16,9 @@ from numpy.typing import NDArray
 
 from resnet_deploy._deps import require, version
 from resnet_deploy.backends.base import Backend, Candidate, Outputs, Stages
-from resnet_deploy.errors import GraphError, UnavailableError, UsageError
+from resnet_deploy.backends.layers import WARM_UPS, LayerTimes
+from resnet_deploy.backends.ort_trace import read_trace
+from resnet_deploy.errors import BackendError, GraphError, UnavailableError, UsageError
 from resnet_deploy.specs import TensorSpec
 
 if TYPE_CHECKING:
@@ -27,18 +35,27 @@ class OrtBackend(Backend):
     """An ONNX file in an ONNX Runtime session. On CUDA it runs on a stream of ours, its inputs and outputs bound to memory of
     ours, so that its parts can be timed and queued.
 
-    threads: of one operator; ONNX Runtime's default, the physical cores, where None. device: for tests.
-    Raises GraphError for a file that does not load, UnavailableError where the provider that runs is not the one asked for.
+    threads: of one operator; ONNX Runtime's default, the physical cores, where None. device: for tests. traces: a folder for
+    a profile, written when the backend is closed, and for the optimized graph, where that can be written. Raises GraphError
+    for a file that does not load, UnavailableError where the provider that runs is not the one asked for.
     """
 
     def __init__(
-        self, path: Path, candidate: Candidate, *, threads: int | None = None, device: CudaDevice | None = None
+        self,
+        path: Path,
+        candidate: Candidate,
+        *,
+        threads: int | None = None,
+        device: CudaDevice | None = None,
+        traces: Path | None = None,
     ) -> None:
         ort = require("onnxruntime", extra="gpu" if candidate.device == "cuda" else "cpu")
         self.candidate = candidate
+        self._path = path
         self._threads = threads
+        self._traces = traces
         lane = _lane(candidate, device) if candidate.device == "cuda" else None
-        self._session = _session(ort, path, candidate, threads, lane and lane.stream)
+        self._session = _session(ort, path, candidate, threads, traces, lane and lane.stream)
         inputs = self._session.get_inputs()
         if len(inputs) != 1:
             raise GraphError(f"{path} has {len(inputs)} inputs; a residual network has one")
@@ -91,10 +108,50 @@ class OrtBackend(Backend):
             "threads": self._threads,
         }
 
+    def profile(self, images: NDArray[Any], runs: int) -> LayerTimes:
+        """By ONNX Runtime's profiler. On a GPU, in a process whose kernels are waited for one by one: the profiler of the
+        published packages knows when a kernel was started, and not how long it ran."""
+        self.check(images)
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            np.save(folder / "images.npy", images)
+            arguments = [str(self._path), str(self.candidate), json.dumps(self._threads), str(runs), name]
+            (record if self.candidate.device == "cpu" else record_apart)(*arguments)
+            (trace,) = folder.glob("trace*.json")
+            optimized = folder / "optimized.onnx"
+            return read_trace(trace, self._path, optimized if optimized.is_file() else None)
+
     def close(self) -> None:
         if self._lanes is not None:
             self._lanes.close()
+        if self._traces is not None and self._session is not None:
+            self._session.end_profiling()
         self._session = self._input = self._answers = None
+
+
+def record(path: str, candidate: str, threads: str, runs: str, folder: str) -> None:
+    """Run a folder's images.npy with the profiler on, which leaves its trace there. Text alone, so that another process can
+    be told to."""
+    images = np.load(Path(folder) / "images.npy")
+    backend = OrtBackend(Path(path), Candidate.parse(candidate), threads=json.loads(threads), traces=Path(folder))
+    with backend:
+        backend.bind(images)
+        for _ in range(WARM_UPS + int(runs)):
+            backend.enqueue()
+            backend.synchronize()
+
+
+def record_apart(*arguments: str) -> None:
+    """`record` in a process of its own, in which CUDA's launches wait for their kernels. Raises BackendError where it fails."""
+    code = "import sys; from resnet_deploy.backends.ort import record; record(*sys.argv[1:])"
+    settings = {"CUDA_LAUNCH_BLOCKING": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], env=os.environ | settings, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
+        said = re.sub(r"^[a-z_.]+[.]\w+: ", "", lines[-1])  # the exception's name is for programmers
+        raise BackendError(f"the profile of {arguments[1]} failed: {said}")
 
 
 def _spec(path: Path, tensor: Any) -> TensorSpec:
@@ -116,8 +173,10 @@ def _attached(lane: OrtLane, ort: Any, session: Any, input_spec: TensorSpec, out
     return Lanes(lane.device, [lane])
 
 
-def _session(ort: Any, path: Path, candidate: Candidate, threads: int | None, stream: Any = None) -> Any:
-    """stream: of a GPU, that the first provider runs on."""
+def _session(
+    ort: Any, path: Path, candidate: Candidate, threads: int | None, traces: Path | None = None, stream: Any = None
+) -> Any:
+    """traces: a folder for a profile. stream: of a GPU, that the first provider runs on."""
     provider = _PROVIDERS["tensorrt" if "tensorrt" in candidate.options else candidate.device]
     if provider not in ort.get_available_providers():
         raise UnavailableError(
@@ -131,6 +190,10 @@ def _session(ort: Any, path: Path, candidate: Candidate, threads: int | None, st
         options.intra_op_num_threads = threads
     if "simulate" in candidate.options:
         options.add_session_config_entry("session.disable_quant_qdq", "1")
+    if traces is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(traces / "trace")
+        if "tensorrt" not in candidate.options:  # its compiled nodes cannot be written
+            options.optimized_model_filepath = str(traces / "optimized.onnx")
     chain = list(_PROVIDERS.values())  # each may leave nodes to the next: TensorRT, CUDA, CPU
     own = {} if stream is None else {"user_compute_stream": str(stream.cuda_stream)}
     providers = [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,12 @@ from numpy.typing import NDArray
 from resnet_deploy.backends.base import Backend, Candidate, Outputs, Stages
 from resnet_deploy.backends.cuda import CudaDevice
 from resnet_deploy.backends.lanes import SHAPES, Bound, Lane, Lanes
+from resnet_deploy.backends.layers import WARM_UPS, LayerTimes, median
+from resnet_deploy.backends.trt_layers import name_layers
 from resnet_deploy.engine.flavours import FLAVOURS
 from resnet_deploy.engine.options import Profile, best_profile
 from resnet_deploy.engine.plan import Origin, deserialize, here, preflight
+from resnet_deploy.engine.profiler import attach, engine_layers, make_profiler
 from resnet_deploy.errors import EngineError, IntegrityError, UnavailableError, UsageError
 from resnet_deploy.specs import TensorSpec
 
@@ -83,7 +88,7 @@ class TensorRtBackend(Backend):
             raise IntegrityError(f"no manifest vouches for {path}, and a plan can run any code: trust it only if you know it")
         self.candidate, self.path = candidate, path
         self.device = device or CudaDevice()
-        self._flavour = flavour
+        self._flavour, self._profiler = flavour, None
         self._trt, self._engine = deserialize(path, flavour)
         self._read(self._engine)
         built_in = hasattr(self._engine.create_runtime_config(), "cuda_graph_strategy")
@@ -141,6 +146,8 @@ class TensorRtBackend(Backend):
         context = self._engine.create_execution_context(config)
         if context is None:
             raise EngineError(f"{self.candidate}: TensorRT made no execution context for {self.path}")
+        if self._profiler is not None:
+            attach(context, self._profiler)
         return context
 
     def bind(self, images: NDArray[Any]) -> None:
@@ -182,6 +189,26 @@ class TensorRtBackend(Backend):
             self._flavour.package: self._flavour.version, "plan": self.path.name, "profiles": list(map(str, self.profiles)),
             **self.settings(), "scratch_bytes": self.scratch_bytes,
         }  # fmt: skip
+
+    def profile(self, images: NDArray[Any], runs: int) -> LayerTimes:
+        """By IProfiler, which times layers one by one on the device: in a context and on a stream of their own, without CUDA
+        graphs, which would hide the layers."""
+        other, walls_s = copy.copy(self), []
+        other._graphs = other.captures = False
+        other._profiler = profiler = make_profiler(self._trt)
+        other._lanes = other._open(1)
+        with other:
+            other.bind(images)
+            other.synchronize()
+            for _ in range(WARM_UPS + runs):
+                start = time.perf_counter()
+                other.enqueue()
+                other.synchronize()
+                walls_s.append(time.perf_counter() - start)
+                if not profiler.context.report_to_profiler():
+                    raise EngineError(f"{self.candidate}: TensorRT told no layers' times")
+        layers = name_layers(profiler.times_s, engine_layers(self._trt, self._engine))
+        return LayerTimes(layers=layers, wall_s=median(walls_s))
 
     def close(self) -> None:
         self._lanes.close()

@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from resnet_deploy.benchmarking.measure import NOISY_IQR, Measurement
 
 STAGES = ("enqueue", "h2d", "compute", "d2h", "host")  # of benchmarking.measure's Stages, without their unit
+if TYPE_CHECKING:
+    from resnet_deploy.benchmarking.profile import Profile
+    from resnet_deploy.benchmarking.trtexec import Comparison
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +121,8 @@ class ScenarioResult:
 class BenchReport:
     """machine: as `benchmarking.machine` describes it. model: the manifest's description. results: batch by batch.
     scenarios: of LoadGen, candidate by candidate. unmeasured: of backends that died. verdicts: what the results say, as
-    `benchmarking.verdicts` has them. interrupted: by Ctrl-C; what there is is what was done by then."""
+    `benchmarking.verdicts` has them. profiles: layers, batch by batch. trtexec: what it says of the same plans. interrupted: by
+    Ctrl-C; what there is is what was done by then."""
 
     machine: dict[str, Any]
     model: dict[str, Any]
@@ -127,6 +131,8 @@ class BenchReport:
     scenarios: list[ScenarioResult] = field(default_factory=list)
     unmeasured: list[Unmeasured] = field(default_factory=list)
     verdicts: list[dict[str, Any]] = field(default_factory=list)
+    profiles: list[Profile] = field(default_factory=list)
+    trtexec: list[Comparison] = field(default_factory=list)
     interrupted: bool = False
 
     @property
@@ -147,12 +153,16 @@ class BenchReport:
             if not row.valid
         ]
         found += [f"{row.backend} ({row.precision}, {row.device}): {row.error}" for row in self.unmeasured]
+        found += [f"{one.who}, profile: {one.error}" for one in self.profiles if one.error is not None]
+        found += [f"{one.who}: {one.error}" for one in self.trtexec if one.error is not None]
         return list(dict.fromkeys(found))
 
     @property
     def broken(self) -> bool:
-        """Whether a backend failed while it ran."""
-        return bool(self.unmeasured) or any(row.error is not None for row in self.scenarios)
+        """Whether a backend, a profile or trtexec failed while it ran."""
+        errors = [one.error for one in self.scenarios] + [one.error for one in self.profiles]
+        errors += [one.error for one in self.trtexec]
+        return bool(self.unmeasured) or any(error is not None for error in errors)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

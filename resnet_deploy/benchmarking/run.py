@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet_deploy.backends.base import PLANS, Candidate
+from resnet_deploy.benchmarking.details import DetailOptions, Measured
 from resnet_deploy.benchmarking.ledger import Ledger
 from resnet_deploy.benchmarking.lost import Lost
 from resnet_deploy.benchmarking.machine import cores, describe_machine
@@ -20,7 +21,7 @@ from resnet_deploy.benchmarking.roofs import Roofs
 from resnet_deploy.benchmarking.scenario_run import ScenarioRun
 from resnet_deploy.benchmarking.scenarios import SWEEP, ScenarioOptions
 from resnet_deploy.benchmarking.settings import MeasureOptions, candidates_of
-from resnet_deploy.benchmarking.timing import Timings
+from resnet_deploy.benchmarking.timing import Timings, images_of
 from resnet_deploy.benchmarking.verdicts import judge
 from resnet_deploy.building import ensure_plan
 from resnet_deploy.bundle import Bundle
@@ -59,9 +60,9 @@ def bench(
 
     output: the architecture's bundle, by default build/ARCH. data: as in `verify`; random pixels without. batch: 1, 8 and
     32 where the bundle proves them. duration_s: of sampling, for each candidate and batch. fresh: measure again what was
-    measured before. options: the fields of `MeasureOptions`, of `ScenarioOptions`, and of `export`; with precision, backends
-    that run files are measured in each. Parity and measurements that the manifest has, of the same files, data, versions,
-    machine and settings, are reused.
+    measured before. options: the fields of `MeasureOptions`, of `ScenarioOptions`, of `DetailOptions`, and of `export`; with
+    precision, backends that run files are measured in each. Parity, measurements and profiles that the bundle has, of the same
+    files, data, versions, machine and settings, are reused.
 
     A backend that dies is among the report's `unmeasured`, and the others are measured; its error is raised where nothing is
     left. Ctrl-C ends the measurement, and the report has what was done by then.
@@ -69,8 +70,10 @@ def bench(
     asked, batches = parse_gates(gates), parse_batches(DEFAULT_BATCHES if batch is None else batch)
     scenarios, options = ScenarioOptions.split(options)
     running, options = MeasureOptions.split(options)
+    details, options = DetailOptions.split(options)
     precisions, _ = LoweringOptions.split(options)
     candidates = candidates_of(backends, precisions.precisions, running)
+    tools = details.tools(candidates)
     config = MeasureConfig(duration_s=duration_s, uploads=running.uploads, downloads=running.downloads)
     subject = Subject(_bundle(target, output, batches, overwrite, progress, options))
     if batch is None:
@@ -91,7 +94,11 @@ def bench(
     timings = Timings(
         subject, dataset, config, running, ledger=job.ledger, lost=job.lost, threads=job.threads, fresh=fresh, progress=progress
     )
-    return job.measure(timings, batches if SWEEP in scenarios.scenario else (), played, running)
+    report = job.measure(timings, batches if SWEEP in scenarios.scenario else (), played, running)
+    if report.interrupted:
+        return report
+    measured = Measured(subject, [*job.judged], batches, duration_s, job.threads, fresh, progress)
+    return details.added(report, measured, tools, lambda size: images_of(dataset, size))
 
 
 class _Job:

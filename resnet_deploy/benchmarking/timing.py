@@ -86,7 +86,7 @@ class Timings:
     def _measure(
         self, backends: dict[Candidate, Backend], size: int, keys: dict[tuple[Candidate, int], str], gpu: Gpu | None
     ) -> None:
-        images, names = _images(self._dataset, size), {str(candidate): candidate for candidate in backends}
+        images, names = images_of(self._dataset, size), {str(candidate): candidate for candidate in backends}
         lost: dict[str, Exception] = {}
 
         def watch(name: str) -> AbstractContextManager[Conditions]:
@@ -135,7 +135,7 @@ class Timings:
         )  # fmt: skip
 
 
-def _images(dataset: Dataset, batch: int) -> NDArray[Any]:
+def images_of(dataset: Dataset, batch: int) -> NDArray[Any]:
     """The first `batch` images, repeated where there are fewer: what they show does not change the time."""
     first = next(dataset.batches(batch)).images
     return np.ascontiguousarray(np.stack(list(itertools.islice(itertools.cycle(first), batch))))

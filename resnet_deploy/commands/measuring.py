@@ -46,6 +46,11 @@ from resnet_deploy.terminal.progress import Bars
 @scenario_options
 @click.option("--fresh", is_flag=True, help="Measure again what was measured before.")
 @click.option("--detail", is_flag=True, help="Show the parts of each latency and the floor on a CPU too.")
+@click.option("--profile", is_flag=True, help="Also what each layer takes.")
+@click.option("--check-trtexec", is_flag=True, help="Also run trtexec on the plans, with the same settings, and compare.")
+@click.option(
+    "--trtexec", metavar="PATH", help="Where it is, a program or its folder; implies --check-trtexec. [default: PATH]"
+)
 @export_options
 @precision_options
 @json_option

@@ -102,11 +102,11 @@ def _computing(layers: tuple[EngineLayer, ...], name: str) -> EngineLayer | None
     return next((layer for layer in layers if layer.computes and name in layer.onnx), None)
 
 
-def from_inspector(text: str) -> list[EngineLayer]:
-    """Layers of the first profile, from the inspector's JSON for a plan with detailed verbosity."""
+def from_inspector(text: str, *, every_profile: bool = False) -> list[EngineLayer]:
+    """Layers of the first profile, or of every one, from the inspector's JSON for a plan with detailed verbosity."""
     found = []
     for layer in json.loads(text)["Layers"]:
-        if isinstance(layer, str) or "[profile " in layer["Name"]:
+        if isinstance(layer, str) or ("[profile " in layer["Name"] and not every_profile):
             continue
         onnx = _onnx_names(layer.get("Metadata", "")) or tuple(layer["Name"].split(" + "))
         inputs, outputs = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from resnet_deploy.terminal import conditions
+from resnet_deploy.terminal import conditions, profiles
 from resnet_deploy.terminal.tables import table
 
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ def bench(report: BenchReport, *, detail: bool = False) -> str:
     packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
     first = report.rows[0]
     parts = [_results(report, detail), _scenarios(report.scenarios)]
+    parts += [profiles.layers(one) for one in report.profiles]
+    parts += [profiles.trtexec(report.trtexec)] if report.trtexec else []
     parts.append("\n".join(f"{row.backend} ({_where(row)}): not measured: {row.error}" for row in report.unmeasured))
     parts.append("\n".join(f"{verdict['severity']}: {verdict['text']}" for verdict in report.verdicts))
     return "\n".join(

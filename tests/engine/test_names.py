@@ -104,6 +104,7 @@ def test_the_search_finds_what_is_used() -> None:
     names = {name for group in used() for name in group}
     assert len(used()) > 60
     assert {"Builder", "BuilderFlag", "IBuilderConfig.progress_monitor", "IExecutionContext.execute_async_v3"} <= names
+    assert {"IProfiler", "IExecutionContext.enqueue_emits_profile", "IExecutionContext.report_to_profiler"} <= names
     assert {"ITimingCache.serialize", "EngineInspector.get_engine_information", "ParserError.node_operator"} <= names
     assert missing({"Builder"}, rtx=True), "an empty package would pass"
 
@@ -113,7 +114,7 @@ def test_tensorrt_rtx() -> None:
     import tensorrt_rtx
 
     known = members(Path(tensorrt_rtx.__file__).parent.parent, "tensorrt_rtx")
-    assert not missing(known, rtx=True)
+    assert not missing(known, rtx=True) and "IProfiler.report_layer_time" in known
     assert {f"ComputeCapability.{name}" for name in ("SM75", "SM80", "SM86", "SM89", "SM120", "SM121", "CURRENT")} <= known
 
 
@@ -134,7 +135,7 @@ def test_tensorrt(tmp_path: Path, wheel: Path) -> None:
     for name in needed:
         subprocess.run(["cc", "-shared", "-fPIC", "-o", str(stubs / name.decode()), str(source)], check=True)
     known = members(tmp_path, "tensorrt_bindings", stubs)
-    assert not missing(known, rtx=False)
+    assert not missing(known, rtx=False) and "IProfiler.report_layer_time" in known
     assert {f"BuilderFlag.{name}" for name in ("TF32", "SPARSE_WEIGHTS", "VERSION_COMPATIBLE")} <= known
     assert {f"HardwareCompatibilityLevel.{name}" for name in ("AMPERE_PLUS", "SAME_COMPUTE_CAPABILITY")} <= known
     assert not {"ComputeCapability", "CudaGraphStrategy"} & known, "RTX_ONLY is out of date"

@@ -1,0 +1,62 @@
+"""What each layer of an inference takes: the one form that every runtime's profiler is brought into."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+WARM_UPS = 3  # inferences that are not counted: kernels are chosen, caches and pools are filled
+_PRECISIONS = {
+    "float": "fp32", "float32": "fp32", "f32": "fp32", "float16": "fp16", "f16": "fp16", "bfloat16": "bf16", "u8": "uint8",
+    "i8": "int8", "i32": "int32", "i64": "int64", "boolean": "bool",
+}  # fmt: skip
+_QUANTIZED = re.compile(r"conv|gemm|matmul|fullyconnected|qlinear", re.IGNORECASE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerTime:
+    """One kernel or operator, as the runtime runs it.
+
+    name: of the module that it computes, or the main one of those that were fused. kind: the runtime's own word. precision:
+    of what it reads first, None where the runtime does not say. time_s: median over the runs. onnx: the graph's nodes that
+    it was made of, () where it has none.
+    """
+
+    name: str
+    kind: str
+    precision: str | None
+    time_s: float
+    onnx: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerTimes:
+    """A profile of one batch. layers: in the order in which they ran. wall_s: median of a whole inference while the
+    profiler looked on, enqueue to synchronize, seconds."""
+
+    layers: tuple[LayerTime, ...]
+    wall_s: float
+
+
+def median(values_s: Sequence[float]) -> float:
+    """Median of the counted runs: those after the warm-up."""
+    return statistics.median(values_s[WARM_UPS:])
+
+
+def quantizes(name: str) -> bool:
+    """Whether a node is one of our QuantizeLinear or DequantizeLinear, by its name."""
+    return name.endswith((".q", ".dq"))
+
+
+def title(made_of: Iterable[str], otherwise: str, elsewhere: Collection[str] = ()) -> str:
+    """The node that names a group: the first that does not only quantize, rather one that is not computed elsewhere."""
+    names = [name for name in made_of if not quantizes(name)]
+    return next((name for name in names if name not in elsewhere), names[0] if names else otherwise)
+
+
+def precision(element: str, kind: str) -> str:
+    """A runtime's name of a tensor type by ours; unsigned activations of INT8 arithmetic are INT8."""
+    found = _PRECISIONS.get(element, element)
+    return "int8" if found == "uint8" and _QUANTIZED.search(kind) else found

@@ -1,0 +1,66 @@
+"""What a benchmark is asked for beyond its figures: layers, and trtexec's word on the same plans."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from resnet_deploy.backends.base import Candidate
+from resnet_deploy.benchmarking.profile import profile_all
+from resnet_deploy.benchmarking.report import BenchReport
+from resnet_deploy.benchmarking.trtexec import check, find_tools
+from resnet_deploy.specs import Progress
+from resnet_deploy.subject import Subject
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured. duration_s: of each measurement, and of trtexec's."""
+
+    subject: Subject
+    candidates: list[Candidate]
+    batches: tuple[int, ...]
+    duration_s: float
+    threads: int
+    fresh: bool
+    progress: Progress
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetailOptions:
+    """profile: what each layer takes, at every batch size. check_trtexec: run trtexec (TensorRT-RTX: tensorrt_rtx) on the
+    plans that are measured, and compare. trtexec: the program or its folder, in place of PATH; implies check_trtexec."""
+
+    profile: bool = False
+    check_trtexec: bool = False
+    trtexec: str | Path | None = None
+
+    @classmethod
+    def split(cls, options: dict[str, Any]) -> tuple[DetailOptions, dict[str, Any]]:
+        """Options of all kinds by name → those of this kind, and the others."""
+        names = {one.name for one in fields(cls)}
+        own = {name: value for name, value in options.items() if name in names}
+        return cls(**own), {name: value for name, value in options.items() if name not in names}
+
+    def tools(self, candidates: Iterable[Candidate]) -> dict[str, str]:
+        """The programs that are to be run, by flavour. Raises, as `find_tools` does, before anything is measured."""
+        return find_tools(candidates, self.trtexec) if self.check_trtexec or self.trtexec is not None else {}
+
+    def added(
+        self, report: BenchReport, job: Measured, tools: dict[str, str], images: Callable[[int], NDArray[Any]]
+    ) -> BenchReport:
+        """A finished report with what was asked for. tools: as `tools` gives them. images: a batch of a size."""
+        warnings = list(report.warnings)
+        if tools and not report.results:
+            warnings.append("trtexec was not run: it is compared with the figures of --scenario sweep")
+        compared = list(check(job.subject, tools, job.candidates, report.results, job.duration_s, job.progress))
+        profiles = profile_all(
+            job.subject, job.candidates, job.batches if self.profile else (), images, threads=job.threads, fresh=job.fresh,
+            progress=job.progress, warn=warnings.append,
+        )  # fmt: skip
+        found = sorted(profiles, key=lambda one: job.batches.index(one.batch))
+        return replace(report, profiles=found, trtexec=compared, warnings=list(dict.fromkeys(warnings)))

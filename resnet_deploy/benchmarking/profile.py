@@ -1,0 +1,161 @@
+"""What each layer takes, beside the same inference without a profiler. Profiles are kept in the bundle."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+from resnet_deploy import _deps
+from resnet_deploy.backends.base import Backend, Candidate
+from resnet_deploy.backends.layers import WARM_UPS
+from resnet_deploy.benchmarking.machine import cores, cpu_name, gpus
+from resnet_deploy.bundle import Bundle, key_of, now
+from resnet_deploy.errors import BundleError, DeployError, StorageError
+from resnet_deploy.specs import Progress
+from resnet_deploy.subject import Subject
+
+PROFILES = "profiles.json"
+DURATION_S = 1.0  # of profiled inferences, as far as the bounds of their number allow
+FEWEST_RUNS, MOST_RUNS = 5, 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """The layers of one candidate at one batch size.
+
+    layers: in the order in which they ran: name, kind, precision, time_s, share of total_s and, where there are any, the
+    graph's nodes that it was made of (onnx). time_s: median of the runs (OpenVINO: mean). total_s: sum of the layers.
+    profiled_s: median of a whole inference while the profiler looked on; latency_s: the same without it, taken just before,
+    both from enqueue to synchronize: what is between them is the profiler's own cost. error: why there is no profile; the
+    times are None then.
+    """
+
+    backend: str
+    device: str
+    precision: str
+    batch: int
+    runs: int
+    total_s: float | None
+    profiled_s: float | None
+    latency_s: float | None
+    layers: list[dict[str, Any]]
+    measured: str
+    error: str | None = None
+
+    @property
+    def who(self) -> str:
+        return f"{self.backend} ({self.precision}, {self.device}) at batch {self.batch}"
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def profile_all(
+    subject: Subject,
+    candidates: Iterable[Candidate],
+    batches: Iterable[int],
+    images: Callable[[int], NDArray[Any]],
+    *,
+    threads: int,
+    fresh: bool,
+    progress: Progress,
+    warn: Callable[[str], None],
+) -> Iterator[Profile]:
+    """Profile every candidate at every batch size, one backend at a time, after what is measured. images: a batch of a size.
+
+    What the bundle has of the same file, versions, machine and threads is reused, unless fresh; warn: told why the bundle did
+    not take what is new. A backend that fails has an error in its profile, and the others go on.
+    """
+    sizes, known = list(batches), _known(subject.bundle)
+    for candidate in candidates if sizes else ():
+        keys = {size: _key(subject, candidate, size, threads) for size in sizes}
+        found = {} if fresh else {size: Profile(**known[key]) for size, key in keys.items() if key in known}
+        made: dict[int, Profile] = {}
+        missing = [size for size in sizes if size not in found]
+        try:
+            if missing:
+                with subject.backend(candidate, threads) as backend:
+                    for size in missing:
+                        progress(f"profile {candidate} batch {size}", 0, None)
+                        made[size] = profile(backend, images(size))
+        except Exception as exc:  # a runtime's own error can be of any kind, and other backends are to be profiled
+            said = str(exc) if isinstance(exc, DeployError) else f"{type(exc).__name__}: {exc}"
+            found |= {size: _failed(candidate, size, said) for size in missing if size not in made}
+        finally:  # Ctrl-C too loses nothing
+            _keep(subject.bundle, {keys[size]: one for size, one in made.items()}, warn)
+        yield from ((found | made)[size] for size in sizes)
+
+
+def profile(backend: Backend, images: NDArray[Any]) -> Profile:
+    """Profile a loaded backend on a batch. Raises whatever the backend raises."""
+    latency_s = _latency_s(backend, images, FEWEST_RUNS)
+    runs = max(FEWEST_RUNS, min(MOST_RUNS, round(DURATION_S / latency_s)))
+    latency_s = _latency_s(backend, images, runs)
+    times = backend.profile(images, runs)
+    total_s = sum(layer.time_s for layer in times.layers)
+    layers = [
+        {"name": layer.name, "kind": layer.kind, "precision": layer.precision, "time_s": layer.time_s,
+         "share": layer.time_s / total_s if total_s else 0.0, **({"onnx": list(layer.onnx)} if layer.onnx else {})}
+        for layer in times.layers
+    ]  # fmt: skip
+    candidate = backend.candidate
+    return Profile(
+        backend=candidate.name, device=candidate.device, precision=candidate.precision.value, batch=len(images), runs=runs,
+        total_s=total_s, profiled_s=times.wall_s, latency_s=latency_s, layers=layers, measured=now(),
+    )  # fmt: skip
+
+
+def _latency_s(backend: Backend, images: NDArray[Any], runs: int) -> float:
+    """Median seconds of an inference of a bound batch, one at a time."""
+    backend.bind(images)
+    times_s = []
+    for _ in range(WARM_UPS + runs):
+        start = time.perf_counter()
+        backend.enqueue()
+        backend.synchronize()
+        times_s.append(time.perf_counter() - start)
+    return statistics.median(times_s[WARM_UPS:])
+
+
+def _failed(candidate: Candidate, batch: int, error: str) -> Profile:
+    return Profile(
+        backend=candidate.name, device=candidate.device, precision=candidate.precision.value, batch=batch, runs=0,
+        total_s=None, profiled_s=None, latency_s=None, layers=[], measured=now(), error=error,
+    )  # fmt: skip
+
+
+def _key(subject: Subject, candidate: Candidate, batch: int, threads: int) -> str:
+    return key_of(
+        candidate=str(candidate), made_from=subject.made_from(candidate), batch=batch, threads=threads, cpu=cpu_name(),
+        cores=cores(), gpus=gpus() if candidate.device == "cuda" else [], packages=_deps.versions(),
+    )  # fmt: skip
+
+
+def _known(bundle: Bundle) -> dict[str, dict[str, Any]]:
+    """Kept profiles by key; none where the file is not as it was written."""
+    try:
+        return dict(json.loads(bundle.artifact(PROFILES).read_bytes()))
+    except BundleError:
+        return {}
+
+
+def _keep(bundle: Bundle, made: dict[str, Profile], warn: Callable[[str], None]) -> None:
+    """Keep profiles, each in place of the last one of its candidate and batch."""
+    if not made:
+        return
+    new = {key: one.to_dict() for key, one in made.items()}
+    who = ("backend", "device", "precision", "batch")
+    same = {tuple(one[name] for name in who) for one in new.values()}
+    kept = {key: one for key, one in _known(bundle).items() if tuple(one[name] for name in who) not in same}
+    try:
+        with bundle.transaction() as change:
+            change.stage(PROFILES).write_text(json.dumps(kept | new))
+            change.add(PROFILES, kind="profiles")
+    except (BundleError, StorageError) as exc:  # read-only, full, or another process is at it
+        warn(f"the profiles are not kept in the bundle: {exc}")

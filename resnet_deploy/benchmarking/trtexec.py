@@ -1,0 +1,254 @@
+"""trtexec beside our figures: the same plan with the same settings, in its own words.
+
+Its options and its output: https://github.com/NVIDIA/TensorRT/tree/main/samples/trtexec and samples/common; those of
+TensorRT-RTX's tool: https://docs.nvidia.com/deeplearning/tensorrt-rtx/latest/performance/benchmarking.html
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from resnet_deploy.backends.base import PLANS, Candidate
+from resnet_deploy.benchmarking.report import Latency, Result
+from resnet_deploy.engine.flavours import TENSORRT, TENSORRT_RTX, version_tuple
+from resnet_deploy.engine.options import Profile, best_profile
+from resnet_deploy.errors import BackendError, UnavailableError, UsageError
+from resnet_deploy.specs import Progress
+from resnet_deploy.subject import Subject
+
+TOOLS = {TENSORRT.name: "trtexec", TENSORRT_RTX.name: "tensorrt_rtx"}
+WARM_UP_S = 0.2  # trtexec's own default
+PATIENCE_S = 600.0  # beyond warm-up and measurement: loading a plan, compiling kernels
+_LATENCIES = ("Latency", "Enqueue Time", "H2D Latency", "GPU Compute Time", "D2H Latency")
+_SUMMARY = "=== Performance summary ==="
+_NUMBER = r"([\d.]+(?:e[-+]?\d+)?)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a plan is run with. shape: of the input, with the batch. profile: the optimization profile's index. duration_s:
+    of measurement."""
+
+    plan: Path
+    input: str
+    shape: tuple[int, ...]
+    profile: int = 0
+    cuda_graph: bool = True
+    spin_wait: bool = True
+    data_transfers: bool = True
+    streams: int = 1
+    duration_s: float = 3.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """One of trtexec's figures. unit: s (medians) or images/s. ours: None where it was not measured. difference: ours over
+    trtexec's, less 1."""
+
+    name: str
+    unit: str
+    ours: float | None
+    trtexec: float
+    difference: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What `--check-trtexec` found of one plan at one batch size.
+
+    command: as a shell takes it. ours_s, trtexec_s, difference: of GPU Compute Time. figures: all of them. error: why there
+    are none.
+    """
+
+    backend: str
+    device: str
+    precision: str
+    batch: int
+    command: str
+    settings: dict[str, Any]
+    ours_s: float | None
+    trtexec_s: float | None
+    difference: float | None
+    figures: list[Figure]
+    error: str | None = None
+
+    @property
+    def who(self) -> str:
+        return f"{self.backend} ({self.precision}, {self.device}) at batch {self.batch}"
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def find_tools(candidates: Iterable[Candidate], given: str | Path | None = None) -> dict[str, str]:
+    """The tool of each flavour that candidates run plans of. given: the program or its folder, in place of PATH.
+
+    Raises UsageError where no candidate runs plans, or for a path that is no program, UnavailableError where it is missing.
+    """
+    flavours = list(dict.fromkeys(candidate.backend for candidate in candidates if candidate.backend in PLANS))
+    if not flavours:
+        raise UsageError("trtexec runs plans: measure one too, with --backend tensorrt or --backend tensorrt-rtx")
+    if given is not None and not Path(given).is_dir():
+        if len(flavours) > 1:
+            raise UsageError(
+                f"{given} cannot run plans of both {' and '.join(flavours)}: give the folder that holds both tools"
+            )
+        if shutil.which(str(given)) is None:
+            raise UsageError(f"{given} is not a program that can be run: give the path of {TOOLS[flavours[0]]}, or its folder")
+        return {flavours[0]: str(given)}
+    found = {flavour: shutil.which(TOOLS[flavour], path=None if given is None else str(given)) for flavour in flavours}
+    for flavour, path in found.items():
+        if path is None:
+            raise UnavailableError(
+                f"{TOOLS[flavour]} is not {'on PATH' if given is None else f'in {given}'}. It comes with NVIDIA's archives, "
+                f"packages and containers of {flavour}, not with the Python package; say where it is with --trtexec PATH"
+            )
+    return {flavour: str(path) for flavour, path in found.items()}
+
+
+def command(tool: str, settings: Settings, flavour: str, version: str) -> list[str]:
+    """The command line that runs a plan as we do. version: of the package that built the plan, whose tool it must be.
+
+    Until 10, trtexec leaves the CUDA graph and the spin wait off and copies data; from 11 on, and in TensorRT-RTX, it is
+    the other way round.
+    """
+    line = [
+        tool, f"--loadEngine={settings.plan}", f"--shapes={settings.input}:{'x'.join(map(str, settings.shape))}",
+        f"--useProfile={settings.profile}", f"--infStreams={settings.streams}", f"--warmUp={WARM_UP_S * 1e3:g}",
+        f"--duration={settings.duration_s:g}", "--percentile=90,99",
+    ]  # fmt: skip
+    old = flavour == TENSORRT.name and version_tuple(version)[:1] < (11,)
+    if flavour == TENSORRT_RTX.name:
+        line.append(f"--rtxCudaGraphStrategy={'wholeGraph' if settings.cuda_graph else 'disable'}")
+        line.append("--specializeStrategyDS=eager")
+    elif old:
+        line += ["--useCudaGraph"] * settings.cuda_graph
+    else:
+        line += ["--noCudaGraph"] * (not settings.cuda_graph)
+    if old:
+        line += ["--useSpinWait"] * settings.spin_wait + ["--noDataTransfers"] * (not settings.data_transfers)
+    else:
+        line += ["--noSpinWait"] * (not settings.spin_wait) + ["--includeDataTransfers"] * settings.data_transfers
+    return line
+
+
+def parse(output: str) -> tuple[float, dict[str, float]]:
+    """Queries a second, and the medians of latencies by trtexec's names, in seconds, from what it printed.
+
+    Raises BackendError where there is no summary.
+    """
+    _, found, summary = output.partition(_SUMMARY)
+    throughput = re.search(rf"\bThroughput: {_NUMBER} qps", summary)
+    medians = {
+        name: float(match[1]) / 1e3
+        for name in _LATENCIES
+        if (match := re.search(rf"(?<![\w] ){name}: .*?median = {_NUMBER} ms", summary)) is not None
+    }
+    if not found or throughput is None or "GPU Compute Time" not in medians:
+        raise BackendError("it printed no performance summary")
+    return float(throughput[1]), medians
+
+
+def run(line: Sequence[str], duration_s: float) -> tuple[float, dict[str, float]]:
+    """Run the tool and read its figures, as `parse` gives them. Raises BackendError with its reason where it fails."""
+    try:
+        done = subprocess.run(
+            line, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL, check=False,
+            timeout=duration_s + PATIENCE_S,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as exc:
+        raise BackendError(f"it did not end within {exc.timeout:.0f} s") from exc
+    except OSError as exc:
+        raise BackendError(f"it cannot be started: {exc.strerror}") from exc
+    if done.returncode:
+        reasons = re.findall(r"\[[EF]\] (.+)", done.stdout + done.stderr)
+        raise BackendError(f"it ended with {done.returncode}: {reasons[0] if reasons else 'it gave no reason'}")
+    return parse(done.stdout)
+
+
+def check(
+    subject: Subject, tools: dict[str, str], candidates: Iterable[Candidate], results: Iterable[Result], duration_s: float,
+    progress: Progress,
+) -> Iterator[Comparison]:  # fmt: skip
+    """Run the tool for every result of a plan, and compare. One that fails has an error, and the others go on."""
+    by_name = {(c.name, c.device, c.precision.value): c for c in candidates if c.backend in tools}
+    for result in results:
+        candidate = by_name.get((result.backend, result.device, result.precision))
+        if candidate is not None:
+            progress(f"trtexec {candidate} batch {result.batch}", 0, None)
+            yield _compare(subject, tools[candidate.backend], candidate, result, duration_s)
+
+
+def _compare(subject: Subject, tool: str, candidate: Candidate, result: Result, duration_s: float) -> Comparison:
+    settings, version = settings_of(subject, candidate, result, duration_s)
+    line = command(tool, settings, candidate.backend, version)
+    told = {name: value for name, value in asdict(settings).items() if name not in {"plan", "input"}}
+    figures: list[Figure] = []
+    error = None
+    try:
+        figures = compare(result, *run(line, duration_s))
+    except BackendError as exc:
+        error = f"{Path(tool).name}: {exc}"
+    main = next((figure for figure in figures if figure.name == "GPU Compute Time"), None)
+    return Comparison(
+        backend=result.backend, device=result.device, precision=result.precision, batch=result.batch,
+        command=shlex.join(line), settings=told, figures=figures, error=error, ours_s=main.ours if main else None,
+        trtexec_s=main.trtexec if main else None, difference=main.difference if main else None,
+    )  # fmt: skip
+
+
+def settings_of(subject: Subject, candidate: Candidate, result: Result, duration_s: float) -> tuple[Settings, str]:
+    """What a result was measured with, and the version that built its plan."""
+    name = subject.file(candidate)
+    entry = subject.bundle.manifest["artifacts"][name]
+    told = getattr(result, "settings", None) or {}
+    spec = subject.input_spec
+    settings = Settings(
+        plan=subject.bundle.artifact(name).resolve(), input=spec.name, duration_s=duration_s,
+        shape=(result.batch, *(int(size) for size in spec.shape[1:])),
+        profile=best_profile(map(Profile.parse, entry["profiles"]), result.batch) or 0,
+        cuda_graph=told.get("cuda_graph", "no_cuda_graph" not in candidate.options),
+        spin_wait=told.get("spin_wait", True), streams=told.get("streams", candidate.count("streams")),
+        data_transfers=told.get("data_transfers", True) and not told.get("inputs_on_device", False),
+    )  # fmt: skip
+    return settings, str(entry["origin"]["version"])
+
+
+def compare(result: Result, throughput_qps: float, medians_s: dict[str, float]) -> list[Figure]:
+    """Ours beside trtexec's. GPU Compute Time is taken by the device's clock; where we have only the host's, from enqueue to
+    synchronize, it includes the enqueue. Latency is that of copies and computation; where we have only the whole from host to
+    host, it includes the host's own part. Without data transfers trtexec's Latency is the computation alone, and there are no
+    copies to compare."""
+
+    def p50(name: str) -> float | None:
+        found: Latency | None = getattr(result, f"{name}_latency_s", None)
+        return None if found is None else found.p50
+
+    def first(*values: float | None) -> float | None:
+        return next((value for value in values if value is not None), None)
+
+    computed, theirs = first(p50("compute"), p50("device")), dict(medians_s)
+    ours: dict[str, float | None] = {
+        "Throughput": getattr(result, "throughput_images_per_s", None),
+        "Latency": first(p50("host"), result.latency_s.p50),
+        "Enqueue Time": p50("enqueue"),
+        "H2D Latency": p50("h2d"),
+        "GPU Compute Time": computed,
+        "D2H Latency": p50("d2h"),
+    }
+    if not theirs.get("H2D Latency") and not theirs.get("D2H Latency"):
+        ours["Latency"] = computed
+        theirs = {name: value for name, value in theirs.items() if name not in {"H2D Latency", "D2H Latency"}}
+    return [_figure(name, ours[name], value) for name, value in {"Throughput": throughput_qps * result.batch, **theirs}.items()]
+
+
+def _figure(name: str, ours: float | None, theirs: float) -> Figure:
+    difference = None if ours is None or not theirs else ours / theirs - 1
+    return Figure(name=name, unit="images/s" if name == "Throughput" else "s", ours=ours, trtexec=theirs, difference=difference)
