@@ -108,7 +108,7 @@ def decode(block: Columns, *, decoder: Decoder, folder: bytes) -> dict[str, Any]
     paths = [bytes(path) for path in block["path"]]
     images, reasons = np.zeros((len(paths), *decoder.shape), decoder.dtype), [""] * len(paths)
     for number, path in enumerate(paths):
-        found = decoder(os.path.join(folder, path))  # noqa: PTH118 (bytes)
+        found = decoder(os.path.join(folder, path))
         if isinstance(found, str):
             reasons[number] = found
         else:
@@ -117,7 +117,10 @@ def decode(block: Columns, *, decoder: Decoder, folder: bytes) -> dict[str, Any]
 
 
 class Model:
-    """Ray's actor: the bundle's backend on one machine; decoding: what `decode` takes, where it gets paths. Raises IntegrityError where its file is not the caller's."""
+    """Ray's actor: the bundle's backend on one machine.
+
+    decoding: what `decode` takes, where it is given paths. Raises IntegrityError where its file is not the caller's.
+    """
 
     def __init__(
         self, *, bundle: str, backend: str, threads: int | None, sha256: str, decoding: dict[str, Any] | None = None

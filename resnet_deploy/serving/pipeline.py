@@ -133,7 +133,7 @@ class _Worker:
         with contextlib.suppress(BrokenPipeError):
             pickle.dump(paths, self._requests)
             self._requests.flush()
-        for image in images:
+        for image in images[: len(paths)]:
             header = self._answers.read(HEADER.size)
             if len(header) < HEADER.size:
                 return
