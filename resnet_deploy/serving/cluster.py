@@ -64,7 +64,9 @@ def _connected(ray: Any, address: str | None) -> Iterator[None]:
     try:
         ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **local)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as exc:
-        where = f"no Ray cluster answers at {address}" if address else "Ray does not start here"
+        where = "Ray does not start here"
+        if address:
+            where = f"no Ray cluster answers at {address}, or it has another token than this user (RAY_AUTH_TOKEN)"
         raise UnavailableError(f"{where}: {(str(exc).splitlines() or [''])[0]}") from exc
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     try:

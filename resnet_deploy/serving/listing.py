@@ -19,7 +19,7 @@ from resnet_deploy.data import EXTENSIONS
 from resnet_deploy.errors import DataError
 
 _RUN = 50_000  # paths that are sorted in memory
-_CHUNK = 1 << 20
+_CHUNK = 1 << 16  # bytes that are read at a time; of every run, when they are merged
 _LONGEST = 1 << 16  # of a path, bytes; Linux takes 4,096
 _EXTENSIONS = tuple(name.encode() for name in EXTENSIONS)
 
@@ -145,8 +145,8 @@ def _sorted(paths: Iterator[bytes], scratch: Path) -> Iterator[bytes]:
     return heapq.merge(*(_split(file, b"\0", "the list of images") for file in runs), key=_key)
 
 
-def _key(path: bytes) -> list[bytes]:
-    return path.split(b"/")
+def _key(path: bytes) -> bytes:
+    return path.replace(b"/", b"\0")  # a folder's images before those of a folder whose name goes on
 
 
 def _state(path: bytes) -> bytes:

@@ -101,7 +101,7 @@ class Output:
 
     def write(self, start: int, table: Any) -> None:
         """Add a part: the rows from position `start` on."""
-        with _whole(self.parts / f"{start:012}-{start + len(table):012}.parquet") as file:
+        with self._whole(self.parts / f"{start:012}-{start + len(table):012}.parquet") as file:
             write_table(file, table, {_METADATA: self._key})
 
     def first_bad(self) -> tuple[str, str] | None:
@@ -113,13 +113,13 @@ class Output:
 
         Where all are bad there is no output, and the parts are gone: the images can be mended and embedded anew.
         """
-        with _whole(self.bad_path) as file:
+        with self._whole(self.bad_path) as file:
             bad = write_bad(file, self._tables())
         about = {"request": self._request, "images": self._request["images"]["count"], "bad": bad}
         if not bad:
             self.bad_path.unlink()
         if bad < about["images"]:
-            with _whole(self.path) as file:
+            with self._whole(self.path) as file:
                 write_good(file, self._tables(), {_METADATA: json.dumps(about)})
         self._drop_parts()
         return about
@@ -127,6 +127,17 @@ class Output:
     @property
     def _key(self) -> str:
         return key_of(**self._request)
+
+    @contextlib.contextmanager
+    def _whole(self, path: Path) -> Iterator[IO[bytes]]:
+        """A file that takes its name once all of it is on disk; until then it is a stray one among the parts."""
+        beside = self.parts / f".{path.name}"
+        with writing(path):
+            with beside.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(path)
 
     def _tables(self) -> Iterator[Any]:
         pq = require("pyarrow.parquet", extra="parquet")
@@ -181,18 +192,3 @@ def _leaves(request: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield from ((f"{name} {inner}", text) for inner, text in _leaves(value))
         else:
             yield name, str(value)[:16]
-
-
-@contextlib.contextmanager
-def _whole(path: Path) -> Iterator[IO[bytes]]:
-    """A file that takes its name once all of it is on disk."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with writing(path):
-            with beside.open("wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
