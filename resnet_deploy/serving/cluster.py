@@ -66,7 +66,9 @@ def _connected(ray: Any, address: str | None) -> Iterator[None]:
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as exc:
         where = "Ray does not start here"
         if address:
-            where = f"no Ray cluster answers at {address}, or it has another token than this user (RAY_AUTH_TOKEN)"
+            where = (
+                f"no Ray cluster answers at {address}, or it has another token than this user (RAY_AUTH_MODE, RAY_AUTH_TOKEN)"
+            )
         raise UnavailableError(f"{where}: {(str(exc).splitlines() or [''])[0]}") from exc
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     try:

@@ -90,7 +90,7 @@ def test_a_cluster_that_is_there_or_is_not(digits_bundle: Bundle, tmp_path: Path
     embed = f"{sys.executable} {ROOT}/cli.py embed {digits_bundle.path} {tmp_path}/images --ray"
     ray = str(Path(sys.executable).parent / "ray")
     done = in_own_network(
-        f"export RAY_AUTH_TOKEN={'t' * 40}; "
+        f"export RAY_AUTH_MODE=token RAY_AUTH_TOKEN={'t' * 40}; "
         f"{ray} start --head --node-ip-address 127.0.0.1 --port 6399 --include-dashboard false --disable-usage-stats "
         f"--num-cpus 2 >/dev/null; {embed} --ray-address 127.0.0.1:6399 -o {tmp_path}/a.parquet; "
         f"RAY_ADDRESS=127.0.0.1:6399 {embed} -o {tmp_path}/b.parquet; "
