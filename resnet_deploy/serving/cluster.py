@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from resnet_deploy.subject import Subject
 if TYPE_CHECKING:
     from resnet_deploy.serving.embed import Job, Result
 
+_PATIENCE_S = 20.0
 _BATCHES = 8  # in a block: what a decoding task is given
 Columns = Mapping[str, NDArray[Any]]
 
@@ -58,6 +60,7 @@ def _connected(ray: Any, address: str | None) -> Iterator[None]:
         yield
         return
     address = address or os.environ.get("RAY_ADDRESS")
+    _check_reachable(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster of ours reports to nobody
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what matters arrives as exceptions
     local = {} if address else {"include_dashboard": False}
@@ -75,6 +78,16 @@ def _connected(ray: Any, address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_reachable(address: str | None) -> None:
+    """Raise UnavailableError where nobody listens, which Ray itself would need minutes to say."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE_S).close()
+        except (OSError, OverflowError) as exc:
+            raise UnavailableError(f"no Ray cluster answers at {address}: {exc}. Start one with `ray start --head`") from exc
 
 
 def _block(start: int, paths: list[bytes]) -> Any:

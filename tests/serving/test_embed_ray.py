@@ -21,6 +21,7 @@ pq = pytest.importorskip("pyarrow.parquet", reason="the extra `parquet` is not i
 pytestmark = pytest.mark.slow
 
 # A process tree that ends with its first process, a loop-back interface, and nothing else.
+OWN_FOLDER = "mkdir -p /tmp/ray; mount -t tmpfs none /tmp/ray"  # Ray's sockets need a short path
 ALONE = ["unshare", "-rnm", "--pid", "--fork", "--kill-child", "--mount-proc"]
 
 
@@ -36,7 +37,7 @@ def alone() -> None:
 
 def in_own_network(script: str, home: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*ALONE, "sh", "-ec", f"ip link set lo up; {script}"],
+        [*ALONE, "sh", "-ec", f"ip link set lo up; {OWN_FOLDER}; {script}"],
         cwd=ROOT,
         capture_output=True,
         text=True,
