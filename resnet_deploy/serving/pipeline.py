@@ -145,6 +145,7 @@ class _Worker:
                 continue
             said = self._answers.read(size).decode()
             if kind == FAILURE:
+                self.restart()  # its other answers are not read
                 raise StorageError(said)
             image[:] = 0
             yield said

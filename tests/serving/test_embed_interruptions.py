@@ -57,7 +57,7 @@ def started(bundle: Bundle, images: Path, output: Path) -> Iterator[tuple[subpro
         end = time.monotonic() + 120
         while process.poll() is None and time.monotonic() < end:
             parts = output.with_name(f"{output.name}.parts")
-            yield process, len(list(parts.glob("*.parquet"))) if parts.exists() else 0
+            yield process, len(list(parts.glob("[0-9]*.parquet"))) if parts.exists() else 0
             time.sleep(0.002)
 
 

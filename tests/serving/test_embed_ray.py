@@ -42,7 +42,7 @@ def in_own_network(script: str, home: Path) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         timeout=500,
-        env={**os.environ, "HOME": str(home)},
+        env={**os.environ, "HOME": str(home), "PYTHONPATH": str(ROOT)},
     )
 
 
@@ -106,3 +106,47 @@ def test_a_cluster_that_is_there_or_is_not(digits_bundle: Bundle, tmp_path: Path
     assert "eager:cuda needs a GPU, and the Ray cluster has none" in done.stderr
     assert "no Ray cluster answers at 127.0.0.1:6398" in done.stderr and "Traceback" not in done.stderr, done.stderr
     assert pq.read_table(tmp_path / "a.parquet").equals(pq.read_table(tmp_path / "b.parquet"))
+
+
+# What a machine with a GPU runs, on a CPU: Ray is told of a GPU, and the backend is ONNX Runtime's.
+TWO_STAGES = """
+import sys
+from types import SimpleNamespace
+import numpy as np, ray, ray.data
+from resnet_deploy.bundle import Bundle
+from resnet_deploy.backends.base import Candidate
+from resnet_deploy.serving import cluster
+from resnet_deploy.serving.embed import EmbedOptions, Job
+from resnet_deploy.serving.listing import list_images
+from resnet_deploy.subject import Subject
+from pathlib import Path
+
+class OnGpu(str):
+    device = "cuda"
+
+bundle, images, output = map(Path, sys.argv[1:])
+ray.init("local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
+listing, plain = list_images(images, images), EmbedOptions(batch=4)
+options = SimpleNamespace(batch=4, max_pixels=plain.max_pixels, candidate=OnGpu("onnxruntime"), threads=1)
+subject = Subject(Bundle.open(bundle))
+subject.made_from = lambda candidate: Subject.made_from(subject, plain.candidate)
+job = Job(subject=subject, options=options, listing=listing, missing=[(0, listing.count)])
+blocks = [ray.put(cluster._block(*piece)) for piece in listing.batches(job.missing, 8)]
+answers = cluster._pipeline(ray.data.from_arrow_refs(blocks), job, {"CPU": 2, "GPU": 1})
+rows = {}
+for block in answers.iter_batches(batch_size=None, batch_format="numpy"):
+    for start, paths, reasons, outputs in cluster._runs(block):
+        rows |= {start + i: outputs["logits"][i] for i in range(len(paths))}
+np.save(output, np.stack([rows[i] for i in range(listing.count)]))
+"""
+
+
+def test_a_gpus_two_stages(digits_bundle: Bundle, tmp_path: Path) -> None:
+    photographs(tmp_path / "images", 30)
+    (tmp_path / "two_stages.py").write_text(TWO_STAGES)
+    arguments = f"{digits_bundle.path} {tmp_path}/images {tmp_path}/rows.npy"
+    done = in_own_network(f"{sys.executable} {tmp_path}/two_stages.py {arguments}", tmp_path)
+    assert done.returncode == 0, done.stderr
+    rd.embed(digits_bundle, tmp_path / "images", tmp_path / "local.parquet", batch=4, threads=1)
+    local = column(pq.read_table(tmp_path / "local.parquet"), "logits")
+    np.testing.assert_allclose(np.load(tmp_path / "rows.npy"), local, atol=1e-5)
