@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ pq = pytest.importorskip("pyarrow.parquet", reason="the extra `parquet` is not i
 pytestmark = pytest.mark.slow
 
 # A process tree that ends with its first process, a loop-back interface, and nothing else.
-OWN_FOLDER = "mkdir -p /tmp/ray; mount -t tmpfs none /tmp/ray"  # Ray's sockets need a short path
+OWN_FOLDER = "mkdir -p {0}/ray; mount -t tmpfs none {0}/ray".format(tempfile.gettempdir())  # Ray's sockets need a short path
 ALONE = ["unshare", "-rnm", "--pid", "--fork", "--kill-child", "--mount-proc"]
 
 
