@@ -1,6 +1,6 @@
 # make bench, make test: each sets up what it needs, once. EXTRAS=gpu on a machine with an NVIDIA GPU.
 PYTHON ?= python3
-EXTRAS ?= cpu,rtx,openvino,loadgen
+EXTRAS ?= cpu,rtx,openvino,loadgen,parquet
 BUILD ?= build
 VENV := .venv
 BIN := $(VENV)/bin
@@ -18,6 +18,7 @@ $(STAMP): pyproject.toml constraints.txt requirements-peers.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) -e '.[$(EXTRAS),digits,dev]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-peers.txt
+	-$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) -e '.[ray]'
 	-for version in 11.4.0.106 10.16.1.11; do \
 	  $(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps -d $(VENV)/bindings \
 	    tensorrt-cu13-bindings==$$version || break; done

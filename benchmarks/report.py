@@ -25,6 +25,7 @@ TITLES = {
     "corrections": "What clipping, bias correction, equalization and `tune` change in INT8",
     "calibration": "What calibrating costs (ResNet-50)",
     "int8_speed": "INT8 on the CPU (ResNet-50)",
+    "embed": "A million images: what `embed` reaches of its parts, its memory, and SIGKILL",
     "engines": "What building a plan costs over the builder alone (ResNet-50)",
     "degradation": "The degradation experiment: deeper plain networks train worse, deeper residual ones do not",
 }

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from resnet_deploy.inspection import inspect as inspect
     from resnet_deploy.models.create import create_model as create_model
     from resnet_deploy.models.registry import list_models as list_models
+    from resnet_deploy.serving.embed import embed as embed
     from resnet_deploy.steps import export as export
     from resnet_deploy.steps import verify as verify
     from resnet_deploy.tuning import tune as tune
@@ -33,6 +34,7 @@ _WHERE = {
     "build": "building",
     "create_model": "models.create",
     "doctor": "diagnosis",
+    "embed": "serving.embed",
     "export": "steps",
     "inspect": "inspection",
     "layers": "divergence",

@@ -20,6 +20,8 @@ DISTRIBUTIONS: dict[str, tuple[str, ...]] = {
     "mlperf_loadgen": ("mlcommons-loadgen",),
     "numpy": ("numpy",),
     "pillow": ("pillow",),
+    "pyarrow": ("pyarrow",),
+    "ray": ("ray",),
 }
 
 

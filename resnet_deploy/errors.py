@@ -33,6 +33,10 @@ class BundleError(DeployError):
     """A bundle's folder that cannot be used: another model's, locked, or not writable."""
 
 
+class OutputError(DeployError):
+    """A file that cannot be the output: another run's, locked, or not writable."""
+
+
 class IntegrityError(BundleError):
     """A file whose SHA-256 is not the one that the manifest recorded."""
 

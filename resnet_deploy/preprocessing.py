@@ -27,12 +27,14 @@ class Transform:
     """PIL image → (crop, crop, 3) uint8 or (3, crop, crop) float32 normalized; with ten crops, (10, ...).
 
     crops: 1, the centre; or 10, the four corners, the centre, and the same of the mirrored image (1512.03385, section 4.1).
+    max_pixels: of an image, as it is and resized; MAX_PIXELS where None.
     Raises UsageError for crops that are not to be had, ValueError for an image that is too large.
     """
 
     preprocessing: Preprocessing
     input_format: InputFormat
     crops: int = 1
+    max_pixels: int | None = None
 
     def __post_init__(self) -> None:
         if self.crops not in {1, 10}:
@@ -55,10 +57,12 @@ class Transform:
         resize = self.preprocessing.resize
         resized = (resize, int(resize * long / short))  # truncated, as torchvision does
         size = resized if image.width <= image.height else resized[::-1]
+        most = self.max_pixels or MAX_PIXELS
         for width, height in (image.size, size):  # a sliver of 1x65535 pixels grows to 4 gigapixels
-            if width * height > MAX_PIXELS:
-                raise ValueError(f"{width}x{height} is more than {MAX_PIXELS // 10**6} megapixels")
-        image = image.convert("RGB")
+            if width * height > most:
+                raise ValueError(f"{width}x{height} is more than {most // 10**6} megapixels")
+        if image.mode != "RGB":  # else it would be a copy
+            image = image.convert("RGB")
         if size != image.size:
             image = image.resize(size, Image.Resampling.BILINEAR)
         return np.asarray(image)

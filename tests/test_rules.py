@@ -38,7 +38,7 @@ FLOORS = [
     {"terminal", "commands", "cli"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
-FRAMEWORKS = {"torch", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "sklearn", "PIL", "matplotlib"}
+FRAMEWORKS = {"torch", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "sklearn", "PIL", "matplotlib", "pyarrow", "ray"}
 
 
 def name_of(path: Path) -> str:
@@ -178,9 +178,10 @@ def test_the_library_knows_every_option_of_the_command_line() -> None:
     from resnet_deploy.benchmarking.settings import MeasureOptions
     from resnet_deploy.engine.options import BuildOptions
     from resnet_deploy.lowering import LoweringOptions
+    from resnet_deploy.serving.embed import EmbedOptions
     from resnet_deploy.steps import ExportOptions
 
-    kinds = (ExportOptions, LoweringOptions, BuildOptions, ScenarioOptions, MeasureOptions, DetailOptions)
+    kinds = (ExportOptions, LoweringOptions, BuildOptions, ScenarioOptions, MeasureOptions, DetailOptions, EmbedOptions)
     known = {field.name for kind in kinds for field in fields(kind)} | {"as_json"}
     known |= {"by_layer"}  # a call of its own: rd.layers
     known |= {"detail"}  # of what is printed
@@ -190,6 +191,7 @@ def test_the_library_knows_every_option_of_the_command_line() -> None:
         ("bench", "target"),
         ("tune", "bundle"),
         ("build", "bundle"),
+        ("embed", "bundle"),
     ):
         function = getattr(resnet_deploy, name)
         named = set(inspect.signature(function).parameters) | {argument}

@@ -22,8 +22,9 @@ class Bars:
             self.close()
             self._what = what
             self._bar = tqdm(
-                desc=what, total=total, file=sys.stderr, leave=False, bar_format="{desc}" if total is None else None
-            )
+                desc=what, total=total, initial=done, file=sys.stderr, leave=False,
+                bar_format="{desc}" if total is None else None,
+            )  # fmt: skip
         self._bar.update(done - self._bar.n)
 
     def close(self) -> None:

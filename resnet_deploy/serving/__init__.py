@@ -1,0 +1,1 @@
+"""What leaves the toolkit to work elsewhere: embeddings of many images."""
