@@ -192,7 +192,11 @@ def _timings(
                     {str(c): loaded[c] for c in wanted}, {str(c): images for c in wanted}, config,
                     lambda done, total, size=size: progress(f"measure batch {size}", done, total),  # type: ignore[misc]
                 )  # fmt: skip
-                entries = {keys[c, size]: (measured[str(c)], loaded[c].describe()) for c in wanted}
+                entries = {
+                    keys[c, size]: (measured[str(c)], {"candidate": str(c), "made_from": subject.made_from(c),
+                                                       "runtime": loaded[c].describe()})
+                    for c in wanted
+                }  # fmt: skip
                 _keep(subject.bundle, entries, threads)
             for candidate in candidates:
                 found[candidate, size] = subject.bundle.manifest["measurements"][keys[candidate, size]]
@@ -224,8 +228,8 @@ def _keep(bundle: Bundle, measured: dict[str, tuple[Measurement, dict[str, Any]]
         change.stage(SAMPLES).write_text(json.dumps(samples))
         change.add(SAMPLES, kind="samples")
         change.manifest["measurements"] |= {
-            key: record(measurement, batch=measurement.batch, threads=threads, runtime=runtime, measured=now())
-            for key, (measurement, runtime) in measured.items()
+            key: record(measurement, batch=measurement.batch, threads=threads, measured=now(), **about)
+            for key, (measurement, about) in measured.items()
         }
 
 

@@ -35,7 +35,7 @@ def _triple(ctx: click.Context, param: click.Parameter, value: str | None) -> tu
     return numbers
 
 
-def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+def seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
     if value is None:
         return None
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(us|ms|s|min)", value.strip())
@@ -103,9 +103,9 @@ scenario_options = options(
         metavar="LIST",
         help="sweep (latency by batch), or MLPerf's: single-stream, multi-stream, server, offline; may be repeated.",
     ),
-    click.option("--latency-bound", "latency_bound_s", callback=_seconds, help="Of 99 % of server's answers. [default: 15ms]"),
+    click.option("--latency-bound", "latency_bound_s", callback=seconds, help="Of 99 % of server's answers. [default: 15ms]"),
     click.option(
-        "--min-duration", "min_duration_s", callback=_seconds, help="Of each MLPerf run; theirs: 10min. [default: 10s]"
+        "--min-duration", "min_duration_s", callback=seconds, help="Of each MLPerf run; theirs: 10min. [default: 10s]"
     ),
     click.option("--min-queries", type=click.IntRange(min=1), help="Of each MLPerf run. [default: what its percentile needs]"),
     click.option("--rate-tolerance", type=float, help="How near server's highest valid rate must be. [default: 0.05]"),

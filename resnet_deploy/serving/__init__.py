@@ -1,0 +1,1 @@
+"""What leaves this package to be embedded by others."""
