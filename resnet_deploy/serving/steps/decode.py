@@ -14,15 +14,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))  # what is beside this file, before an installed package
-sys.dont_write_bytecode = True  # a new file in a version's folder is a change to a server that polls
-
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from resnet_deploy.preprocessing import Transform
-from resnet_deploy.specs import InputFormat, Preprocessing
+sys.path.insert(0, str(Path(__file__).parent))  # what is beside this file, before an installed package
+sys.dont_write_bytecode = True  # a new file in a version's folder is a change to a server that polls
+
+from resnet_deploy.preprocessing import Transform  # noqa: E402
+from resnet_deploy.specs import InputFormat, Preprocessing  # noqa: E402
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 
