@@ -59,7 +59,8 @@ class TritonPythonModel:
                 prepared.append(future.result())
             except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as exc:  # PIL raises all of these
                 text = f"image {number} cannot be used: {str(exc) or type(exc).__name__}"
-                return pb_utils.InferenceResponse(output_tensors=[], error=pb_utils.TritonError(text))
+                error = pb_utils.TritonError(text, pb_utils.TritonError.INVALID_ARG)  # the client's, not the server's
+                return pb_utils.InferenceResponse(output_tensors=[], error=error)
         return pb_utils.InferenceResponse(output_tensors=[pb_utils.Tensor("pixels", np.stack(prepared))])
 
     def finalize(self) -> None:
