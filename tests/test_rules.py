@@ -176,9 +176,10 @@ def test_the_library_knows_every_option_of_the_command_line() -> None:
     from resnet_deploy.benchmarking.scenarios import ScenarioOptions
     from resnet_deploy.engine.options import BuildOptions
     from resnet_deploy.lowering import LoweringOptions
+    from resnet_deploy.serving.options import TritonOptions
     from resnet_deploy.steps import ExportOptions
 
-    kinds = (ExportOptions, LoweringOptions, BuildOptions, ScenarioOptions)
+    kinds = (ExportOptions, LoweringOptions, BuildOptions, ScenarioOptions, TritonOptions)
     known = {field.name for kind in kinds for field in fields(kind)} | {"as_json"}
     known |= {"by_layer"}  # a call of its own: rd.layers
     for name, argument in (
@@ -187,6 +188,7 @@ def test_the_library_knows_every_option_of_the_command_line() -> None:
         ("bench", "target"),
         ("tune", "bundle"),
         ("build", "bundle"),
+        ("triton", "bundle"),
     ):
         function = getattr(resnet_deploy, name)
         named = set(inspect.signature(function).parameters) | {argument}
