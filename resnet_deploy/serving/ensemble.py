@@ -17,6 +17,8 @@ _PACKAGE = Path(resnet_deploy.__file__).parent
 _STEPS = _PACKAGE / "serving" / "steps"
 # What decoding needs of this package, copied beside it: the very code that the model was verified with.
 _SHARED = ("__init__.py", "errors.py", "preprocessing.py", "specs.py")
+# Where Python would keep model.py's byte code, which a server that polls would take for a change and load again.
+_NO_CACHE = {"__pycache__": File()}
 
 
 def ensemble(subject: Subject, network: Model, options: TritonOptions, labels: list[str] | None) -> list[Model]:
@@ -46,6 +48,10 @@ def _step(model: Model, inputs: dict[str, str], outputs: dict[str, str]) -> dict
     return {"model_name": model.name, "model_version": -1, "input_map": inputs, "output_map": outputs}
 
 
+def _code(name: str) -> File:
+    return File(content=(_STEPS / name).read_bytes())
+
+
 def _identity(network: Model) -> dict[str, str]:
     return {IDENTITY: network.config.parameters[IDENTITY].string_value}
 
@@ -60,7 +66,7 @@ def _decode(subject: Subject, network: Model, options: TritonOptions) -> Model:
         [{"name": "pixels", "data_type": pixels.data_type, "dims": pixels.dims}], parameters,
     )  # fmt: skip
     shared = {f"resnet_deploy/{name}": File(content=(_PACKAGE / name).read_bytes()) for name in _SHARED}
-    return Model(config=config, version={"model.py": File(content=(_STEPS / "decode.py").read_bytes()), **shared})
+    return Model(config=config, version={"model.py": _code("decode.py"), **shared, **_NO_CACHE})
 
 
 def _classify(network: Model, options: TritonOptions, kind: str, labels: list[str] | None) -> Model:
@@ -72,7 +78,7 @@ def _classify(network: Model, options: TritonOptions, kind: str, labels: list[st
         {"name": "topk_values", "data_type": "TYPE_FP32", "dims": [top_k]},
         {"name": "topk_indices", "data_type": "TYPE_INT64", "dims": [top_k]},
     ]
-    files = {"model.py": File(content=(_STEPS / "classify.py").read_bytes())}
+    files = {"model.py": _code("classify.py"), **_NO_CACHE}
     if labels is not None:
         outputs.append({"name": "topk_labels", "data_type": "TYPE_STRING", "dims": [top_k]})
         files["labels.txt"] = network.beside["labels.txt"]

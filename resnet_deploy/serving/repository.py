@@ -103,8 +103,7 @@ def _check(folder: Path, model: Model) -> tuple[int, bool]:
     if not (folder / CONFIG).is_file():
         raise RepositoryError(f"{folder} is there, and has no {CONFIG}: it is not a model of ours. Choose another --name")
     found = read_config(folder / CONFIG)
-    theirs, ours = (config.parameters[IDENTITY].string_value if IDENTITY in config.parameters else "a model that was not made "
-                    "by resnet-deploy" for config in (found, model.config))  # fmt: skip
+    theirs, ours = _identity(found), _identity(model.config)
     if theirs != ours:
         raise RepositoryError(
             f"{folder} holds another model: {theirs}; this one is {ours}. Choose another --name or another repository"
@@ -117,12 +116,19 @@ def _check(folder: Path, model: Model) -> tuple[int, bool]:
             "options that it was made with, or choose another --name"
         )
     newest = max((int(path.name) for path in folder.iterdir() if path.is_dir() and path.name.isdecimal()), default=0)
-    there = folder / str(newest)
-    same = newest > 0 and {name: file.digest for name, file in model.version.items()} == {
-        str(path.relative_to(there)): _digest(path) for path in there.rglob("*") if path.is_file() and "__pycache__" not in
-        path.parts
-    }  # fmt: skip
+    same = newest > 0 and _digests(folder / str(newest)) == {name: file.digest for name, file in model.version.items()}
     return (newest, True) if same else (newest + 1, False)
+
+
+def _identity(config: Any) -> str:
+    known = IDENTITY in config.parameters
+    return str(config.parameters[IDENTITY].string_value) if known else "a model that was not made by resnet-deploy"
+
+
+def _digests(folder: Path) -> dict[str, str | None]:
+    """Of every file in a version's folder but the byte code that a server may have left."""
+    names = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
+    return {str(name): _digest(folder / name) for name in names if "__pycache__" not in name.parent.parts}
 
 
 def _digest(path: Path) -> str | None:

@@ -251,6 +251,7 @@ def test_a_new_version_is_loaded_under_load_without_a_failed_request(
         assert triton.ask("net_jpeg", files=[photo()]).error is None
         wrong = [line for line in server.log if "Poll failed" in line or "failed to load" in line]
         assert not wrong, wrong
+    assert not list(repository.rglob("*.pyc")), "a file more would be a change, and the model be loaded again"
 
 
 def test_plans_pass_the_strict_checker_up_to_the_missing_backend(

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent))  # what is beside this file, before an installed package
-sys.dont_write_bytecode = True  # a new file in a version's folder is a change to a server that polls
+sys.dont_write_bytecode = True  # a file more in a version's folder is a change to a server that polls
 
 from resnet_deploy.preprocessing import Transform  # noqa: E402
 from resnet_deploy.specs import InputFormat, Preprocessing  # noqa: E402
