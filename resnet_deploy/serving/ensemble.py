@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import resnet_deploy
-from resnet_deploy.serving.model_config import new_config, string_parameters
+from resnet_deploy.errors import UsageError
+from resnet_deploy.serving.model_config import new_config, string_parameters, to_dict
 from resnet_deploy.serving.options import TritonOptions
 from resnet_deploy.serving.repository import IDENTITY, File, Model
 from resnet_deploy.specs import HeadKind
@@ -22,10 +23,16 @@ _NO_CACHE = {"__pycache__": File()}
 
 
 def ensemble(subject: Subject, network: Model, options: TritonOptions, labels: list[str] | None) -> list[Model]:
-    """The models around a network: decode, for scores of classes classify, and the one that clients call last."""
-    decode = _decode(subject, network, options)
+    """The models around a network: decode, for scores of classes classify, and the one that clients call last.
+
+    Raises UsageError where one of them would meet bfloat16, which Triton's Python models cannot read or write.
+    """
     kind = subject.description["head"]["kind"]
     scored = kind in {HeadKind.LOGITS.value, HeadKind.PROBABILITIES.value}
+    met = to_dict(network.config)["input"] + (to_dict(network.config)["output"] if scored else [])
+    if any(entry["data_type"] == "TYPE_BF16" for entry in met):
+        raise UsageError("Triton's Python models cannot read or write bfloat16; export without --native-io for --ensemble")
+    decode = _decode(subject, network, options)
     classify = [_classify(network, options, kind, labels)] if scored else []
     steps = [
         _step(decode, {"image": "jpeg"}, {"pixels": "pixels"}),

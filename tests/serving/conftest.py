@@ -41,6 +41,22 @@ def load_example(name: str) -> Any:
 example = load_example("server")
 
 
+def with_tensorrt(
+    bundle: Bundle, gpu: str, capability: str, version: str = "11.2.1.2", graph: str = "model.fp32.onnx", **changes: Any
+) -> str:
+    """A plan of TensorRT in a bundle's manifest, as a GPU machine would have recorded it; nothing here ever reads one."""
+    precision = graph.split(".")[1]
+    name = f"model.{precision}.tensorrt-{version}.{gpu.lower().replace(' ', '-')}.plan"
+    artifacts = bundle.manifest["artifacts"]
+    origin = {"flavour": "tensorrt", "version": version, "platform": "Linux-x86_64", "gpu": gpu, "targets": [],
+              "compute_capability": capability, "version_compatible": False, "hardware_compatible": None}  # fmt: skip
+    with bundle.transaction() as change:
+        change.write(name, f"ftrt {name}".encode())
+        entry = {"precision": precision, "made_from": artifacts[graph]["sha256"], "profiles": ["1:1:1", "1:4:8"]}
+        change.add(name, kind="plan", origin=origin, **{**entry, **changes})
+    return name
+
+
 @pytest.fixture(scope="session")
 def server_folder() -> Path:
     """Where `make setup` has put the server."""
@@ -131,7 +147,7 @@ def repository(bundles: dict[str, Bundle], tmp_path_factory: pytest.TempPathFact
     rd.triton(bundles["topk"], path, name="topk", ensemble="jpeg")
     rd.triton(bundles["features"], path, name="features")
     rd.triton(bundles["embedding"], path, name="embedding", ensemble="jpeg")
-    rd.triton(bundles["embedding"], path, name="half", precision="fp16")
+    rd.triton(bundles["embedding"], path, name="half", precision="fp16", ensemble="jpeg")
     rd.triton(bundles["probabilities"], path, name="probabilities", ensemble="jpeg", top_k=2)
     return path
 

@@ -24,7 +24,7 @@ from resnet_deploy.specs import InputFormat
 from resnet_deploy.steps import REFERENCE
 from resnet_deploy.subject import Subject
 from tests.conftest import ROOT
-from tests.serving.conftest import PROBABILITIES, Triton, example
+from tests.serving.conftest import PROBABILITIES, Triton, example, with_tensorrt
 
 # The model's name in the repository, its bundle, and what ONNX Runtime runs for it.
 MODELS = [
@@ -154,16 +154,17 @@ def test_bad_requests_are_refused(triton: Triton, bundles: dict[str, Bundle], pr
     assert triton.ask("digits", protocol, input=images[:8]).error is None, "and it still answers"
 
 
-@pytest.mark.parametrize("name", ["digits", "topk", "embedding", "probabilities"])
+@pytest.mark.parametrize("name", ["digits", "topk", "embedding", "half", "probabilities"])
 def test_image_files_are_prepared_as_everywhere_else(triton: Triton, bundles: dict[str, Bundle], name: str) -> None:
     """uint8 and float inputs; what comes out is eager's answer to this package's own preprocessing, and the best classes."""
-    bundle = bundles[name]
+    bundle, candidate = bundles["embedding" if name == "half" else name], REFERENCE
     files = [photo(), photo("JPEG", (33, 130), seed=1), photo("PNG", seed=2), photo("JPEG", mode="CMYK", seed=3)]
     images = prepared(bundle, files)
+    if name == "half":  # float16 in and out
+        images, candidate = images.astype(np.float16), Candidate.parse("onnxruntime:fp16")
     found = triton.ask(f"{name}_jpeg", files=files).arrays
     np.testing.assert_array_equal(triton.ask(f"{name}_decode", image=_bytes(files)).arrays["pixels"], images)
-    with Subject(bundle).backend(REFERENCE, 1) as eager:
-        expected = dict(eager.infer(images))
+    expected = answers_of(bundle, str(candidate), images)
     if name == "digits":
         powers = np.exp(expected["logits"] - expected["logits"].max(1, keepdims=True))
         expected = {"probabilities": powers / powers.sum(1, keepdims=True)}
@@ -203,7 +204,6 @@ def test_unload_and_load_again(triton: Triton, bundles: dict[str, Bundle]) -> No
     images = images_of(bundles["features"], 1)
     triton.get("repository/models/features/unload", {})
     triton.server.wait_for("successfully unloaded 'features'")
-    assert "not" in (triton.ask("digits-fp16", input=images).error or "not")
     with pytest.raises(AssertionError, match="features"):
         triton.get("models/features/versions/1/stats")
     triton.get("repository/models/features/load", {})
@@ -283,19 +283,6 @@ def test_plans_pass_the_strict_checker_up_to_the_missing_backend(
         assert reasons and "unable to find backend library for backend 'tensorrt'" in reasons[0], server.log
     assert [line for line in server.log if "Poll failed for model directory 'wrong'" in line and "preferred" in line]
     assert len([line for line in server.log if "Poll failed" in line]) == 1
-
-
-def with_tensorrt(bundle: Bundle, gpu: str, capability: str, version: str = "11.2.1.2", **changes: Any) -> str:
-    """A plan of TensorRT in a bundle's manifest, as a GPU machine would have recorded it; nothing here ever reads one."""
-    name = f"model.fp32.tensorrt-{version}.{gpu.lower().replace(' ', '-')}.plan"
-    artifacts = bundle.manifest["artifacts"]
-    origin = {"flavour": "tensorrt", "version": version, "platform": "Linux-x86_64", "gpu": gpu, "targets": [],
-              "compute_capability": capability, "version_compatible": False, "hardware_compatible": None}  # fmt: skip
-    with bundle.transaction() as change:
-        change.write(name, f"ftrt {name}".encode())
-        change.add(name, kind="plan", precision="fp32", made_from=artifacts["model.fp32.onnx"]["sha256"],
-                   origin=origin | changes.pop("origin", {}), **{"profiles": ["1:1:1", "1:4:8"], **changes})  # fmt: skip
-    return name
 
 
 def test_the_schema_is_tritonclients_own(server_folder: Path) -> None:

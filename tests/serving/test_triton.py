@@ -8,16 +8,20 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import resnet_deploy as rd
 from resnet_deploy.bundle import Bundle, now
 from resnet_deploy.engine.plan import Origin
 from resnet_deploy.errors import DataError, RepositoryError, ServingError, UsageError
+from resnet_deploy.lowering import LoweringOptions, lower
 from resnet_deploy.serving.model_config import read_config
 from resnet_deploy.serving.options import TritonOptions
 from resnet_deploy.serving.releases import RELEASES, fits, tensorrt_of
-from tests.serving.test_server import with_tensorrt
+from resnet_deploy.serving.steps.classify import TritonPythonModel
+from resnet_deploy.specs import silent
+from tests.serving.conftest import with_tensorrt
 from tests.test_cli import fails, load, run
 
 L4 = ("NVIDIA L4", "8.9")
@@ -188,6 +192,28 @@ def test_a_file_of_labels(bundle: Bundle, tmp_path: Path) -> None:
         rd.triton(bundle, tmp_path / "other", labels=names)
     with pytest.raises(DataError, match="cannot be read as labels"):
         rd.triton(bundle, tmp_path / "other", labels=tmp_path / "none.txt")
+
+
+def test_bfloat16_is_served_but_not_from_image_files(bundle: Bundle, tmp_path: Path) -> None:
+    lower(bundle, LoweringOptions(precision=("fp16", "bf16"), native_io=True), silent)
+    with pytest.raises(UsageError, match="onnxruntime has no option 'bf16'"):
+        rd.triton(bundle, tmp_path / "models", precision="bf16")
+    with_tensorrt(bundle, *L4, graph="model.bf16.onnx")
+    config = config_of(rd.triton(bundle, tmp_path / "models", precision="bf16", platform="tensorrt"))
+    assert (config.input[0].data_type, config.output[0].data_type) == (2, 14), "pixels in, bfloat16 out"
+    with pytest.raises(UsageError, match="cannot read or write bfloat16"):
+        rd.triton(bundle, tmp_path / "files", precision="bf16", platform="tensorrt", ensemble="jpeg")
+    half = config_of(rd.triton(bundle, tmp_path / "models", name="half", precision="fp16"))
+    assert half.output[0].data_type == 10
+
+
+def test_classify_of_float16_scores() -> None:
+    step = TritonPythonModel()
+    step.top_k, step.logits, step.labels = 2, True, np.array(["a", "b", "c"], np.object_)
+    found = step.classify(np.array([[1, 3, 2], [1e4, 0, 0]], np.float16))
+    assert found["topk_labels"].tolist() == [["b", "c"], ["a", "b"]] and found["topk_indices"].dtype == np.int64
+    assert found["probabilities"].dtype == np.float32 and np.isfinite(found["probabilities"]).all()
+    np.testing.assert_allclose(found["probabilities"].sum(1), 1, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 
 class TritonPythonModel:
-    """`scores` float32 [classes] → `probabilities`, `topk_values`, `topk_indices`, and `topk_labels` where there are names."""
+    """`scores` [classes], floats → `probabilities`, `topk_values`, `topk_indices`, and `topk_labels` where there are names."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Read from the model's configuration what the scores are, and how many classes are asked for."""
@@ -32,8 +32,9 @@ class TritonPythonModel:
             answers.append(pb_utils.InferenceResponse(output_tensors=tensors))
         return answers
 
-    def classify(self, scores: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+    def classify(self, scores: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """(N, classes) → outputs by name."""
+        scores = scores.astype(np.float32, copy=False)
         probabilities = softmax(scores) if self.logits else scores
         indices = np.argsort(-probabilities, axis=1, kind="stable")[:, : self.top_k].astype(np.int64)
         found: dict[str, NDArray[Any]] = {

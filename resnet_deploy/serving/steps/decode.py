@@ -25,6 +25,7 @@ from resnet_deploy.preprocessing import Transform  # noqa: E402
 from resnet_deploy.specs import InputFormat, Preprocessing  # noqa: E402
 
 FORMATS = ("JPEG", "PNG", "WEBP")
+DTYPES = {"TYPE_UINT8": np.uint8, "TYPE_FP32": np.float32, "TYPE_FP16": np.float16}
 
 
 class TritonPythonModel:
@@ -32,7 +33,9 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Read the preprocessing from the model's configuration."""
-        parameters = json.loads(args["model_config"])["parameters"]
+        config = json.loads(args["model_config"])
+        parameters = config["parameters"]
+        self.dtype = DTYPES[config["output"][0]["data_type"]]
         self.transform = Transform(
             preprocessing=Preprocessing.from_dict(json.loads(parameters["preprocessing"]["string_value"])),
             input_format=InputFormat(parameters["input_format"]["string_value"]),
@@ -50,7 +53,7 @@ class TritonPythonModel:
     def decode(self, data: bytes) -> NDArray[Any]:
         """One file's bytes as the model takes them. Raises OSError or ValueError."""
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            return self.transform(image)
+            return self.transform(image).astype(self.dtype, copy=False)
 
     def _answer(self, pb_utils: Any, images: list[Any]) -> Any:
         prepared = []
