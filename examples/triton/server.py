@@ -15,6 +15,7 @@ import contextlib
 import os
 import queue
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -96,6 +97,7 @@ class Server:
             ],
             env={**os.environ, "PATH": f"{folder / 'env' / 'bin'}{os.pathsep}{os.environ['PATH']}"},
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+            start_new_session=True,
         )  # fmt: skip
         threading.Thread(target=self._read, daemon=True).start()
 
@@ -106,17 +108,23 @@ class Server:
             self._lines.put(line)
         self._lines.put(None)
 
-    def wait_for(self, text: str, timeout_s: float = 120) -> str:
+    def wait_for(self, text: str, timeout_s: float = 300) -> str:
         """The first line with a text, from those that no call has seen yet. Raises ServerError where it does not come."""
         end = time.monotonic() + timeout_s
-        while (left := end - time.monotonic()) > 0:
-            with contextlib.suppress(queue.Empty):
-                line = self._lines.get(timeout=left)
-                if line is None:
+        while time.monotonic() < end:
+            ended = self._process.poll() is not None
+            try:
+                line = self._lines.get(timeout=1)
+            except queue.Empty:
+                if ended:  # the processes of its Python models, which outlive it for a while, keep the pipe open
                     break
-                if text in line:
-                    return line
-        raise ServerError(f"the server did not say {text!r}:\n" + "\n".join(self.log[-30:]))
+                continue
+            if line is None:
+                break
+            if text in line:
+                return line
+        wrong = [said for said in self.log if said.startswith(("E", "error"))]
+        raise ServerError(f"the server did not say {text!r}:\n" + "\n".join(wrong[-10:] or self.log[-30:]))
 
     def wait_until_listening(self) -> None:
         """Until it answers on both ports; it says so a moment before. Raises ServerError where it ends instead."""
@@ -142,6 +150,8 @@ class Server:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)  # what is left of its Python models
 
 
 @contextlib.contextmanager
@@ -177,6 +187,7 @@ def main() -> None:
     parser.add_argument("--http-port", type=int, default=8000)
     parser.add_argument("--grpc-port", type=int, default=8001)
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an exception, so that the server ends too
     try:
         if options.prepare or not (options.folder / READY).exists():
             prepare(options.folder)
