@@ -160,7 +160,9 @@ def _measured(subject: Subject, found: Artifact) -> dict[int, float]:
     records = [
         record
         for record in subject.bundle.manifest["measurements"].values()
-        if record.get("made_from") in hashes and record.get("candidate") == str(found.candidate)
+        if record.get("made_from") in hashes
+        and record.get("candidate") == str(found.candidate)
+        and not record.get("partial")  # of a run that was interrupted
     ]
     if not records:
         raise UsageError(
