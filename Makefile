@@ -13,7 +13,7 @@ CONSTRAINTS := $(if $(findstring gpu,$(EXTRAS)),,-c constraints.txt)
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt requirements-peers.txt
+$(STAMP): pyproject.toml constraints.txt requirements-peers.txt examples/triton/server.py
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.12")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) -e '.[$(EXTRAS),digits,dev]'
@@ -22,6 +22,7 @@ $(STAMP): pyproject.toml constraints.txt requirements-peers.txt
 	-for version in 11.4.0.106 10.16.1.11; do \
 	  $(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps -d $(VENV)/bindings \
 	    tensorrt-cu13-bindings==$$version || break; done
+	-$(BIN)/python examples/triton/server.py --prepare
 	touch $@
 
 bench: setup

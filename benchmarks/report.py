@@ -27,6 +27,7 @@ TITLES = {
     "int8_speed": "INT8 on the CPU (ResNet-50)",
     "embed": "A million images: what `embed` reaches of its parts, its memory, and SIGKILL",
     "engines": "What building a plan costs over the builder alone (ResNet-50)",
+    "triton_server": "What a Triton server adds to ONNX Runtime (ResNet-50, CPU)",
     "degradation": "The degradation experiment: deeper plain networks train worse, deeper residual ones do not",
 }
 INTRODUCTION = """\

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from resnet_deploy.models.create import create_model as create_model
     from resnet_deploy.models.registry import list_models as list_models
     from resnet_deploy.serving.embed import embed as embed
+    from resnet_deploy.serving.triton import triton as triton
     from resnet_deploy.steps import export as export
     from resnet_deploy.steps import verify as verify
     from resnet_deploy.tuning import tune as tune
@@ -39,6 +40,7 @@ _WHERE = {
     "inspect": "inspection",
     "layers": "divergence",
     "list_models": "models.registry",
+    "triton": "serving.triton",
     "tune": "tuning",
     "verify": "steps",
 }

@@ -65,6 +65,16 @@ class TuningError(DeployError):
     exit_code = EXIT_GATE
 
 
+class RepositoryError(DeployError):
+    """A Triton model repository that cannot be used: another model's, or not one."""
+
+
+class ServingError(DeployError):
+    """A model that would not serve as it was asked to: another TensorRT than the server's, or a latency over the bound."""
+
+    exit_code = EXIT_GATE
+
+
 class ExportError(DeployError):
     """An export that failed its checks: the file is not left behind."""
 

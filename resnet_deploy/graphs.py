@@ -78,6 +78,18 @@ def read_graph(path: Path) -> GraphReport:
     )  # fmt: skip
 
 
+def interface(path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Inputs and outputs of an ONNX file. Raises GraphError for anything else."""
+    import onnx
+
+    try:
+        graph = onnx.load(path, load_external_data=False).graph
+    except Exception as exc:  # protobuf has its own exceptions, by implementation
+        raise GraphError(f"{path} is not a valid ONNX file: {str(exc).splitlines()[0][:200]}") from exc
+    constants = {tensor.name for tensor in graph.initializer}
+    return tuple(_spec(value) for value in graph.input if value.name not in constants), tuple(map(_spec, graph.output))
+
+
 def _dtype(element: int) -> Any:
     import onnx
 

@@ -179,9 +179,13 @@ def test_the_library_knows_every_option_of_the_command_line() -> None:
     from resnet_deploy.engine.options import BuildOptions
     from resnet_deploy.lowering import LoweringOptions
     from resnet_deploy.serving.embed import EmbedOptions
+    from resnet_deploy.serving.options import TritonOptions
     from resnet_deploy.steps import ExportOptions
 
-    kinds = (ExportOptions, LoweringOptions, BuildOptions, ScenarioOptions, MeasureOptions, DetailOptions, EmbedOptions)
+    kinds = (
+        ExportOptions, LoweringOptions, BuildOptions, ScenarioOptions, MeasureOptions, DetailOptions, EmbedOptions,
+        TritonOptions,
+    )  # fmt: skip
     known = {field.name for kind in kinds for field in fields(kind)} | {"as_json"}
     known |= {"by_layer"}  # a call of its own: rd.layers
     known |= {"detail"}  # of what is printed
@@ -192,6 +196,7 @@ def test_the_library_knows_every_option_of_the_command_line() -> None:
         ("tune", "bundle"),
         ("build", "bundle"),
         ("embed", "bundle"),
+        ("triton", "bundle"),
     ):
         function = getattr(resnet_deploy, name)
         named = set(inspect.signature(function).parameters) | {argument}

@@ -119,7 +119,8 @@ class Timings:
         entries = {
             keys[candidate, size]: record(
                 measurement, batch=size, threads=self._threads, runtime=backends[candidate].describe(), measured=now(),
-                settings=self._options.used(backends[candidate]), **about,
+                settings=self._options.used(backends[candidate]), candidate=str(candidate),
+                made_from=self._subject.made_from(candidate), **about,
             )
             for candidate, measurement in measured.items()
         }  # fmt: skip

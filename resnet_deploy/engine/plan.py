@@ -73,7 +73,7 @@ def preflight(plan: Origin, machine: Origin) -> None:
     if machine.gpu is None:
         raise no_device(f"a plan of {plan} cannot run here")
     wrong = []
-    if not _version_fits(plan, machine):
+    if not version_fits(plan, machine.version):
         wrong.append(f"{plan.flavour} {machine.version}")
     if plan.platform != machine.platform:
         wrong.append(machine.platform)
@@ -86,15 +86,15 @@ def preflight(plan: Origin, machine: Origin) -> None:
         )
 
 
-def _version_fits(plan: Origin, machine: Origin) -> bool:
+def version_fits(plan: Origin, version: str) -> bool:
     """A plan runs on the version that built it; a version-compatible one of TensorRT on later ones, and one of 10 on 11.
 
     https://docs.nvidia.com/deeplearning/tensorrt/11.4.1/getting-started/support-matrix.html
     https://docs.nvidia.com/deeplearning/tensorrt-rtx/latest/inference-library/engine-compatibility.html
     """
-    if plan.version == machine.version:
+    if plan.version == version:
         return True
-    old, new = version_tuple(plan.version), version_tuple(machine.version)
+    old, new = version_tuple(plan.version), version_tuple(version)
     if plan.flavour != TENSORRT.name or not plan.version_compatible or not old or not new or new < old:
         return False
     return new[0] == old[0] or (old[0], new[0]) == (10, 11)

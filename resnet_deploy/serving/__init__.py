@@ -1,1 +1,1 @@
-"""What leaves the toolkit to work elsewhere: embeddings of many images."""
+"""What leaves this package to work elsewhere: Triton repositories, embeddings of many images."""

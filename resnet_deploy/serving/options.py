@@ -1,0 +1,105 @@
+"""What is asked of a Triton model repository."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from resnet_deploy.engine.flavours import FLAVOURS
+from resnet_deploy.errors import UsageError
+from resnet_deploy.specs import Precision
+
+DELAY_S = 500e-6
+PLATFORMS = ("onnxruntime", "tensorrt")
+_NAME = re.compile(r"[A-Za-z0-9][\w.+=-]*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TritonOptions:
+    """How a bundle is served. The names and defaults are those of `resnet-deploy triton`.
+
+    precision: the one that is served. platform: onnxruntime (the graph) or tensorrt (its plans). device: cpu or gpu, of
+    onnxruntime. flavour: whose plans; Triton's TensorRT backend reads those of tensorrt. plan: one of the bundle's plans by
+    file name, where several would do. name: of the model; by default the architecture's. instances: copies that run at the
+    same time; by default 1 on CPUs, each of which uses all cores, and 2 on GPUs, so that one copies while the other
+    computes. max_batch: the largest batch that Triton forms; by default the largest that the file is proven for.
+    max_delay_s: seconds that a request waits for others to fill a batch, by default 500 us or less. latency_bound_s:
+    seconds that 99 % of the requests may take; batches and delay are chosen for it from the bundle's measurements.
+    version_policy: latest:N, all, or specific:1,3. warm_up: run real shapes before a version is ready. cuda_graphs: of
+    plans. response_cache: let the server answer equal requests from memory. labels: a file with a class name a line, in the
+    bundle's place. threads: of one ONNX Runtime instance on the CPU. ensemble: jpeg, a model in front that takes image
+    files. top_k: how many classes it answers with. server: a Triton release, as 26.09, that has to read the plan.
+    """
+
+    precision: str = "fp32"
+    platform: str = "onnxruntime"
+    device: str | None = None
+    flavour: str = "tensorrt"
+    plan: str | None = None
+    name: str | None = None
+    instances: int | None = None
+    max_batch: int | None = None
+    max_delay_s: float | None = None
+    latency_bound_s: float | None = None
+    version_policy: str = "latest:1"
+    warm_up: bool = True
+    cuda_graphs: bool = True
+    response_cache: bool = False
+    labels: str | Path | None = None
+    threads: int | None = None
+    ensemble: str | None = None
+    top_k: int = 5
+    server: str | None = None
+
+    def __post_init__(self) -> None:
+        for what, value, known in (
+            ("precision", self.precision, [p.value for p in Precision]), ("platform", self.platform, PLATFORMS),
+            ("device", self.device or "cpu", ("cpu", "gpu")), ("flavour", self.flavour, FLAVOURS),
+            ("ensemble", self.ensemble or "jpeg", ("jpeg",)),
+        ):  # fmt: skip
+            if value not in known:
+                raise UsageError(f"unknown {what} {value!r}; choose from {', '.join(known)}")
+        if self.name is not None and not _NAME.fullmatch(self.name):
+            raise UsageError(f"{self.name!r} is not a model's name: letters, digits, and . _ + = - after the first")
+        for what, number in (("instances", self.instances), ("max-batch", self.max_batch), ("threads", self.threads),
+                             ("top-k", self.top_k)):  # fmt: skip
+            if number is not None and number < 1:
+                raise UsageError(f"--{what} must be at least 1; found {number}")
+        if (self.max_delay_s or 0) < 0 or (self.latency_bound_s is not None and self.latency_bound_s <= 0):
+            raise UsageError("a delay is not below 0, and a latency bound above it")
+        _ = self.policy
+        if self.platform == "tensorrt":
+            self._check_tensorrt()
+        elif self.plan or self.server:
+            raise UsageError("--plan and --for are about TensorRT plans; add --platform tensorrt")
+        elif self.on_gpu and self.threads:
+            raise UsageError("--threads is of ONNX Runtime on the CPU")
+
+    def _check_tensorrt(self) -> None:
+        if self.device == "cpu":
+            raise UsageError("plans run on GPUs; for the CPU use --platform onnxruntime")
+        if self.threads:
+            raise UsageError("--threads is of ONNX Runtime on the CPU")
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.platform == "tensorrt" or self.device == "gpu"
+
+    @property
+    def copies(self) -> int:
+        """Instances, with the default in their place."""
+        return self.instances or (2 if self.on_gpu else 1)
+
+    @property
+    def policy(self) -> dict[str, object]:
+        """The version policy as config.pbtxt has it. Raises UsageError."""
+        kind, _, argument = self.version_policy.partition(":")
+        numbers = [int(part) for part in argument.split(",") if part.isdecimal() and int(part) > 0]
+        if kind == "all" and not argument:
+            return {"all": {}}
+        if kind == "latest" and len(numbers) == 1 and argument.isdecimal():
+            return {"latest": {"num_versions": numbers[0]}}
+        if kind == "specific" and numbers and len(numbers) == len(argument.split(",")):
+            return {"specific": {"versions": numbers}}
+        raise UsageError(f"a version policy is latest:N, all, or specific:1,3; found {self.version_policy!r}")
