@@ -32,11 +32,13 @@ Make = Callable[[str], Backend]
 def make(digits_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     import onnxruntime
 
-    def on_the_cpu(ort: Any, path: Any, candidate: Candidate, threads: int | None, stream: Any) -> Any:
+    def on_the_cpu(ort: Any, path: Any, candidate: Candidate, threads: int | None, traces: Any, stream: Any) -> Any:
         assert stream.cuda_stream, "the session runs on the lane's stream"
         return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
+    apart = ort_module.record_apart
     monkeypatch.setattr(ort_module, "_session", on_the_cpu)
+    monkeypatch.setattr(ort_module, "record_apart", lambda path, candidate, *rest: apart(path, "onnxruntime", *rest))
     subject = Subject(digits_bundle)
 
     def build(text: str) -> Backend:

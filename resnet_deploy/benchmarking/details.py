@@ -10,9 +10,9 @@ from typing import Any
 from numpy.typing import NDArray
 
 from resnet_deploy.backends.base import Candidate
-from resnet_deploy.benchmarking.profile import profile_all
+from resnet_deploy.benchmarking.profile import Profile, profile_all
 from resnet_deploy.benchmarking.report import BenchReport
-from resnet_deploy.benchmarking.trtexec import check, find_tools
+from resnet_deploy.benchmarking.trtexec import Comparison, check, find_tools
 from resnet_deploy.specs import Progress
 from resnet_deploy.subject import Subject
 
@@ -57,10 +57,20 @@ class DetailOptions:
         warnings = list(report.warnings)
         if tools and not report.results:
             warnings.append("trtexec was not run: it is compared with the figures of --scenario sweep")
-        compared = list(check(job.subject, tools, job.candidates, report.results, job.duration_s, job.progress))
-        profiles = profile_all(
-            job.subject, job.candidates, job.batches if self.profile else (), images, threads=job.threads, fresh=job.fresh,
-            progress=job.progress, warn=warnings.append,
-        )  # fmt: skip
-        found = sorted(profiles, key=lambda one: job.batches.index(one.batch))
-        return replace(report, profiles=found, trtexec=compared, warnings=list(dict.fromkeys(warnings)))
+        compared: list[Comparison] = []
+        profiles: list[Profile] = []
+        interrupted = False
+        try:
+            for one in check(job.subject, tools, job.candidates, report.results, job.duration_s, job.progress):
+                compared.append(one)
+            for found in profile_all(
+                job.subject, job.candidates, job.batches if self.profile else (), images, threads=job.threads, fresh=job.fresh,
+                progress=job.progress, warn=warnings.append,
+            ):  # fmt: skip
+                profiles.append(found)
+        except KeyboardInterrupt:  # what there is is reported
+            interrupted = True
+        profiles.sort(key=lambda one: job.batches.index(one.batch))
+        return replace(
+            report, profiles=profiles, trtexec=compared, warnings=list(dict.fromkeys(warnings)), interrupted=interrupted
+        )
