@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from resnet_deploy.inspection import inspect as inspect
     from resnet_deploy.models.create import create_model as create_model
     from resnet_deploy.models.registry import list_models as list_models
+    from resnet_deploy.reporting.recorded import load_report as load_report
+    from resnet_deploy.reporting.writing import report as report
+    from resnet_deploy.reporting.writing import write_report as write_report
     from resnet_deploy.steps import export as export
     from resnet_deploy.steps import verify as verify
     from resnet_deploy.tuning import tune as tune
@@ -37,8 +40,11 @@ _WHERE = {
     "inspect": "inspection",
     "layers": "divergence",
     "list_models": "models.registry",
+    "load_report": "reporting.recorded",
+    "report": "reporting.writing",
     "tune": "tuning",
     "verify": "steps",
+    "write_report": "reporting.writing",
 }
 
 __all__ = sorted([*_WHERE, "__version__"])

@@ -28,6 +28,7 @@ from resnet_deploy.errors import UsageError
 from resnet_deploy.lowering import LoweringOptions, lower_missing
 from resnet_deploy.models import registry
 from resnet_deploy.parity import parse_gates
+from resnet_deploy.reporting.writing import check_path, publish
 from resnet_deploy.specs import MAX_BATCH, Precision, Progress, parse_batches, silent
 from resnet_deploy.steps import REFERENCE, compare, export, parity_key, verdict
 from resnet_deploy.subject import Subject
@@ -52,6 +53,7 @@ def bench(
     threads: int | None = None,
     fresh: bool = False,
     overwrite: bool = False,
+    report: str | Path | None = None,
     progress: Progress = silent,
     **options: Any,
 ) -> BenchReport:
@@ -59,16 +61,16 @@ def bench(
 
     output: the architecture's bundle, by default build/ARCH. data: as in `verify`; random pixels without. batch: 1, 8 and
     32 where the bundle proves them. duration_s: of sampling, for each candidate and batch. fresh: measure again what was
-    measured before. options: the fields of `ScenarioOptions`, and of `export`; with precision, backends that run files are
-    measured in each. Parity and measurements that the manifest has, of the same files, data, versions, machine and settings,
-    are reused.
+    measured before. report: a file for the report, .html, .md or .json; the bundle keeps its last run in any case. options:
+    the fields of `ScenarioOptions`, and of `export`; with precision, backends that run files are measured in each. Parity
+    and measurements that the manifest has, of the same files, data, versions, machine and settings, are reused.
     """
+    if report is not None:
+        check_path(report)
     asked, batches = parse_gates(gates), parse_batches(DEFAULT_BATCHES if batch is None else batch)
     scenarios, options = ScenarioOptions.split(options)
     precisions, _ = LoweringOptions.split(options)
     candidates = _candidates(backends, precisions)
-    if not candidates:
-        raise UsageError("there is no backend to measure")
     config = MeasureConfig(duration_s=duration_s)
     bundle = _bundle(target, output, batches, overwrite, progress, options)
     subject = Subject(bundle)
@@ -87,8 +89,7 @@ def bench(
     largest = subject.max_batch if batch is None else max(batches)
     judged = ScenarioRun(subject, dataset, scenarios, max_batch=largest, threads=threads, fresh=fresh, progress=progress)
     parity = _parity(subject, candidates, dataset, threads, fresh, progress)
-    if SWEEP not in scenarios.scenario:
-        batches = ()
+    batches = batches if SWEEP in scenarios.scenario else ()
     timings = _timings(subject, candidates, batches, dataset, config, threads, fresh, progress)
     results = [
         _result(candidate, size, timings, bundle.manifest["parity"][parity[candidate]], asked)
@@ -96,12 +97,18 @@ def bench(
         for candidate in candidates
     ]
     played = _played(judged, candidates, parity, asked)
-    warnings = warnings_for(results, subject.description) + judged.warnings
-    if skipped := bundle.manifest["parity"][parity[candidates[0]]]["data"]["skipped"]:
-        warnings.append(f"{len(skipped)} images were skipped: {skipped[0]['name']} ({skipped[0]['reason']}), ...")
-    return BenchReport(
+    skipped = _skipped(bundle.manifest["parity"][parity[candidates[0]]])
+    warnings = warnings_for(results, subject.description) + judged.warnings + skipped
+    found = BenchReport(
         machine=describe_machine(), model=subject.description, results=results, warnings=warnings, scenarios=played
     )
+    publish(bundle, found.to_dict(), report)
+    return found
+
+
+def _skipped(parity: dict[str, Any]) -> list[str]:
+    skipped = parity["data"]["skipped"]
+    return [f"{len(skipped)} images were skipped: {skipped[0]['name']} ({skipped[0]['reason']}), ..."] if skipped else []
 
 
 def _candidates(backends: Iterable[str], options: LoweringOptions) -> list[Candidate]:
@@ -113,6 +120,8 @@ def _candidates(backends: Iterable[str], options: LoweringOptions) -> list[Candi
         plain = candidate.precision is Precision.FP32 and candidate.backend != "eager"
         wanted = [p for p in options.precisions if p.value in known] if plain else [candidate.precision]
         found |= dict.fromkeys(replace(candidate, precision=precision) for precision in wanted)
+    if not found:
+        raise UsageError("there is no backend to measure")
     return list(found)
 
 

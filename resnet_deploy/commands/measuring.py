@@ -37,6 +37,7 @@ from resnet_deploy.terminal.progress import Bars
 @data_options
 @scenario_options
 @click.option("--fresh", is_flag=True, help="Measure again what was measured before.")
+@click.option("--report", metavar="FILE", help="Also write the report: .html, .md or .json.")
 @export_options
 @precision_options
 @json_option

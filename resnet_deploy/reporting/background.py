@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from resnet_deploy.reporting.document import Section, Table
-from resnet_deploy.reporting.facts import about, commands, flattened
+from resnet_deploy.reporting.facts import about, commands, folded, machine
 from resnet_deploy.reporting.rows import Report, Row
 from resnet_deploy.reporting.sections import CANDIDATE
 from resnet_deploy.reporting.words import metric, metric_name, milliseconds, number, percent
 
-_MACHINE = {"cpu": "CPU", "cores": "cores", "memory_bytes": "memory, bytes", "load_1min": "load of 1 min", "os": "system"}
 _GPU = (
     ("SM clock, MHz", "sm_clock_hz", 1e-6), ("memory clock, MHz", "memory_clock_hz", 1e-6), ("power, W", "power_w", 1.0),
     ("temperature, °C", "temperature_c", 1.0), ("memory, GB", "memory_used_bytes", 1e-9),
@@ -36,7 +35,7 @@ def failures(report: Report) -> list[Section]:
         return []
     names = ("backend", "device", "precision", "batch", "error")
     cells = [
-        [one["backend"], one["device"], one["precision"], str(one.get("batch", "–")), str(one.get("error") or "unknown")]
+        [one["backend"], one["device"], one["precision"], str(one.get("batch") or "–"), str(one.get("error") or "unknown")]
         for one in lost
     ]
     table = Table(names=names, rows=cells, words=CANDIDATE | {"error"}, marked=frozenset(range(len(cells))))
@@ -49,23 +48,31 @@ def scenarios(report: Report) -> list[Section]:
     if not found:
         return []
     known = [name for name in _SCENARIO if any(name in (one.get("metrics") or {}) for one in found)]
-    names = ["backend", "device", "precision", "scenario", "LoadGen says", "figure", *map(metric_name, known), "gate", "why"]
+    names = ["backend", "device", "precision", "scenario", "LoadGen says", "figure", *map(metric_name, known), "gate"]
     cells = [
         [
             one["backend"], one["device"], one["precision"], str(one.get("scenario")), verdict(one), figure(one),
             *(metric(name, (one.get("metrics") or {}).get(name)) for name in known), str(one.get("gate", "–")),
-            "; ".join(str(said) for said in (one.get("error") or one.get("reason"), *(one.get("notes") or ())) if said),
         ]
         for one in found
     ]  # fmt: skip
     failed = frozenset(index for index, one in enumerate(found) if not one.get("valid") or one.get("gate") == "fail")
-    table = Table(names=names, rows=cells, words=CANDIDATE | {"scenario", "LoadGen says", "gate", "why"}, marked=failed)
-    bound = next(
-        (number((one.get("metrics") or {}).get("latency_bound_s")) for one in found if one.get("scenario") == "server"), None
-    )
+    table = Table(names=names, rows=cells, words=CANDIDATE | {"scenario", "LoadGen says", "gate"}, marked=failed)
+    bounds = [number((one.get("metrics") or {}).get("latency_bound_s")) for one in found if one.get("scenario") == "server"]
     note = "As LoadGen, MLPerf's own load generator, judged them. The figure is the one that MLPerf reports of a scenario"
+    bound = next((bound for bound in bounds if bound is not None), None)
     note += "." if bound is None else f"; the server's rate is the highest with 99 % of the answers within {bound * 1e3:g} ms."
-    return [Section(title="MLPerf scenarios", notes=[note], table=table), *_everything(found)]
+    reasons = [
+        f"{run_name(one)}: {'; '.join(map(str, said))}"
+        for one in found
+        if (said := [said for said in (one.get("error") or one.get("reason"), *(one.get("notes") or ())) if said])
+    ]
+    return [Section(title="MLPerf scenarios", notes=[note, *reasons], table=table), *_everything(found)]
+
+
+def run_name(one: Mapping[str, Any]) -> str:
+    """A scenario's run in words."""
+    return f"{one['backend']} {one['precision']} {one.get('scenario')}"
 
 
 def verdict(one: Mapping[str, Any]) -> str:
@@ -89,7 +96,7 @@ def _everything(found: Sequence[Mapping[str, Any]]) -> list[Section]:
     names = list(dict.fromkeys(name for one in runs for name in one["metrics"]))
     if not names:
         return []
-    heads = [f"{one['backend']} {one['precision']} {one.get('scenario')}" for one in runs]
+    heads = [run_name(one) for one in runs]
     cells = [[metric_name(name), *(metric(name, one["metrics"].get(name)) for one in runs)] for name in names]
     return [
         Section(
@@ -118,32 +125,26 @@ def trtexec(report: Report) -> list[Section]:
 
 def conditions(report: Report, found: Sequence[Row]) -> list[Section]:
     """The machine, and what it did meanwhile."""
-    machine = {key: value for key, value in report["machine"].items() if key not in {"packages", "python"}}
-    pairs = flattened({_MACHINE.get(key, key.replace("_", " ")): value for key, value in machine.items()})
-    threads = sorted({str(result["threads"]) for result in report["results"] if result.get("threads")})
-    pairs += [("threads of a backend", ", ".join(threads))] if threads else []
-    table = Table(names=("what", "how"), rows=pairs, words=frozenset({"what", "how"}))
+    table = Table(names=("what", "how"), rows=machine(report), words=frozenset({"what", "how"}))
     sections = [Section(title="Conditions", notes=["The machine that this was measured on."], table=table)]
-    watched = [row for row in found if row.result.get("conditions")]
-    if not watched:
-        return sections
-    note = "What the machine did while each row was measured. Of a GPU: before, during (lowest to highest) and after."
-    columns = {name: [cell(row) for row in watched] for name, cell in _COLUMNS.items()}
-    kept = {name: cells for name, cells in columns.items() if any(text != "–" for text in cells)}
-    cells = [[row.backend, row.precision, str(row.batch), *(kept[name][at] for name in kept)] for at, row in enumerate(watched)]
-    words = CANDIDATE | {"throttled", "warnings", "governor"}
-    return [
-        *sections,
-        Section(
-            title="Meanwhile",
-            notes=[note],
-            table=Table(names=("backend", "precision", "batch", *kept), rows=cells, words=words),
-        ),
-    ]
+    watched = [(row.title, row.result["conditions"]) for row in found if row.result.get("conditions")]
+    watched += [(run_name(one), one["conditions"]) for one in report.get("scenarios") or () if one.get("conditions")]
+    columns = {name: [cell(seen) for _, seen in watched] for name, cell in _COLUMNS.items()}
+    kept = [name for name, cells in columns.items() if any(text != "–" for text in cells)]
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for at, (title, _) in enumerate(watched):
+        alike.setdefault(tuple(columns[name][at] for name in kept), []).append(title)
+    if alike:
+        cells = [["; ".join(titles), *texts] for texts, titles in alike.items()]
+        words = frozenset({"rows", "governor", "throttled", "warnings"})
+        note = "What it did while rows were measured. Of a GPU: before, during (lowest to highest) and after."
+        table = Table(names=("rows", *kept), rows=cells, words=words)
+        sections.append(Section(title="Meanwhile", notes=[note], table=table))
+    return sections
 
 
 def _cpu(name: str, digits: int) -> Any:
-    return lambda row: _rounded((row.result["conditions"].get("cpu") or {}).get(name), digits)
+    return lambda seen: _rounded((seen.get("cpu") or {}).get(name), digits)
 
 
 def _rounded(value: Any, digits: int) -> str:
@@ -154,8 +155,8 @@ def _rounded(value: Any, digits: int) -> str:
 def _gpu(name: str, scale: float) -> Any:
     """Before · during, from the lowest to the highest · after."""
 
-    def cell(row: Row) -> str:
-        gpu = row.result["conditions"].get("gpu") or {}
+    def cell(seen: Report) -> str:
+        gpu = seen.get("gpu") or {}
         during = (gpu.get("during") or {}).get(name)
         during = during if isinstance(during, Mapping) else {}
         ends = [_times(during.get(end), scale) for end in ("min", "max")]
@@ -171,35 +172,36 @@ def _times(value: Any, scale: float) -> str:
     return "–" if found is None else f"{found * scale:,.0f}" if found * scale >= 10 else f"{found * scale:.1f}"
 
 
-def _clock(row: Row) -> str:
-    clock = ((row.result["conditions"].get("cpu") or {}).get("clock_hz")) or {}
+def _clock(seen: Report) -> str:
+    clock = ((seen.get("cpu") or {}).get("clock_hz")) or {}
     return _rounded((number(clock.get("median")) or 0) / 1e6 or None, 0) if isinstance(clock, Mapping) else "–"
 
 
-def _throttled(row: Row) -> str:
-    throttled = (row.result["conditions"].get("gpu") or {}).get("throttled") or {}
+def _throttled(seen: Report) -> str:
+    throttled = (seen.get("gpu") or {}).get("throttled") or {}
     return ", ".join(f"{reason} {percent(share, 0)}" for reason, share in throttled.items()) or "–"
 
 
-def _energy(row: Row) -> str:
-    found = number(row.result["conditions"].get("energy_per_image_j"))
+def _energy(seen: Report) -> str:
+    found = number(seen.get("energy_per_image_j"))
     return "–" if found is None else f"{found * 1e3:,.3g}"
 
 
 _COLUMNS: dict[str, Any] = {
-    "s": lambda row: _rounded(row.result["conditions"].get("duration_s"), 1),
+    "s": lambda seen: _rounded(seen.get("duration_s"), 1),
     "own cores": _cpu("own_cores", 2), "others' cores": _cpu("other_cores", 2), "stolen cores": _cpu("stolen_cores", 2),
     "load before": _cpu("load_1min_before", 1), "load after": _cpu("load_1min_after", 1), "CPU clock, MHz": _clock,
-    "governor": lambda row: str((row.result["conditions"].get("cpu") or {}).get("governor") or "–"),
+    "governor": lambda seen: str((seen.get("cpu") or {}).get("governor") or "–"),
     "process threads": _cpu("threads", 0),
     **{name: _gpu(key, scale) for name, key, scale in _GPU}, "throttled": _throttled, "energy, mJ/image": _energy,
-    "warnings": lambda row: "; ".join(map(str, row.result["conditions"].get("warnings") or ())) or "–",
+    "warnings": lambda seen: "; ".join(map(str, seen.get("warnings") or ())) or "–",
 }  # fmt: skip
 
 
 def versions(report: Report) -> list[Section]:
     """Python and the packages."""
-    pairs = flattened({"python": report["machine"].get("python"), **(report["machine"].get("packages") or {})})
+    known = {"python": report["machine"].get("python"), **(report["machine"].get("packages") or {})}
+    pairs = [(str(name), str(version)) for name, version in known.items()]
     return [
         Section(
             title="Versions", table=Table(names=("package", "version"), rows=pairs, words=frozenset({"package", "version"}))
@@ -213,7 +215,7 @@ def again(report: Report) -> list[Section]:
     notes = ["As it was run:" if report.get("commands") else "One command makes the same files and measures the same rows:"]
     if not report.get("commands") and any(line.endswith(" DATA") or " DATA " in line for line in lines):
         notes.append("DATA stands for the calibration images, which the report does not name.")
-    return [Section(title="To get it again", notes=notes, code=lines)]
+    return [Section(title="To get it again", notes=notes, code=list(map(folded, lines)))]
 
 
 def reading() -> list[Section]:

@@ -11,7 +11,7 @@ from resnet_deploy.reporting.compare import Change, RunComparison
 from resnet_deploy.reporting.document import Document, Section, Table, Tile
 from resnet_deploy.reporting.figures import NEUTRAL, Figure
 from resnet_deploy.reporting.markup import el, join
-from resnet_deploy.reporting.words import milliseconds
+from resnet_deploy.reporting.words import counted, milliseconds
 
 _LOOK = {"slower": (1, 4), "faster": (2, 2), "same": (NEUTRAL, 0)}
 _FARTHEST = 32.0  # an interval without an end is drawn this far
@@ -40,8 +40,8 @@ def summary(found: RunComparison) -> list[str]:
     """The comparison in a few sentences."""
     counts = {verdict: [c for c in found.changes if c.verdict == verdict] for verdict in _LOOK}
     said = [
-        f"Of {len(found.changes)} rows in both, {len(counts['slower'])} are slower and {len(counts['faster'])} faster beyond "
-        f"noise; {len(counts['same'])} are the same within it."
+        f"{counted(len(found.changes), 'row')} in both. Beyond noise: {len(counts['slower'])} slower, "
+        f"{len(counts['faster'])} faster; within it: {len(counts['same'])}."
     ]
     if slower := counts["slower"]:
         worst = max(slower, key=lambda change: change.ratio)
@@ -50,7 +50,7 @@ def summary(found: RunComparison) -> list[str]:
         best = min(faster, key=lambda change: change.ratio)
         said.append(f"Most gained: {best.title}, {1 / best.ratio:.2f} times as fast.")
     if found.limit is not None:
-        said.append(f"{len(found.failures)} regressions, by a limit of {found.limit:.1%} and beyond noise.")
+        said.append(f"{counted(len(found.failures), 'regression')}, by a limit of {found.limit:.1%} and beyond noise.")
     return said
 
 

@@ -45,18 +45,21 @@ def _tensor(spec: Mapping[str, Any]) -> str:
     return f"{spec.get('name')} {spec.get('dtype')} [{', '.join(map(str, spec.get('shape') or ()))}]"
 
 
-def flattened(value: Any, name: str = "") -> list[tuple[str, str]]:
-    """A nested dict as pairs of a dotted name and a text; empty parts are left out."""
-    if isinstance(value, Mapping):
-        return [pair for key, part in value.items() for pair in flattened(part, f"{name}.{key}" if name else str(key))]
-    if isinstance(value, (list, tuple)):
-        if any(isinstance(part, (Mapping, list, tuple)) for part in value):
-            return [pair for index, part in enumerate(value) for pair in flattened(part, f"{name}.{index}")]
-        value = ", ".join(map(str, value)) or None
-    if isinstance(value, float):
-        value = f"{value:.6g}"
-    whole = isinstance(value, int) and name.endswith("bytes")
-    return [] if value is None else [(name, f"{value:,}" if whole else str(value))]
+def machine(report: Report) -> list[tuple[str, str]]:
+    """What it was measured on."""
+    known, threads = report["machine"], {str(one["threads"]) for one in report["results"] if one.get("threads")}
+    facts = [("CPU", str(known.get("cpu"))), ("Cores", str(known.get("cores"))), ("Memory", _gib(known.get("memory_bytes")))]
+    for gpu in known.get("gpus") or ():
+        parts = (gpu.get("name"), _gib(gpu.get("memory_bytes")), gpu.get("compute_capability"))
+        facts.append(("GPU", f"{parts[0]}, {parts[1]}, compute capability {parts[2]}"))
+    load = number(known.get("load_1min"))
+    facts += [("Load of 1 min", f"{load:.1f}")] if load is not None else []
+    return [*facts, ("System", str(known.get("os"))), ("Threads of a backend", ", ".join(sorted(threads)) or "–")]
+
+
+def _gib(value: Any) -> str:
+    found = number(value)
+    return "unknown" if found is None else f"{found / 2**30:,.0f} GiB"
 
 
 def commands(report: Report) -> list[str]:
@@ -104,6 +107,20 @@ def _measured(report: Report) -> list[str]:
         words += ["--scenario", scenario]
     threads = next((one["threads"] for one in measured if one.get("threads")), None)
     return words + ([] if threads is None else ["--threads", str(threads)])
+
+
+def folded(command: str) -> str:
+    """A command over several lines, an option each, as a shell takes it."""
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        return command
+    lines: list[list[str]] = [[]]
+    for word in words:
+        if word.startswith("-") and len(word) > 1:
+            lines.append([])
+        lines[-1].append(word)
+    return " \\\n    ".join(shlex.join(line) for line in lines)
 
 
 def _place(one: Mapping[str, Any]) -> tuple[str, str]:

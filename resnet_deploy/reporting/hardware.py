@@ -19,7 +19,7 @@ PARTS = (("h2d", "to the device", 0), ("compute", "compute", 2), ("d2h", "back f
 
 
 def part_s(row: Row, name: str) -> float | None:
-    """The median of one part of a row's latency: enqueue, h2d, compute, d2h, or the rest of it."""
+    """The median of one part of a row's latency: enqueue, h2d, compute, d2h, host (their sum), or the rest."""
     if name == "rest":
         known = [part_s(row, part) or 0.0 for part in ("h2d", "compute", "d2h")]
         return max(0.0, row.p50_s - sum(known)) if any(known) else None

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
-import statistics
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,13 +20,13 @@ _PROGRAM = "resnet-deploy"
 _MADE = {"onnx", "calibration", "plan"}  # the kinds of artifacts that a run measures
 
 
-def keep_report(bundle: Bundle, report: Report, sample_keys: Mapping[str, str]) -> dict[str, Any]:
-    """Keep a run as the bundle's last, without a second copy of its samples; returns it with them, as `load_report` does.
+def keep_report(bundle: Bundle, report: Report) -> dict[str, Any]:
+    """Keep a run as the bundle's last; returns it with its raw samples, as `load_report` does.
 
-    sample_keys: by row, where samples.json has them. Nothing is written where the run found only what is kept already, and
-    a bundle that may not be written stays as it is: the run's figures count, not where they lie.
+    Nothing is written where the run found only what is kept already, and a bundle that may not be written stays as it is: the
+    run's figures count, not where they lie.
     """
-    content = {**report, "sample_keys": dict(sample_keys), "commands": _commands(bundle)}
+    content = {**report, "commands": _commands(bundle)}
     if not _is_kept(bundle, content):
         with contextlib.suppress(BundleError), bundle.transaction() as change:
             change.stage(BENCH).write_text(json.dumps(content, indent=1))
@@ -87,18 +85,12 @@ def _of_bundle(bundle: Bundle) -> dict[str, Any]:
 def _whole(bundle: Bundle, content: Report) -> dict[str, Any]:
     """A report with the raw samples that the bundle keeps of its rows, and where its calibration came from."""
     artifacts, found = bundle.manifest["artifacts"], dict(content)
-    sample_keys = found.pop("sample_keys", {})
-    if SAMPLES in artifacts and sample_keys:
-        kept = json.loads(bundle.artifact(SAMPLES).read_bytes())
-        medians = {_key(result): result["latency_s"]["p50"] for result in found["results"]}
-        # A run that was killed between its measurement and its report left newer samples than this report's.
-        found["samples"] = {
-            row: {"host_s": kept[key]["host_s"]}
-            for row, key in sample_keys.items()
-            if key in kept
-            and row in medians
-            and math.isclose(statistics.median(kept[key]["host_s"]), medians[row], rel_tol=1e-6)
-        }
+    if SAMPLES in artifacts:
+        kept, measured = json.loads(bundle.artifact(SAMPLES).read_bytes()), bundle.manifest["measurements"]
+        # The measurement of the very figures that the report has: one that was made later is another's.
+        keys = {json.dumps(entry["latency_s"], sort_keys=True): key for key, entry in measured.items()}
+        of_rows = {_key(result): keys.get(json.dumps(result["latency_s"], sort_keys=True)) for result in found["results"]}
+        found["samples"] = {row: {"host_s": kept[key]["host_s"]} for row, key in of_rows.items() if key in kept}
     if calibration := artifacts.get(CALIBRATION):
         source = str(calibration.get("data", "")).rpartition(" (")[0]
         found["calibration"] = {"source": source or "DATA", "method": calibration.get("method")}

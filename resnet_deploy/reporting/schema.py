@@ -13,14 +13,15 @@ NUMBER = (int, float)
 _DEEPEST = 24
 _LATENCY = {"p50!": NUMBER}
 _CANDIDATE = {"backend!": str, "device!": str, "precision!": str}
-_LATENCIES = {f"{name}latency_s": {"p50": NUMBER} for name in ("device_", "enqueue_", "h2d_", "compute_", "d2h_")}
+_LATENCIES = {f"{name}latency_s": {"p50": NUMBER} for name in ("device_", "enqueue_", "h2d_", "compute_", "d2h_", "host_")}
+_CONDITIONS = {
+    "cpu": {"clock_hz": dict}, "gpu": {"before": dict, "during": dict, "after": dict, "throttled": dict}, "warnings": list,
+}  # fmt: skip
 _RESULT = {
     **_CANDIDATE, **_LATENCIES, "batch!": int, "latency_s!": _LATENCY, "parity": dict, "failures": list, "roofline": dict,
-    "conditions": {
-        "cpu": {"clock_hz": dict}, "gpu": {"before": dict, "during": dict, "after": dict, "throttled": dict}, "warnings": list,
-    },
-    "settings": dict,
+    "conditions": _CONDITIONS, "settings": dict,
 }  # fmt: skip
+_SCENARIO = {**_CANDIDATE, "metrics": dict, "failures": list, "notes": list, "parity": dict, "conditions": _CONDITIONS}
 _SAMPLES = {"host_s": [NUMBER]}
 _PROFILE = {"backend!": str, "precision!": str, "layers": [{"name!": str, "time_s": NUMBER, "share": NUMBER}]}
 REPORT = {
@@ -30,7 +31,7 @@ REPORT = {
     },
     "results!": [_RESULT],
     "warnings": list,
-    "scenarios": [{**_CANDIDATE, "metrics": dict, "parity": dict, "failures": list, "notes": list}],
+    "scenarios": [_SCENARIO],
     "unmeasured": [{**_CANDIDATE, "batch": int}],
     "verdicts": [dict],
     "profiles": [_PROFILE],

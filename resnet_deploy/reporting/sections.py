@@ -56,13 +56,15 @@ def _failed(found: Sequence[Row]) -> frozenset[int]:
     return frozenset(index for index, row in enumerate(found) if not row.passed)
 
 
+_CALLED = {"enqueue": "enqueue ms", "h2d": "H2D ms", "compute": "compute ms", "d2h": "D2H ms", "host": "latency ms"}
+
+
 def parts(found: Sequence[Row]) -> list[Section]:
     """A latency's parts by trtexec's names, with the options that they were taken with."""
-    keys = [key for key in ("enqueue", "h2d", "compute", "d2h") if any(hardware.part_s(row, key) is not None for row in found)]
+    keys = [key for key in _CALLED if any(hardware.part_s(row, key) is not None for row in found)]
     told = [row for row in found if row.result.get("settings") or any(hardware.part_s(row, key) is not None for key in keys)]
     if not told:
         return []
-    called = {"enqueue": "enqueue ms", "h2d": "H2D ms", "compute": "compute ms", "d2h": "D2H ms"}
     cells = [
         [
             row.backend, row.precision, str(row.batch), *(milliseconds(hardware.part_s(row, key)) for key in keys),
@@ -70,9 +72,12 @@ def parts(found: Sequence[Row]) -> list[Section]:
         ]
         for row in told
     ]  # fmt: skip
-    names = ["backend", "precision", "batch", *(called[key] for key in keys), "host to host ms", "taken with"]
+    names = ["backend", "precision", "batch", *(_CALLED[key] for key in keys), "host to host ms", "taken with"]
     drawn = hardware.latency_parts(found)
-    note = "Medians. In trtexec's words: Enqueue Time, H2D Latency, GPU Compute Time, D2H Latency and, host to host, Latency."
+    note = (
+        "Medians, in trtexec's words: Enqueue Time, H2D Latency, GPU Compute Time, D2H Latency; Latency is the sum of the last "
+    )
+    note += "three. Host to host is what a caller waits."
     table = Table(names=names, rows=cells, words=CANDIDATE | {"taken with"})
     return [
         Section(

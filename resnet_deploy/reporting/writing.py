@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from resnet_deploy._files import write_atomic, writing
 from resnet_deploy.bundle import MANIFEST, Bundle
 from resnet_deploy.errors import BundleError, UsageError
-from resnet_deploy.reporting.recorded import BENCH, CALIBRATION, SAMPLES, load_report
+from resnet_deploy.reporting.recorded import BENCH, CALIBRATION, SAMPLES, keep_report, load_report
 from resnet_deploy.reporting.words import share
 
 if TYPE_CHECKING:
@@ -66,6 +66,13 @@ def write_report(report: Mapping[str, Any] | RunComparison, path: str | Path) ->
         path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, content)
     return path
+
+
+def publish(bundle: Bundle, report: Mapping[str, Any], path: str | Path | None) -> None:
+    """Keep a run's report in its bundle, and write it to a file where one was asked for. Raises as `write_report` does."""
+    kept = keep_report(bundle, report)
+    if path is not None:
+        write_report(kept, path)
 
 
 def check_path(path: str | Path) -> Path:

@@ -79,7 +79,8 @@ def result(backend: str, device: str, precision: str, batch: int) -> dict[str, A
         "samples": 600, "noisy": False, "warm": True, "parity": parity(*LOSS[precision]), "parity_data": "val/", "gate": "pass",
         "failures": [], "threads": 32, "runtime": {"tensorrt": "11.4.0"}, "measured": "2026-11-20T10:00:00+00:00",
         "enqueue_latency_s": latency(0.02e-3), "h2d_latency_s": latency(0.13 * p50), "compute_latency_s": latency(0.78 * p50),
-        "d2h_latency_s": latency(0.02 * p50), "throughput_images_per_s": 1.18 * batch / p50,
+        "d2h_latency_s": latency(0.02 * p50),
+        "host_latency_s": latency(0.93 * p50), "throughput_images_per_s": 1.18 * batch / p50,
         "roofline": roofline(precision, batch, batch / p50), "conditions": conditions(batch), "settings": settings,
     }  # fmt: skip
 
@@ -93,7 +94,8 @@ def scenario(name: str, **changes: Any) -> dict[str, Any]:
         metrics |= {"target_qps": 48000.0, "latency_bound_s": 0.015}
     return {
         "backend": "tensorrt", "device": "cuda", "precision": "int8", "scenario": name, "valid": True, "reason": "",
-        "error": None, "notes": [], "metrics": metrics, "log_files": [f"loadgen.tensorrt-int8.{name}.summary.txt"], "threads": 32,
+        "error": None, "notes": [], "metrics": metrics, "threads": 32, "conditions": conditions(8),
+        "log_files": [f"loadgen.tensorrt-int8.{name}.summary.txt"],
         "parity": parity(*LOSS["int8"]), "parity_data": "val/", "gate": "pass", "failures": [], "runtime": {},
         "measured": "2026-11-20T10:05:00+00:00", **changes,
     }  # fmt: skip
