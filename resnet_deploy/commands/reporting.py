@@ -30,10 +30,11 @@ def report(as_json: bool, **given: Any) -> None:
         resnet-deploy report before.json build/resnet50 --fail-on-regression 5%
     """
     import resnet_deploy as rd
+    from resnet_deploy.reporting.writing import thinned
 
     found, written = rd.report(**given_of(given)), given["output"]
     if isinstance(found, dict):
-        show(found, lambda: text.run(found, written), as_json)
+        show(thinned(found), lambda: text.run(found, written), as_json)
         return
     show(found.to_dict(), lambda: text.comparison(found, written), as_json)
     judge(found.failures)

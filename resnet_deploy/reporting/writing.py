@@ -108,7 +108,7 @@ def _taken(folder: Path) -> set[str]:
 def render(report: Mapping[str, Any] | RunComparison, suffix: str) -> str:
     """A report's text: `.html`, `.md` or `.json`."""
     if suffix == ".json":
-        return json.dumps(_thinned(report) if isinstance(report, Mapping) else report.to_dict(), indent=1) + "\n"
+        return json.dumps(thinned(report) if isinstance(report, Mapping) else report.to_dict(), indent=1) + "\n"
     from resnet_deploy.reporting import html, markdown
 
     if isinstance(report, Mapping):
@@ -122,8 +122,9 @@ def render(report: Mapping[str, Any] | RunComparison, suffix: str) -> str:
     return html.page(content) if suffix == ".html" else markdown.page(content)
 
 
-def _thinned(report: Mapping[str, Any]) -> dict[str, Any]:
-    """With as many samples of a row as a comparison uses: a fast backend has tens of thousands, and the bundle keeps them."""
+def thinned(report: Mapping[str, Any]) -> dict[str, Any]:
+    """A report as it is written: with as many samples of a row as a comparison uses. A fast backend has tens of thousands, and
+    the bundle keeps them."""
     from resnet_deploy.reporting.compare import evenly
 
     samples = {

@@ -112,7 +112,7 @@ class Page:
         return self._events("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded")
 
     def run(self, expression: str) -> Any:
-        found = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+        found = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 
