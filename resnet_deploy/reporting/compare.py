@@ -2,10 +2,9 @@
 
 A row's noise is an interval of the ratio of its medians, second run over first, at 95 %:
 
-    samples   where both runs kept raw samples: a bootstrap of the two medians. Whole blocks are drawn, not samples, each as
-              long as one of the `ROUNDS` turns in which backends are measured: samples of one turn share the state of the
-              machine, and would otherwise count as more evidence than they are (Künsch, "The jackknife and the bootstrap
-              for general stationary observations", 1989).
+    samples   where both runs kept raw samples: Student's, of the logarithms of each turn's median. Backends are measured in
+              `ROUNDS` turns, and samples of one turn share the state of the machine: they are one piece of evidence, not
+              hundreds. Degrees of freedom are those of the run with fewer turns, which errs on the side of noise.
     iqr       otherwise: each median by 1.57 IQR / sqrt(n) (McGill, Tukey and Larsen, "Variations of box plots", 1978),
               with n no more than those turns, for the same reason.
 
@@ -17,7 +16,6 @@ beside it. Rows of 3 or fewer samples, and of an unknown number, are never beyon
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -31,8 +29,8 @@ from resnet_deploy.reporting.rows import Report, Row, key_of_row, rows
 from resnet_deploy.reporting.words import number
 
 ROUNDS = 6  # of `MeasureConfig`
-RESAMPLES = 500
-KEPT = 600  # samples of a row that a bootstrap draws from: more change its interval by nothing that is seen
+KEPT = 600  # samples of a row that are written with a report: 100 a turn
+_T = {3: 3.182, 4: 2.776, 5: 2.571}  # Student's t at 97.5 %, by degrees of freedom
 _FEWEST = 4
 _PARITY = {"cosine_mean": 1e-6, "top1_agreement": 0.0, "top1_accuracy": 0.0}  # and by how much it may differ
 
@@ -190,9 +188,11 @@ def _interval(old: Row, new: Row) -> tuple[float, float, str]:
     """The 95 % interval of the ratio of medians, holding the ratio itself."""
     ratio = new.p50_s / old.p50_s
     if min(len(old.host_s), len(new.host_s)) >= _FEWEST:
-        logs = np.log(_medians(new.host_s)) - np.log(_medians(old.host_s))
-        low, high = np.exp(np.quantile(logs, [0.025, 0.975]))
-        return min(float(low), ratio), max(float(high), ratio), "samples"
+        before, after = _turns(old.host_s), _turns(new.host_s)
+        spread = math.sqrt(sum(float(np.var(turns, ddof=1)) / len(turns) for turns in (before, after)))
+        half = _T[min(len(before), len(after)) - 1] * spread
+        change = float(np.mean(after) - np.mean(before))
+        return min(math.exp(change - half), ratio), max(math.exp(change + half), ratio), "samples"
     first, second = _notch(old), _notch(new)
     if first is None or second is None:
         return 0.0, math.inf, "iqr"
@@ -212,14 +212,10 @@ def evenly(samples: Sequence[float], kept: int = KEPT) -> NDArray[np.float64]:
     return np.asarray(values[np.linspace(0, len(values) - 1, min(len(values), kept)).round().astype(int)])
 
 
-def _medians(samples: Sequence[float]) -> NDArray[np.float64]:
-    """Medians of resamples in blocks, (RESAMPLES,); the same for the same samples, whatever they are compared with."""
-    values = evenly(samples)
-    block = math.ceil(len(values) / ROUNDS)
-    draw = np.random.default_rng(zlib.crc32(values.tobytes()))
-    starts = draw.integers(0, len(values), (RESAMPLES, math.ceil(len(values) / block), 1))
-    places = (starts + np.arange(block)) % len(values)
-    return np.asarray(np.median(values[places.reshape(RESAMPLES, -1)[:, : len(values)]], axis=1))
+def _turns(samples: Sequence[float]) -> NDArray[np.float64]:
+    """The logarithm of each turn's median: (min(n, ROUNDS),)."""
+    parts = np.array_split(np.asarray(samples, np.float64), min(len(samples), ROUNDS))
+    return np.log([np.median(part) for part in parts])
 
 
 def _differences(old: Row, new: Row) -> list[str]:

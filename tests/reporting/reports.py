@@ -116,8 +116,7 @@ def full(batches: tuple[int, ...] = (1, 8, 32, 128, 512, 1024)) -> dict[str, Any
     """A run on a GPU with all that there can be, of six rows a batch."""
     results = [result(*candidate, batch) for batch in batches for candidate in RATES]
     results[4] |= {"noisy": True}
-    broken = next(one for one in results if one["precision"] == "int8" and one["batch"] == 8)
-    broken |= {"gate": "fail", "failures": ["relative-accuracy is 0.981, gate >= 0.99"]}
+    results[min(10, len(results) - 2)] |= {"gate": "fail", "failures": ["relative-accuracy is 0.981, gate >= 0.99"]}
     return copy.deepcopy(
         {
             "machine": {
