@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping
 from typing import Any
@@ -89,8 +90,8 @@ def _measured(report: Report) -> list[str]:
     """The options of `bench`."""
     results, scenarios = report["results"], report.get("scenarios") or []
     measured = [*results, *scenarios, *(report.get("unmeasured") or ())]
-    data = next((str(one["parity_data"]) for one in measured if one.get("parity_data")), None)
-    words = [] if data is None else ["--data", data]
+    data, limit = source(next((str(one["parity_data"]) for one in measured if one.get("parity_data")), ""))
+    words = (["--data", data] if data else []) + (["--limit", limit] if limit else [])
     words += ["--batch", ",".join(map(str, sorted({one["batch"] for one in results})))] if results else []
     plain = {_place(one) for one in measured if one["precision"] == "fp32" and one["backend"] != "eager"}
     for one in measured:  # a plain backend is measured in every --precision
@@ -107,6 +108,12 @@ def _measured(report: Report) -> list[str]:
         words += ["--scenario", scenario]
     threads = next((one["threads"] for one in measured if one.get("threads")), None)
     return words + ([] if threads is None else ["--threads", str(threads)])
+
+
+def source(data: str) -> tuple[str, str | None]:
+    """Where images came from, and to how many they were limited: `val/ (600 of 50000)` → `val/`, `600`."""
+    found = re.fullmatch(r"(.*) \((\d+) of \d+\)", data, re.DOTALL)
+    return (found[1], found[2]) if found else (data, None)
 
 
 def folded(command: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from resnet_deploy.bundle import Bundle, command
 from resnet_deploy.errors import BundleError, UsageError
+from resnet_deploy.reporting.facts import source
 from resnet_deploy.reporting.rows import Report, key_of_row
 from resnet_deploy.reporting.schema import complaint
 
@@ -53,14 +54,14 @@ def _commands(bundle: Bundle) -> list[str]:
     return found if all(line.startswith(f"{_PROGRAM} ") for line in found) else []
 
 
-def load_report(source: Bundle | str | Path) -> dict[str, Any]:
+def load_report(run: Bundle | str | Path) -> dict[str, Any]:
     """The report of a bundle's last run, with its raw samples, or of a file that `bench --json` or `--report` made.
 
     Raises UsageError for what is neither, BundleError and IntegrityError for a bundle that cannot be used.
     """
-    if isinstance(source, Bundle) or Path(source).is_dir():
-        return _of_bundle(source if isinstance(source, Bundle) else Bundle.open(source))
-    path = Path(source)
+    if isinstance(run, Bundle) or Path(run).is_dir():
+        return _of_bundle(run if isinstance(run, Bundle) else Bundle.open(run))
+    path = Path(run)
     if not path.exists():
         raise UsageError(f"{path} does not exist; give a bundle, or a file made by `{_PROGRAM} bench ... --report FILE.json`")
     try:
@@ -92,8 +93,9 @@ def _whole(bundle: Bundle, content: Report) -> dict[str, Any]:
         of_rows = {_key(result): keys.get(json.dumps(result["latency_s"], sort_keys=True)) for result in found["results"]}
         found["samples"] = {row: {"host_s": kept[key]["host_s"]} for row, key in of_rows.items() if key in kept}
     if calibration := artifacts.get(CALIBRATION):
-        source = str(calibration.get("data", "")).rpartition(" (")[0]
-        found["calibration"] = {"source": source or "DATA", "method": calibration.get("method")}
+        # The data's name, its digest and the method that was asked for.
+        data, _ = source(str(calibration.get("data", "")).rsplit(" ", 2)[0])
+        found["calibration"] = {"source": data or "DATA", "method": calibration.get("method")}
     return found
 
 

@@ -126,7 +126,8 @@ def test_markdown_tables_keep_their_columns_whatever_is_in_them() -> None:
     report["results"][0]["backend"] = "a|b `c` <img src=x> \n# heading\\"
     report["unmeasured"][0]["error"] = "first line\nsecond | line\n```\n| a | b |"
     text = render(report, ".md")
-    assert not re.search(r"(?<!\\)<", text) and "\n# heading" not in text
+    outside = re.sub(r"(?ms)^(`{3,}).*?^\1$", "", text)
+    assert outside.count("```") == 0 and not re.search(r"(?<!\\)<", outside) and "\n# heading" not in outside
     tables = [block.split("\n") for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)]
     assert len(tables) >= 12
     for lines in tables:
@@ -189,7 +190,7 @@ def places(value: Any) -> list[tuple[Any, Any]]:
     return [(value, key) for key in keys] + [place for key in keys for place in places(value[key])]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_whatever_stands_in_a_report_it_is_refused_or_shown(data: st.DataObject) -> None:
     """Any part of a real report becomes anything: a complaint, or a page, never another error."""
