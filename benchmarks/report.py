@@ -23,6 +23,7 @@ TITLES = {
     "calibration": "What calibrating costs (ResNet-50)",
     "int8_speed": "INT8 on the CPU (ResNet-50)",
     "engines": "What building a plan costs over the builder alone (ResNet-50)",
+    "reporting": "What a report of 50 results costs",
     "degradation": "The degradation experiment: deeper plain networks train worse, deeper residual ones do not",
 }
 INTRODUCTION = """\

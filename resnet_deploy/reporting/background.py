@@ -11,6 +11,7 @@ from resnet_deploy.reporting.rows import Report, Row
 from resnet_deploy.reporting.sections import CANDIDATE
 from resnet_deploy.reporting.words import metric, metric_name, milliseconds, number, percent
 
+_SHOWN = 12  # rows of a table that most readers pass by
 _GPU = (
     ("SM clock, MHz", "sm_clock_hz", 1e-6), ("memory clock, MHz", "memory_clock_hz", 1e-6), ("power, W", "power_w", 1.0),
     ("temperature, °C", "temperature_c", 1.0), ("memory, GB", "memory_used_bytes", 1e-9),
@@ -131,15 +132,12 @@ def conditions(report: Report, found: Sequence[Row]) -> list[Section]:
     watched += [(run_name(one), one["conditions"]) for one in report.get("scenarios") or () if one.get("conditions")]
     columns = {name: [cell(seen) for _, seen in watched] for name, cell in _COLUMNS.items()}
     kept = [name for name, cells in columns.items() if any(text != "–" for text in cells)]
-    alike: dict[tuple[str, ...], list[str]] = {}
-    for at, (title, _) in enumerate(watched):
-        alike.setdefault(tuple(columns[name][at] for name in kept), []).append(title)
-    if alike:
-        cells = [["; ".join(titles), *texts] for texts, titles in alike.items()]
-        words = frozenset({"rows", "governor", "throttled", "warnings"})
-        note = "What it did while rows were measured. Of a GPU: before, during (lowest to highest) and after."
-        table = Table(names=("rows", *kept), rows=cells, words=words)
-        sections.append(Section(title="Meanwhile", notes=[note], table=table))
+    if watched:
+        cells = [[title, *(columns[name][at] for name in kept)] for at, (title, _) in enumerate(watched)]
+        words = frozenset({"row", "governor", "throttled", "warnings"})
+        note = "What it did while each row was measured. Of a GPU: before, during (lowest to highest) and after."
+        table = Table(names=("row", *kept), rows=cells, words=words)
+        sections.append(Section(title="Meanwhile", notes=[note], table=table, folded=len(cells) > _SHOWN))
     return sections
 
 

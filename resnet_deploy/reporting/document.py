@@ -20,7 +20,7 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """notes: sentences. folded: the table repeats the figure, and is shown when asked for."""
+    """notes: sentences. folded: the table repeats the figure, or is long, and is shown when asked for."""
 
     title: str
     notes: Sequence[str] = ()

@@ -10,6 +10,7 @@ from resnet_deploy.reporting.charts import NARROW, WIDE
 from resnet_deploy.reporting.document import Document, Section, Table, Tile
 from resnet_deploy.reporting.figures import Figure
 from resnet_deploy.reporting.markup import el, join
+from resnet_deploy.reporting.words import counted
 
 # Whatever a name in a report would make the browser do, it may neither load nor send anything.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
@@ -61,7 +62,8 @@ def _section(section: Section, index: int) -> Markup:
     parts += map(_figure, section.figures)
     if section.table is not None and section.table.rows:
         shown = _table(section.table)
-        parts.append(el("details", el("summary", "The figures as a table"), shown) if section.folded else shown)
+        said = "The figures as a table" if section.figures else f"The table, {counted(len(section.table.rows), 'row')}"
+        parts.append(el("details", el("summary", said), shown) if section.folded else shown)
     if section.code:
         parts.append(el("pre", el("code", "\n".join(section.code))))
     return el("section", *parts, id=f"s{index}")
