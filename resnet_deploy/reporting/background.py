@@ -109,19 +109,36 @@ def _everything(found: Sequence[Mapping[str, Any]]) -> list[Section]:
 
 
 def trtexec(report: Report) -> list[Section]:
-    """trtexec's figure of the same plan beside ours."""
+    """trtexec's figures of the same plans beside ours."""
     found = report.get("trtexec") or ()
     if not found:
         return []
-    names = ("backend", "precision", "batch", "ours ms", "trtexec ms", "difference")
+    names = ("backend", "precision", "batch", "figure", "ours", "trtexec", "difference")
     cells = [
-        [str(one.get("backend")), str(one.get("precision")), str(one.get("batch")), milliseconds(one.get("ours_s")),
-         milliseconds(one.get("trtexec_s")), percent(one.get("difference"), 1)]
-        for one in found
+        [str(one.get("backend")), str(one.get("precision")), str(one.get("batch")), str(figure["name"]),
+         _quantity(figure.get("ours"), figure.get("unit")), _quantity(figure.get("trtexec"), figure.get("unit")),
+         percent(figure.get("difference"), 1)]
+        for one in found for figure in one.get("figures") or [_compute(one)] if not one.get("error")
     ]  # fmt: skip
+    failed = [
+        f"{one.get('backend')} {one.get('precision')}, batch {one.get('batch')}: {one['error']}"
+        for one in found
+        if one.get("error")
+    ]
     code = list(dict.fromkeys(str(one["command"]) for one in found if one.get("command")))
-    table = Table(names=names, rows=cells, words=CANDIDATE)
-    return [Section(title="trtexec on the same plans", table=table, code=code)]
+    table = Table(names=names, rows=cells, words=CANDIDATE | {"figure"})
+    notes = ["Medians, as the tool prints them, of the same plan with the same settings.", *failed]
+    return [Section(title="trtexec on the same plans", notes=notes, table=table, code=list(map(folded, code)))]
+
+
+def _compute(one: Mapping[str, Any]) -> dict[str, Any]:
+    return {"name": "GPU Compute Time", "unit": "s", "ours": one.get("ours_s"), "trtexec": one.get("trtexec_s"),
+            "difference": one.get("difference")}  # fmt: skip
+
+
+def _quantity(value: Any, unit: Any) -> str:
+    found = number(value)
+    return "–" if found is None else f"{milliseconds(found)} ms" if unit == "s" else f"{found:,.0f} {unit}"
 
 
 def conditions(report: Report, found: Sequence[Row]) -> list[Section]:

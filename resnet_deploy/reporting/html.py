@@ -28,7 +28,10 @@ def page(content: Document) -> str:
         el("meta", name="color-scheme", content="light dark"),
         el("link", rel="icon", href="data:,"), el("title", content.title), el("style", _file("page.css")),
     )  # fmt: skip
-    links = [el("a", section.title, href=f"#s{index}") for index, section in enumerate(content.sections)]
+    titles: dict[str, int] = {}  # `Layer times: a`, `Layer times: b`, ... have one link
+    for index, section in enumerate(content.sections):
+        titles.setdefault(section.title.partition(":")[0], index)
+    links = [el("a", title, href=f"#s{index}") for title, index in titles.items()]
     main = el(
         "main",
         el("header", el("h1", content.title), el("p", content.subtitle, class_="sub")),

@@ -35,7 +35,7 @@ REPORT = {
     "unmeasured": [{**_CANDIDATE, "batch": int}],
     "verdicts": [dict],
     "profiles": [_PROFILE],
-    "trtexec": [dict],
+    "trtexec": [{"figures": [{"name!": str}]}],
     "calibration": dict,
     "commands": list,
     "samples": dict,

@@ -9,7 +9,7 @@ from typing import Any
 from resnet_deploy.reporting import figures, hardware
 from resnet_deploy.reporting.document import Section, Table
 from resnet_deploy.reporting.rows import Report, Row, at_batches, best_of_each, pareto
-from resnet_deploy.reporting.words import count, milliseconds, number, percent, scientific
+from resnet_deploy.reporting.words import count, counted, milliseconds, number, percent, scientific
 
 CANDIDATE = frozenset({"backend", "device", "precision"})
 
@@ -195,28 +195,49 @@ def roofline(found: Sequence[Row]) -> list[Section]:
 
 
 def profiles(report: Report) -> list[Section]:
-    """Each profile's layers, those that take longest first."""
-    found = []
-    for profile in report.get("profiles") or ():
-        layers = sorted(profile.get("layers") or (), key=lambda layer: -(number(layer.get("time_s")) or 0.0))
-        if not layers:
-            continue
-        with_names = any(layer.get("onnx") for layer in layers)
-        cells = [
-            [layer["name"], *([_names(layer.get("onnx"))] if with_names else []), str(layer.get("kind") or "–"),
-             str(layer.get("precision") or "–"), _micro(layer.get("time_s")), percent(layer.get("share"), 1)]
-            for layer in layers
-        ]  # fmt: skip
-        names = ("layer", *(["in the graph"] if with_names else []), "kind", "precision", "µs", "share")
-        table = Table(names=names, rows=cells, words=frozenset({"layer", "in the graph", "kind", "precision"}))
+    """Each profile's layers, those that take longest first. Of a backend and precision, the largest batch has a chart."""
+    found = report.get("profiles") or ()
+    largest: dict[tuple[str, ...], float] = {}
+    for profile in found:
+        largest[_line(profile)] = max(largest.get(_line(profile), 0.0), number(profile.get("batch")) or 0.0)
+    sections = []
+    for profile in found:
         title = f"Layer times: {profile['backend']} {profile['precision']}, batch {profile.get('batch')}"
-        total, drawn = number(profile.get("total_s")), figures.layer_times(profile)
-        note = f"{len(layers)} layers" + ("" if total is None else f", {milliseconds(total)} ms in all")
-        note += f"; the chart has the {figures.LAYERS} that take longest." if len(layers) > figures.LAYERS else "."
-        found.append(
-            Section(title=title, notes=[note], figures=[drawn] if drawn else [], table=table, folded=drawn is not None)
-        )
-    return found
+        if profile.get("error"):
+            sections.append(Section(title=title, notes=[f"There is no profile: {profile['error']}."]))
+        elif profile.get("layers"):
+            drawn = figures.layer_times(profile) if number(profile.get("batch")) == largest[_line(profile)] else None
+            shown = [drawn] if drawn else []
+            sections.append(Section(title=title, notes=[_cost(profile)], figures=shown, table=_layers(profile), folded=True))
+    return sections
+
+
+def _line(profile: Report) -> tuple[str, ...]:
+    return profile["backend"], str(profile.get("device")), profile["precision"]
+
+
+def _cost(profile: Report) -> str:
+    """How many layers, how long they take, and what the profiler itself adds."""
+    said = counted(len(profile["layers"]), "layer")
+    for name, text in (
+        ("total_s", "{} ms in all"),
+        ("profiled_s", "{} ms an inference"),
+        ("latency_s", "{} ms without a profiler"),
+    ):
+        said += "" if number(profile.get(name)) is None else ", " + text.format(milliseconds(profile.get(name)))
+    return f"{said}." + (f" The chart has the {figures.LAYERS} that take longest." * (len(profile["layers"]) > figures.LAYERS))
+
+
+def _layers(profile: Report) -> Table:
+    layers = sorted(profile["layers"], key=lambda layer: -(number(layer.get("time_s")) or 0.0))
+    with_names = any(layer.get("onnx") for layer in layers)
+    cells = [
+        [layer["name"], *([_names(layer.get("onnx"))] if with_names else []), str(layer.get("kind") or "–"),
+         str(layer.get("precision") or "–"), _micro(layer.get("time_s")), percent(layer.get("share"), 1)]
+        for layer in layers
+    ]  # fmt: skip
+    names = ("layer", *(["in the graph"] if with_names else []), "kind", "precision", "µs", "share")
+    return Table(names=names, rows=cells, words=frozenset({"layer", "in the graph", "kind", "precision"}))
 
 
 def _names(value: Any) -> str:

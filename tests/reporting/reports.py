@@ -101,7 +101,7 @@ def scenario(name: str, **changes: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def profile() -> dict[str, Any]:
+def profile(batch: int) -> dict[str, Any]:
     kinds = ("int8", "int8", "int8", "fp16")
     layers = [
         {"name": f"layer{1 + n // 14}.{n % 14 // 4}.conv{1 + n % 3} + bn + relu", "kind": "CaskConvolution", "precision":
@@ -109,7 +109,24 @@ def profile() -> dict[str, Any]:
          "onnx": [f"/layer{1 + n // 14}/{n % 14 // 4}/conv{1 + n % 3}/Conv", f"/layer{1 + n // 14}/relu/Relu"]}
         for n in range(52)
     ]  # fmt: skip
-    return {"backend": "tensorrt", "device": "cuda", "precision": "int8", "batch": 128, "total_s": 1.3e-3, "layers": layers}
+    return {"backend": "tensorrt", "device": "cuda", "precision": "int8", "batch": batch, "runs": 50, "total_s": 1.3e-3,
+            "profiled_s": 1.5e-3, "latency_s": 1.4e-3, "layers": layers, "measured": "2026-11-20T10:06:00+00:00",
+            "error": None}  # fmt: skip
+
+
+def broken_profile() -> dict[str, Any]:
+    nothing = dict.fromkeys(("total_s", "profiled_s", "latency_s"))
+    return {**profile(8), "backend": "onnxruntime", **nothing, "layers": [], "error": "RuntimeError: no profiler"}
+
+
+def trtexec() -> dict[str, Any]:
+    figures = [
+        {"name": "GPU Compute Time", "unit": "s", "ours": 0.31e-3, "trtexec": 0.305e-3, "difference": 0.016},
+        {"name": "Throughput", "unit": "images/s", "ours": None, "trtexec": 3120.0, "difference": None},
+    ]
+    command = "trtexec --loadEngine=model.plan --shapes=input:1x224x224x3 --useCudaGraph"
+    return {"backend": "tensorrt", "device": "cuda", "precision": "int8", "batch": 1, "command": command, "settings": {},
+            "ours_s": 0.31e-3, "trtexec_s": 0.305e-3, "difference": 0.016, "figures": figures, "error": None}  # fmt: skip
 
 
 def full(batches: tuple[int, ...] = (1, 8, 32, 128, 512, 1024)) -> dict[str, Any]:
@@ -150,10 +167,8 @@ def full(batches: tuple[int, ...] = (1, 8, 32, 128, 512, 1024)) -> dict[str, Any
                 {"kind": "copy-bound", "severity": "warning", "rows": [9], "text": "tensorrt (cuda) int8 at batch 128 spends "
                  "2.1 ms of 3.4 ms outside the device; send uint8 (a quarter of the bytes)"},
             ],
-            "profiles": [profile()],
-            "trtexec": [{"backend": "tensorrt", "precision": "int8", "batch": 1, "command": "trtexec --loadEngine=model.plan "
-                         "--shapes=input:1x224x224x3 --useCudaGraph", "ours_s": 0.31e-3, "trtexec_s": 0.305e-3,
-                         "difference": 0.016}],
+            "profiles": [profile(8), profile(128), broken_profile()],
+            "trtexec": [trtexec(), {**trtexec(), "batch": 8, "figures": [], "error": "trtexec ended with 1: no such plan"}],
             "interrupted": False,
             "samples": {
                 f"{one['backend']}|{one['device']}|{one['precision']}|{one['batch']}":

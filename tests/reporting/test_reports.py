@@ -41,7 +41,8 @@ def test_everything_that_a_run_found_is_said() -> None:
     content = document(full())
     assert [one.title for one in content.sections] == [
         "What was measured", "Not measured", "Latency and throughput", "All results", "Where the time goes",
-        "Latency distribution", "Parity and speed", "Roofline", "Layer times: tensorrt int8, batch 128", "MLPerf scenarios",
+        "Latency distribution", "Parity and speed", "Roofline", "Layer times: tensorrt int8, batch 8",
+        "Layer times: tensorrt int8, batch 128", "Layer times: onnxruntime int8, batch 8", "MLPerf scenarios",
         "LoadGen's figures", "trtexec on the same plans", "Conditions", "Meanwhile", "Versions", "To get it again",
         "How to read it",
     ]  # fmt: skip
@@ -56,6 +57,16 @@ def test_everything_that_a_run_found_is_said() -> None:
         and "NVIDIA H200 datasheet" in section(content, "Roofline").notes[1]
     )
     assert cells(content, "Not measured")[0]["error"].startswith("RuntimeException: TensorRT EP failed")
+    assert (
+        section(content, "Layer times: tensorrt int8, batch 128").figures
+        and "1.500 ms an inference, 1.400 ms without" in (section(content, "Layer times: tensorrt int8, batch 128").notes[0])
+    )
+    assert not section(content, "Layer times: tensorrt int8, batch 8").figures, "one chart a line"
+    assert "no profiler" in section(content, "Layer times: onnxruntime").notes[0]
+    beside = cells(content, "trtexec on the same plans")
+    assert beside[0] | {"ours": "0.310 ms", "trtexec": "0.305 ms", "difference": "1.6%"} == beside[0]
+    assert beside[1]["ours"] == "–" and beside[1]["trtexec"] == "3,120 images/s" and len(beside) == 2
+    assert "no such plan" in section(content, "trtexec on the same plans").notes[1]
     scenarios = cells(content, "MLPerf scenarios")
     assert [one["LoadGen says"] for one in scenarios] == ["VALID"] * 4 + ["INVALID", "FAILED"]
     assert [one["figure"] for one in scenarios[:4]] == ["1.400 ms p90", "4.200 ms p99", "61,234 samples/s", "48,000 queries/s"]
@@ -132,7 +143,7 @@ def test_markdown_tables_keep_their_columns_whatever_is_in_them() -> None:
     assert len(tables) >= 12
     for lines in tables:
         assert len({len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) for line in lines if line}) == 1, lines[0]
-    assert "queued images/s" in text and "VALID" in text and "trtexec --loadEngine=model.plan" in text
+    assert "queued images/s" in text and "VALID" in text and "--loadEngine=model.plan" in text
 
 
 def test_json_keeps_everything_but_most_samples() -> None:
