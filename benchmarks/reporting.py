@@ -2,7 +2,7 @@
 
     python benchmarks/reporting.py [--json benchmarks/results/reporting.json]
 
-The run is of 50 rows with raw samples, conditions, rooflines and two profiles of 60 layers. A round is: a new process that
+The run is of 50 rows with raw samples, conditions and rooflines, and ten profiles of 60 layers. A round is: a new process that
 reads it from JSON and writes the page, as `resnet-deploy report RUN -o FILE` does; then one in which matplotlib draws two of
 its eight charts as SVG, the peer. Chromium, where there is one, opens the page from the disk and prints its DOM once the
 script has run.
@@ -10,7 +10,6 @@ script has run.
 
 from __future__ import annotations
 
-import copy
 import json
 import random
 import shutil
@@ -84,16 +83,13 @@ def example() -> dict[str, Any]:
                 samples[f"{backend}|cuda|{precision}|{batch}"] = {"host_s": values}
     layers = [{"name": f"layer{1 + n // 15}.{n % 15}.conv + relu", "kind": "convolution", "precision": "int8",
                "time_s": draw.random() * 1e-4, "share": 1 / 60} for n in range(60)]  # fmt: skip
-    profile = {"backend": "tensorrt", "device": "cuda", "precision": "int8", "batch": 8, "total_s": 3e-3, "layers": layers}
+    profiles = [
+        {"backend": backend, "device": "cuda", "precision": precision, "batch": 8, "total_s": 3e-3, "layers": layers}
+        for backend in BACKENDS for precision in PRECISIONS
+    ]  # fmt: skip
     machine = {"cpu": "a CPU", "cores": 32, "gpus": [{"name": "a GPU"}], "packages": {"torch": "2.13.0"}, "python": "3.12"}
     model = {"architecture": "resnet50", "weights": {"source": "random"}, "request": {}}
-    return {
-        "machine": machine,
-        "model": model,
-        "results": results,
-        "samples": samples,
-        "profiles": [profile, copy.deepcopy(profile)],
-    }
+    return {"machine": machine, "model": model, "results": results, "samples": samples, "profiles": profiles}
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet_deploy.bundle import Bundle, command
-from resnet_deploy.errors import BundleError, UsageError
+from resnet_deploy.errors import BundleError, IntegrityError, StorageError, UsageError
 from resnet_deploy.reporting.facts import source
 from resnet_deploy.reporting.rows import Report, key_of_row
 from resnet_deploy.reporting.schema import complaint
@@ -24,12 +24,12 @@ _MADE = {"onnx", "calibration", "plan"}  # the kinds of artifacts that a run mea
 def keep_report(bundle: Bundle, report: Report) -> dict[str, Any]:
     """Keep a run as the bundle's last; returns it with its raw samples, as `load_report` does.
 
-    Nothing is written where the run found only what is kept already, and a bundle that may not be written stays as it is: the
+    Nothing is written where the run found only what is kept already, and a bundle that cannot be written stays as it is: the
     run's figures count, not where they lie.
     """
     content = {**report, "commands": _commands(bundle)}
     if not _is_kept(bundle, content):
-        with contextlib.suppress(BundleError), bundle.transaction() as change:
+        with contextlib.suppress(BundleError, StorageError), bundle.transaction() as change:
             change.stage(BENCH).write_text(json.dumps(content, indent=1))
             change.add(BENCH, kind="report")
     return _whole(bundle, content)
@@ -85,18 +85,30 @@ def _of_bundle(bundle: Bundle) -> dict[str, Any]:
 
 def _whole(bundle: Bundle, content: Report) -> dict[str, Any]:
     """A report with the raw samples that the bundle keeps of its rows, and where its calibration came from."""
-    artifacts, found = bundle.manifest["artifacts"], dict(content)
-    if SAMPLES in artifacts:
-        kept, measured = json.loads(bundle.artifact(SAMPLES).read_bytes()), bundle.manifest["measurements"]
-        # The measurement of the very figures that the report has: one that was made later is another's.
-        keys = {json.dumps(entry["latency_s"], sort_keys=True): key for key, entry in measured.items()}
-        of_rows = {_key(result): keys.get(json.dumps(result["latency_s"], sort_keys=True)) for result in found["results"]}
-        found["samples"] = {row: {"host_s": kept[key]["host_s"]} for row, key in of_rows.items() if key in kept}
+    artifacts, found = bundle.manifest["artifacts"], {**content, "samples": _samples(bundle, content["results"])}
     if calibration := artifacts.get(CALIBRATION):
         # The data's name, its digest and the method that was asked for.
         data, _ = source(str(calibration.get("data", "")).rsplit(" ", 2)[0])
         found["calibration"] = {"source": data or "DATA", "method": calibration.get("method")}
     return found
+
+
+def _samples(bundle: Bundle, results: list[dict[str, Any]]) -> dict[str, Any]:
+    """By row; none where the file is not as it was written."""
+    if SAMPLES not in bundle.manifest["artifacts"]:
+        return {}
+    try:
+        kept = json.loads(bundle.artifact(SAMPLES).read_bytes())
+    except IntegrityError:
+        return {}
+    # The measurement of the very figures that the report has: one that was made later is another's.
+    measured = {_text(entry): key for key, entry in bundle.manifest["measurements"].items()}
+    of_rows = {_key(result): measured.get(_text(result)) for result in results}
+    return {row: {"host_s": kept[key]["host_s"]} for row, key in of_rows.items() if key in kept}
+
+
+def _text(one: Mapping[str, Any]) -> str:
+    return json.dumps(one["latency_s"], sort_keys=True)
 
 
 def _key(result: Mapping[str, Any]) -> str:

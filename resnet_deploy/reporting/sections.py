@@ -63,8 +63,8 @@ def parts(found: Sequence[Row]) -> list[Section]:
     """A latency's parts by trtexec's names, with the options that they were taken with."""
     keys = [key for key in _CALLED if any(hardware.part_s(row, key) is not None for row in found)]
     told = [row for row in found if row.result.get("settings") or any(hardware.part_s(row, key) is not None for key in keys)]
-    if not told:
-        return []
+    if keys in ([], ["compute"]) and not any(row.result.get("settings") for row in told):
+        return []  # on a CPU compute is the inference itself, which the table of results has
     cells = [
         [
             row.backend, row.precision, str(row.batch), *(milliseconds(hardware.part_s(row, key)) for key in keys),
@@ -112,9 +112,8 @@ def distributions(found: Sequence[Row]) -> list[Section]:
         cells.append([row.backend, row.precision, str(row.batch), str(row.samples), *map(milliseconds, at)])
     raw = any(row.host_s for row in found)
     notes = [
-        "Each row over its own median, which stands at its end: a row that is all at 1 is steady. The thin line ends at the "
-        "99th percentile, with the 90th as a tick on it"
-        + ("; the box is the middle half, faint strokes are samples." * raw or ".")
+        "Each row over its own median, the time on its right: a row that is all at 1 is steady. The thin line ends at the 99th "
+        "percentile, with the 90th as a tick on it" + ("; the box is the middle half, faint strokes are samples." * raw or ".")
     ]
     table = Table(names=names, rows=cells, words=CANDIDATE)
     drawn = [figures.distributions(found)]

@@ -15,7 +15,7 @@ import pytest
 
 import resnet_deploy as rd
 from resnet_deploy.bundle import Bundle
-from resnet_deploy.errors import BundleError, IntegrityError, UsageError
+from resnet_deploy.errors import BundleError, IntegrityError, StorageError, UsageError
 from resnet_deploy.reporting.facts import commands
 from resnet_deploy.reporting.recorded import load_report
 from resnet_deploy.reporting.writing import check_path, write_report
@@ -59,13 +59,14 @@ def test_bench_writes_the_report_in_every_form(measured: Path) -> None:
 
 
 def test_the_bundle_has_its_last_run(measured: Path) -> None:
-    """As rd.bench gave it, with every sample; the runs after the first found all there, and wrote nothing again."""
+    """With every sample; a run that finds all of it there writes nothing."""
     report = load_report(measured / "bundle")
     assert report["results"] == json.loads((measured / "made" / "run.json").read_text())["results"]
     kept = json.loads((measured / "bundle" / "samples.json").read_text())
     assert sorted(len(one["host_s"]) for one in report["samples"].values()) == sorted(len(s["host_s"]) for s in kept.values())
-    entry = Bundle.open(measured / "bundle").manifest["artifacts"]["bench.json"]
-    assert entry["kind"] == "report" and entry["created"] <= (report["results"][-1]["measured"]) + "~"
+    manifest = (measured / "bundle" / "manifest.json").read_bytes()
+    assert run("bench", measured / "bundle", *BENCH).exit_code == 0
+    assert (measured / "bundle" / "manifest.json").read_bytes() == manifest
     assert load(run("report", measured / "bundle", "--json"))["results"] == report["results"]
 
 
@@ -79,6 +80,7 @@ def test_the_commands_get_it_again(own: Path) -> None:
     assert again["results"] == report["results"]
 
 
+@pytest.mark.slow
 def test_a_run_from_a_shell_knows_its_commands(measured: Path, tmp_path: Path) -> None:
     program = [sys.executable, "-m", "resnet_deploy.cli"]
     bench = ["bench", "resnet20", "--weights", str(DIGITS), "-o", "my bundle", "--max-batch", "2", *BENCH, "--backend", "eager"]
@@ -94,6 +96,14 @@ def test_a_newer_measurement_is_no_sample_of_an_older_report(own: Path) -> None:
         for entry in change.manifest["measurements"].values():
             entry["latency_s"]["p50"] *= 1.5
     assert load_report(own / "bundle")["samples"] == {}
+
+
+def test_samples_that_were_edited_by_hand_are_not_used(own: Path) -> None:
+    samples = own / "bundle" / "samples.json"
+    samples.write_text(samples.read_text().replace("0.0", "0.9", 1))
+    done = run("bench", own / "bundle", *BENCH, "--report", own / "again.json")
+    assert done.exit_code == 0 and json.loads((own / "again.json").read_text())["samples"] == {}
+    assert {change.noise for change in rd.report(own / "bundle", own / "made" / "run.json").changes} == {"iqr"}  # type: ignore[union-attr]
 
 
 def test_report_says_the_run(measured: Path) -> None:
@@ -151,11 +161,12 @@ def test_a_read_only_folder_is_found_by_trying(tmp_path: Path) -> None:
     assert not (tmp_path / "b").exists()
 
 
-def test_a_bundle_that_may_not_be_written_is_measured_and_reported_all_the_same(own: Path, monkeypatch: Any) -> None:
+@pytest.mark.parametrize("error", [BundleError, StorageError])
+def test_a_bundle_that_cannot_be_written_is_reported_all_the_same(error: type, own: Path, monkeypatch: Any) -> None:
     """Everything was measured before; only the record of this run has no place."""
 
     def refuse(self: Bundle) -> Any:
-        raise BundleError("cannot write")
+        raise error("cannot write")
 
     monkeypatch.setattr(Bundle, "transaction", refuse)
     done = run(

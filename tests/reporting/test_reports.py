@@ -88,6 +88,10 @@ def test_an_older_report_says_what_it_has() -> None:
         "Versions", "To get it again", "How to read it",
     ]  # fmt: skip
     assert "queued images/s" not in cells(content, "All results")[0]
+    on_a_cpu = small(with_samples=False)
+    for result in on_a_cpu["results"]:
+        result |= {"compute_latency_s": result["device_latency_s"], "settings": {}, "roofline": None, "conditions": None}
+    assert [one.title for one in document(on_a_cpu).sections] == [one.title for one in content.sections]
     bare = small(with_samples=False)
     bare = {
         **bare,
