@@ -9,7 +9,12 @@ STAMP := $(VENV)/.ready-$(EXTRAS)
 # The constraints choose a CPU build of torch; a GPU set-up takes the newest.
 CONSTRAINTS := $(if $(findstring gpu,$(EXTRAS)),,-c constraints.txt)
 
-.PHONY: setup bench test lint docs clean
+# What some tests need beside Python: a Debian package, and the programs or files of which one shows that it is there.
+TOOLS := chromium:chromium|chromium-browser|google-chrome
+found = $(foreach name,$(subst |, ,$(lastword $(subst :, ,$(1)))),$(shell command -v $(name))$(wildcard $(name)))
+missing = $(foreach tool,$(TOOLS),$(if $(strip $(call found,$(tool))),,$(firstword $(subst :, ,$(tool)))))
+
+.PHONY: setup bench test lint docs clean tools
 
 setup: $(STAMP)
 
@@ -29,8 +34,20 @@ bench: setup
 	$(BIN)/resnet-deploy bench resnet20 --weights examples/digits/resnet20.safetensors --data digits -o $(BUILD)/digits
 	$(BIN)/resnet-deploy bench resnet50 --batch 1,8 -o $(BUILD)/resnet50
 
-test: lint
+test: lint tools
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+# Best effort: installs what is missing where it may (root, apt-get), and never fails.
+tools:
+	@missing='$(missing)'; test -n "$$missing" || exit 0; \
+	if command -v apt-get >/dev/null && test "$$(id -u)" = 0; then \
+	  apt-get update -qq; \
+	  for package in $$missing; do \
+	    echo "installing $$package"; \
+	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$package >/dev/null \
+	      || echo "$$package cannot be installed: tests that need it will be skipped"; \
+	  done; \
+	else echo "missing: $$missing: tests that need it will be skipped"; fi
 
 lint: setup
 	$(BIN)/ruff check .

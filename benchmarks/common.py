@@ -208,7 +208,7 @@ def quantity(value: float, unit: str) -> str:
     if unit == "fraction":
         return f"{value:.2%}"
     if unit == "bytes":
-        return f"{value / 1e9:.2f} GB"
+        return f"{value / 1e9:.2f} GB" if value >= 1e7 else f"{value / 1e6:.2f} MB"
     for size, name in ((1.0, "s"), (1e-3, "ms")):
         if value >= size:
             return f"{_three_digits(value / size)} {name}"

@@ -28,6 +28,7 @@ TITLES = {
     "embed": "A million images: what `embed` reaches of its parts, its memory, and SIGKILL",
     "engines": "What building a plan costs over the builder alone (ResNet-50)",
     "triton_server": "What a Triton server adds to ONNX Runtime (ResNet-50, CPU)",
+    "reporting": "What a report of 50 results costs",
     "degradation": "The degradation experiment: deeper plain networks train worse, deeper residual ones do not",
 }
 INTRODUCTION = """\

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from resnet_deploy.inspection import inspect as inspect
     from resnet_deploy.models.create import create_model as create_model
     from resnet_deploy.models.registry import list_models as list_models
+    from resnet_deploy.reporting.recorded import load_report as load_report
+    from resnet_deploy.reporting.writing import report as report
+    from resnet_deploy.reporting.writing import write_report as write_report
     from resnet_deploy.serving.embed import embed as embed
     from resnet_deploy.serving.triton import triton as triton
     from resnet_deploy.steps import export as export
@@ -40,9 +43,12 @@ _WHERE = {
     "inspect": "inspection",
     "layers": "divergence",
     "list_models": "models.registry",
+    "load_report": "reporting.recorded",
+    "report": "reporting.writing",
     "triton": "serving.triton",
     "tune": "tuning",
     "verify": "steps",
+    "write_report": "reporting.writing",
 }
 
 __all__ = sorted([*_WHERE, "__version__"])

@@ -11,7 +11,9 @@ import contextlib
 import datetime
 import hashlib
 import json
+import shlex
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -158,7 +160,7 @@ class Transaction:
             flush(path)
         self.manifest["artifacts"][name] = {
             **entry, "sha256": self._digests.get(name) or sha256_file(path), "size_bytes": path.stat().st_size,
-            "created": now(), "packages": _deps.versions(),
+            "created": now(), "command": command(), "packages": _deps.versions(),
         }  # fmt: skip
 
     def commit(self) -> None:
@@ -168,6 +170,12 @@ class Transaction:
 def now() -> str:
     """The time in UTC, to the second, as ISO 8601."""
     return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+
+
+def command() -> str:
+    """The command that is running, as a shell takes it."""
+    program = Path(sys.argv[0]).name
+    return shlex.join(["resnet-deploy" if program == "cli.py" else program, *sys.argv[1:]])
 
 
 def key_of(**parts: Any) -> str:

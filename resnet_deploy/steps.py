@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
@@ -124,13 +123,9 @@ def _export(architecture: str, output: str | Path, asked: ExportOptions, overwri
         )  # fmt: skip
         change.add(
             "model.fp32.onnx", kind="onnx", precision=Precision.FP32.value, opset=asked.opset, checks=checks,
-            made_from=change.manifest["artifacts"][WEIGHTS]["sha256"], command=_command(),
+            made_from=change.manifest["artifacts"][WEIGHTS]["sha256"],
         )  # fmt: skip
     return bundle
-
-
-def _command() -> str:
-    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def _up_to_date(bundle: Bundle, request: dict[str, Any]) -> Bundle | None:

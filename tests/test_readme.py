@@ -72,7 +72,7 @@ def test_the_commands_of_the_table_and_the_set_up_are_real() -> None:
 
     assert set(re.findall(r"^\| `resnet-deploy (\w+)", README, re.MULTILINE)) == set(main.commands)
     makefile = (ROOT / "Makefile").read_text()
-    for target in set(re.findall(r"\bmake (bench|test|setup|lint)\b", README)):
+    for target in set(re.findall(r"\bmake (bench|test|setup|lint|tools)\b", README)):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
     assert (ROOT / "benchmarks" / "README.md").is_file()
 

@@ -24,6 +24,7 @@ FLOORS = [
     {"exporter", "graphs", "precision", "parity"},
     {
         "benchmarking",
+        "reporting",
         "serving",
         "bundle",
         "steps",
@@ -197,6 +198,7 @@ def test_the_library_knows_every_option_of_the_command_line() -> None:
         ("build", "bundle"),
         ("embed", "bundle"),
         ("triton", "bundle"),
+        ("report", "run"),
     ):
         function = getattr(resnet_deploy, name)
         named = set(inspect.signature(function).parameters) | {argument}

@@ -30,6 +30,7 @@ from resnet_deploy.errors import UsageError
 from resnet_deploy.lowering import LoweringOptions, lower_missing
 from resnet_deploy.models import registry
 from resnet_deploy.parity import parse_gates
+from resnet_deploy.reporting.writing import check_path, publish
 from resnet_deploy.specs import MAX_BATCH, Progress, parse_batches, silent
 from resnet_deploy.steps import Verdict, compare, export, parity_key, verdict
 from resnet_deploy.subject import Subject
@@ -53,6 +54,7 @@ def bench(
     threads: int | None = None,
     fresh: bool = False,
     overwrite: bool = False,
+    report: str | Path | None = None,
     progress: Progress = silent,
     **options: Any,
 ) -> BenchReport:
@@ -60,13 +62,16 @@ def bench(
 
     output: the architecture's bundle, by default build/ARCH. data: as in `verify`; random pixels without. batch: 1, 8 and
     32 where the bundle proves them. duration_s: of sampling, for each candidate and batch. fresh: measure again what was
-    measured before. options: the fields of `MeasureOptions`, of `ScenarioOptions`, of `DetailOptions`, and of `export`; with
-    precision, backends that run files are measured in each. Parity, measurements and profiles that the bundle has, of the same
-    files, data, versions, machine and settings, are reused.
+    measured before. report: a file for the report, .html, .md or .json; the bundle keeps its last run in any case. options:
+    the fields of `MeasureOptions`, of `ScenarioOptions`, of `DetailOptions`, and of `export`; with precision, backends that run
+    files are measured in each. Parity, measurements and profiles that the bundle has, of the same files, data, versions,
+    machine and settings, are reused.
 
     A backend that dies is among the report's `unmeasured`, and the others are measured; its error is raised where nothing is
     left. Ctrl-C ends the measurement, and the report has what was done by then.
     """
+    if report is not None:
+        check_path(report)
     asked, batches = parse_gates(gates), parse_batches(DEFAULT_BATCHES if batch is None else batch)
     scenarios, options = ScenarioOptions.split(options)
     running, options = MeasureOptions.split(options)
@@ -94,11 +99,12 @@ def bench(
     timings = Timings(
         subject, dataset, config, running, ledger=job.ledger, lost=job.lost, threads=job.threads, fresh=fresh, progress=progress
     )
-    report = job.measure(timings, batches if SWEEP in scenarios.scenario else (), played, running)
-    if report.interrupted:
-        return report
-    measured = Measured(subject, [*job.judged], batches, duration_s, job.threads, fresh, progress)
-    return details.added(report, measured, tools, lambda size: images_of(dataset, size))
+    found = job.measure(timings, batches if SWEEP in scenarios.scenario else (), played, running)
+    if not found.interrupted:
+        measured = Measured(subject, [*job.judged], batches, duration_s, job.threads, fresh, progress)
+        found = details.added(found, measured, tools, lambda size: images_of(dataset, size))
+    publish(subject.bundle, found.to_dict(), report)
+    return found
 
 
 class _Job:

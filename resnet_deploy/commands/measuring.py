@@ -51,6 +51,7 @@ from resnet_deploy.terminal.progress import Bars
 @click.option(
     "--trtexec", metavar="PATH", help="Where it is, a program or its folder; implies --check-trtexec. [default: PATH]"
 )
+@click.option("--report", metavar="FILE", help="Also write the report: .html, .md or .json.")
 @export_options
 @precision_options
 @json_option

@@ -1,0 +1,57 @@
+"""A report as a document: its headline, what is wrong with it, and its sections in their order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from resnet_deploy.reporting import background, sections
+from resnet_deploy.reporting.document import Document, Tile
+from resnet_deploy.reporting.rows import Report, Row, at_batches, busiest, fastest, rows, summary
+from resnet_deploy.reporting.words import count, counted, milliseconds
+
+_SEVERITIES = ("problem", "warning", "advice")
+
+
+def document(report: Report) -> Document:
+    """Everything that a report has to say; what it has no data for is not there."""
+    found, model, machine = rows(report), report["model"], report["machine"]
+    where = next((str(gpu.get("name")) for gpu in machine.get("gpus") or ()), None) or machine.get("cpu")
+    source = (model.get("weights") or {}).get("source")
+    return Document(
+        title=f"{model.get('architecture')} on {where}",
+        subtitle=f"A benchmark by resnet-deploy: {counted(len(found), 'row')}, weights {source}",
+        summary=summary(report, found), tiles=_tiles(found), notices=_notices(report),
+        sections=[
+            *background.measured(report), *background.failures(report), *sections.results(found), *sections.parts(found),
+            *sections.distributions(found), *sections.parity(found), *sections.roofline(found), *sections.profiles(report),
+            *background.scenarios(report), *background.trtexec(report), *background.conditions(report, found),
+            *background.versions(report), *background.again(report), *background.reading(),
+        ],
+    )  # fmt: skip
+
+
+def _notices(report: Report) -> list[tuple[str, str]]:
+    """Verdicts, the gravest first, then what makes figures unsafe."""
+    found = [(str(verdict.get("severity", "warning")), str(verdict.get("text"))) for verdict in report.get("verdicts") or ()]
+    found += [("warning", str(text)) for text in report.get("warnings") or ()]
+    return sorted(found, key=lambda notice: _SEVERITIES.index(notice[0]) if notice[0] in _SEVERITIES else 1)
+
+
+def _tiles(found: Sequence[Row]) -> list[Tile]:
+    """The figures that are read first."""
+    quick, busy, tiles = fastest(found), busiest(found), []
+    if quick is not None:
+        tiles.append(Tile(name=f"Fastest at batch {quick.batch}", value=milliseconds(quick.p50_s), unit="ms", note=quick.label))
+    if busy is not None:
+        highest = count(busy.highest_images_per_s)
+        tiles.append(Tile(name="Highest throughput", value=highest, unit="images/s", note=busy.title))
+    gains = [row for row in found if row.passed and row.speedup is not None and row.backend != "eager"]
+    if gains:
+        best = max(gains, key=lambda row: row.speedup or 0)
+        tiles.append(Tile(name="Most over eager", value=f"{best.speedup:.2f}", unit="×", note=best.title))
+    if found:
+        passed = sum(row.passed for row in found)
+        failed = at_batches([row for row in found if not row.passed])
+        note = f"not {failed}" if failed else "every row"
+        tiles.append(Tile(name="Gates passed", value=f"{passed}", unit=f"of {len(found)}", note=note))
+    return tiles

@@ -1,0 +1,113 @@
+"""A comparison of two runs as a document: the sections that HTML and Markdown both say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from markupsafe import Markup
+
+from resnet_deploy.reporting.charts import Axis, Lane, Scale, lanes, mark, swatch
+from resnet_deploy.reporting.compare import Change, RunComparison
+from resnet_deploy.reporting.document import Document, Section, Table, Tile
+from resnet_deploy.reporting.figures import NEUTRAL, Figure
+from resnet_deploy.reporting.markup import el, join
+from resnet_deploy.reporting.words import counted, milliseconds
+
+_LOOK = {"slower": (1, 4), "faster": (2, 2), "same": (NEUTRAL, 0)}
+_FARTHEST = 32.0  # an interval without an end is drawn this far
+
+
+def comparison(found: RunComparison) -> Document:
+    """What became slower, faster or neither; what is missing; what else changed."""
+    sections = [_changes(found)] if found.changes else []
+    pairs = [(change.title, said) for change in found.changes for said in change.differences]
+    for title, names, rows in (
+        ("What else changed in a row", ("row", "change"), pairs),
+        (f"Only in {found.before}", ("row",), [(row,) for row in found.only_before]),
+        (f"Only in {found.after}", ("row",), [(row,) for row in found.only_after]),
+    ):
+        if rows:
+            sections.append(Section(title=title, table=Table(names=names, rows=rows, words=frozenset(names))))
+    failed = found.failures if found.limit is not None else found.broken
+    return Document(
+        title=f"{found.model}: {found.after} against {found.before}", subtitle="Two runs compared by resnet-deploy",
+        summary=summary(found), tiles=_tiles(found), sections=sections,
+        notices=[*(("problem", said) for said in failed), *(("warning", note) for note in found.notes)],
+    )  # fmt: skip
+
+
+def summary(found: RunComparison) -> list[str]:
+    """The comparison in a few sentences."""
+    counts = {verdict: [c for c in found.changes if c.verdict == verdict] for verdict in _LOOK}
+    said = [
+        f"{counted(len(found.changes), 'row')} in both. Beyond noise: {len(counts['slower'])} slower, "
+        f"{len(counts['faster'])} faster; within it: {len(counts['same'])}."
+    ]
+    if slower := counts["slower"]:
+        worst = max(slower, key=lambda change: change.ratio)
+        said.append(f"Most slowed: {worst.title}, by {worst.ratio - 1:.1%}.")
+    if faster := counts["faster"]:
+        best = min(faster, key=lambda change: change.ratio)
+        said.append(f"Most gained: {best.title}, {1 / best.ratio:.2f} times as fast.")
+    if found.limit is not None:
+        said.append(f"{counted(len(found.failures), 'regression')}, by a limit of {found.limit:.1%} and beyond noise.")
+    return said
+
+
+def _tiles(found: RunComparison) -> list[Tile]:
+    notes = {"slower": "beyond noise", "faster": "beyond noise", "same": "within noise"}
+    return [
+        Tile(name=verdict.capitalize(), value=str(sum(c.verdict == verdict for c in found.changes)), unit="rows", note=note)
+        for verdict, note in notes.items()
+    ]
+
+
+def _changes(found: RunComparison) -> Section:
+    legend = [(swatch(shape, colour), verdict) for verdict, (colour, shape) in _LOOK.items()]
+    rows = [
+        Lane(label=change.title, values=[1.0, change.ratio, *_ends(change)], draw=_ratio(change), note=f"{change.ratio:.3f}×")
+        for change in found.changes
+    ]
+    axis = Axis(title="median latency, second over first (below 1 is faster) →", log=True, text=lambda value: f"{value:.3g}×")
+    figure = Figure(draw=lambda width: lanes("Change of each row", rows, axis, width), legend=legend)
+    notes = [
+        "The line through each mark is the 95 % interval of the ratio; a row whose interval reaches 1 is the same within noise."
+    ]
+    if any(change.noise == "iqr" for change in found.changes):
+        notes.append("Where a run kept no raw samples, the interval is wide: it follows from the middle half's spread alone.")
+    return Section(title="Row by row", notes=notes, figures=[figure], table=table(found))
+
+
+def table(found: RunComparison) -> Table:
+    """The rows that both runs have."""
+    names = (
+        "backend", "device", "precision", "batch", "before ms", "after ms", "ratio", "95 % interval", "noise from", "verdict",
+    )  # fmt: skip
+    cells = [
+        [
+            c.backend, c.device, c.precision, str(c.batch), milliseconds(c.before_s), milliseconds(c.after_s),
+            f"{c.ratio:.3f}×", f"{c.low:.3f} to {c.high:.3f}", c.noise, c.verdict,
+        ]
+        for c in found.changes
+    ]  # fmt: skip
+    marked = frozenset(index for index, change in enumerate(found.changes) if change.verdict == "slower")
+    words = frozenset({"backend", "device", "precision", "noise from", "verdict"})
+    return Table(names=names, rows=cells, words=words, marked=marked)
+
+
+def _ends(change: Change) -> tuple[float, float]:
+    return max(change.low, change.ratio / _FARTHEST), min(change.high, change.ratio * _FARTHEST)
+
+
+def _ratio(change: Change) -> Callable[[Scale, float], Markup]:
+    colour, shape = _LOOK[change.verdict]
+    tip = f"{change.title}\n{milliseconds(change.before_s)} ms → {milliseconds(change.after_s)} ms\n"
+    tip += f"{change.ratio:.3f}×, {change.low:.3f} to {change.high:.3f}: {change.verdict}"
+
+    def draw(scale: Scale, y: float) -> Markup:
+        low, high = _ends(change)
+        one = el("path", d=f"M{scale(1.0):.1f} {y - 13:.1f}v26", class_="one")
+        spread = el("path", d=f"M{scale(low):.1f} {y:.1f}H{scale(high):.1f}", class_=f"l c{colour}")
+        return join([one, spread, mark(scale(change.ratio), y, shape, colour, tip)])
+
+    return draw

@@ -1,0 +1,229 @@
+"""The charts of a report, each drawn for the width that it is asked for, with its legend."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from resnet_deploy.reporting.charts import COLOURS, Axis, Lane, Line, Point, Scale, lanes, swatch, xy
+from resnet_deploy.reporting.markup import el
+from resnet_deploy.reporting.rows import Row, best_of_each, pareto, series
+from resnet_deploy.reporting.words import compact, count, milliseconds, number, percent, scientific
+
+_SHAPES = {"fp32": 0, "fp16": 1, "int8": 2, "bf16": 3, "fp8": 4, "tf32": 5}
+_OTHER_SHAPE = 6
+_QUANTILES = 60
+NEUTRAL = 7
+LAYERS = 25
+LATENCY = Axis(title="median latency of a batch, ms →", log=True, text=lambda value: compact(value * 1e3))
+THROUGHPUT = Axis(title="throughput, images/s →", log=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """draw: the chart for a width in pixels. legend: keys and names; a name that a line bears can be picked out."""
+
+    draw: Callable[[int], Markup]
+    legend: Sequence[tuple[Markup, str]] = ()
+
+
+def colours(found: Sequence[Row]) -> dict[tuple[str, str], int]:
+    """A colour for each backend on each device, in the order in which they appear."""
+    pairs = list(dict.fromkeys((row.backend, row.device) for row in found))
+    return {pair: index for index, pair in enumerate(pairs)}
+
+
+def shape(precision: str) -> int:
+    """A precision's shape, the same in every chart."""
+    return _SHAPES.get(precision, _OTHER_SHAPE)
+
+
+def _legend(found: Sequence[Row], *, lines: bool) -> list[tuple[Markup, str]]:
+    palette = colours(found)
+    return [
+        (swatch(k := shape(group[0].precision), palette[group[0].backend, group[0].device], dash=k if lines else None), label)
+        for label, group in series(found).items()
+    ]
+
+
+def _tip(row: Row) -> str:
+    gate = "passes its gate" if row.passed else "FAILS its gate: " + "; ".join(map(str, row.failures))
+    queued = "" if row.queued_images_per_s is None else f"\n{count(row.queued_images_per_s)} images/s with batches queued ahead"
+    return (
+        f"{row.title}\n{milliseconds(row.p50_s)} ms median, p99 {milliseconds(row.p99_s)} ms\n"
+        f"{count(row.images_per_s)} images/s{queued}\n{gate}"
+    )
+
+
+def latency_throughput(found: Sequence[Row]) -> Figure:
+    """Latency against throughput, a line for each backend and precision, the Pareto front beneath."""
+    palette, front = colours(found), pareto(found)
+    best = {row.key for row in front}
+    lines = [
+        Line(
+            name=label, colour=palette[group[0].backend, group[0].device], shape=shape(group[0].precision),
+            dash=shape(group[0].precision), points=[
+                Point(x=row.p50_s, y=row.images_per_s, tip=_tip(row), label=str(row.batch), hollow=not row.passed,
+                      ring=row.key in best, reach=row.queued_images_per_s)
+                for row in group
+            ],
+        )
+        for label, group in series(found).items()
+    ]  # fmt: skip
+    y = Axis(title="↑ throughput, images/s", log=True)
+    corners = [(row.p50_s, row.images_per_s) for row in front]
+    legend = _legend(found, lines=True)
+    if len(front) > 1:
+        legend.append((_key(el("path", d="M0 8h28", class_="front")), "Pareto front"))
+    if any(row.queued_images_per_s for row in found):
+        legend.append((_key(el("path", d="M14 15V2m-4 0h8", class_="l c7")), "batches queued ahead"))
+    return Figure(draw=lambda width: xy("Latency and throughput", lines, LATENCY, y, width, front=corners), legend=legend)
+
+
+def _key(*parts: Markup) -> Markup:
+    return el("svg", *parts, width=28, height=16, class_="key", aria_hidden="true")
+
+
+def bar_key(colour: int) -> Markup:
+    """A legend's key of a bar."""
+    return _key(el("rect", x=4, y=3, width=20, height=10, class_=f"bar c{colour}"))
+
+
+def distributions(found: Sequence[Row]) -> Figure:
+    """A row's latencies over its own median: every sample's place, the middle half, and the tail to the 99th percentile.
+
+    Over the median, since the spread is what is asked about: on an axis of milliseconds it would vanish among the rows.
+    """
+    palette, rows, seen = colours(found), [], set[int]()
+    for row in sorted(found, key=lambda row: (row.batch, row.p50_s)):
+        head = "" if row.batch in seen else f"batch {row.batch}"
+        seen.add(row.batch)
+        values = _quantiles(row.host_s) if row.host_s else [row.p50_s]
+        reach = [value / row.p50_s for value in (values[0], row.p50_s, row.p99_s)]
+        rows.append(
+            Lane(label=row.label, values=reach, draw=_spread(row, palette[row.backend, row.device], values),
+                 note=f"{milliseconds(row.p50_s)} ms", head=head)
+        )  # fmt: skip
+    axis = Axis(
+        title="latency over the row's own median (logarithmic) →", log=True, text=lambda value: f"{value:.3g}×", pad=0.03
+    )
+    return Figure(draw=lambda width: lanes("Latency distributions", rows, axis, width))
+
+
+def _quantiles(samples: Sequence[float]) -> list[float]:
+    """At most 60 values spread evenly over the sorted samples, the extremes among them."""
+    ordered = sorted(samples)
+    if len(ordered) <= _QUANTILES:
+        return ordered
+    return [ordered[round(index * (len(ordered) - 1) / (_QUANTILES - 1))] for index in range(_QUANTILES)]
+
+
+def _spread(row: Row, colour: int, values: Sequence[float]) -> Callable[[Scale, float], Markup]:
+    kind = f"c{colour % COLOURS}"
+    tip = f"{row.title}: median {milliseconds(row.p50_s)} ms, p90 {milliseconds(row.p90_s)} ms, "
+    tip += f"p99 {milliseconds(row.p99_s)} ms ({row.p99_s / row.p50_s:.2f}× the median), {row.samples} samples"
+
+    def draw(scale: Scale, y: float) -> Markup:
+        middle, p90, p99 = (scale(value / row.p50_s) for value in (row.p50_s, row.p90_s, row.p99_s))
+        parts = [
+            el("title", tip),
+            el("rect", x=scale.start, y=y - 10, width=scale.end - scale.start, height=20.0, class_="hit"),
+        ]
+        if row.host_s:
+            places = dict.fromkeys(f"{scale(value / row.p50_s):.1f}" for value in values)
+            parts.append(el("path", d="".join(f"M{place} {y - 6:.1f}v12" for place in places), class_=f"rug {kind}"))
+            low, _, high = statistics.quantiles(row.host_s, n=4, method="inclusive") if len(row.host_s) > 1 else [row.p50_s] * 3
+            left, right = scale(low / row.p50_s), scale(high / row.p50_s)
+            parts.append(el("rect", x=left, y=y - 6, width=max(1.0, right - left), height=12.0, class_=f"box {kind}"))
+        parts.append(el("path", d=f"M{middle:.1f} {y:.1f}H{p99:.1f}m0 -4v8M{p90:.1f} {y - 2.5:.1f}v5", class_=f"l {kind}"))
+        parts.append(el("path", d=f"M{middle:.1f} {y - 8:.1f}v16", class_=f"median {kind}"))
+        return el("g", *parts, tabindex="0")
+
+    return draw
+
+
+def parity_speed(found: Sequence[Row]) -> Figure | None:
+    """What the speed costs in fidelity: 1 - mean cosine with eager. None where nothing differs from eager."""
+    rows = [row for row in best_of_each(found) if row.cosine_loss is not None]
+    if not any(row.cosine_loss for row in rows):
+        return None
+    y = Axis(title="↑ 1 - mean cosine with eager (lower is closer)", log=True)
+    return _against(rows, "Fidelity and throughput", y, lambda row: (row.cosine_loss or 0.0, None, None), found)
+
+
+def accuracy_speed(found: Sequence[Row]) -> Figure | None:
+    """The difference of top-1 from eager, in points with its 95 % interval; without labels, how often the classes differ."""
+
+    def difference(row: Row) -> tuple[float, float | None, float | None]:
+        value, low, high = (number(row.parity.get(f"accuracy_difference{part}")) for part in ("", "_low", "_high"))
+        return (value or 0.0) * 100, low and low * 100, high and high * 100
+
+    def disagreement(row: Row) -> tuple[float, float | None, float | None]:
+        return 100 - 100 * (number(row.parity.get("top1_agreement")) or 0.0), None, None
+
+    rows = [row for row in best_of_each(found) if number(row.parity.get("accuracy_difference")) is not None]
+    if rows:
+        y = Axis(title="↑ top-1 against eager, points (95 % interval)", zero=True)
+        return _against(rows, "Accuracy and throughput", y, difference, found)
+    rows = [row for row in best_of_each(found) if number(row.parity.get("top1_agreement")) is not None]
+    if not rows:
+        return None
+    y = Axis(title="↑ images whose class differs from eager's, %", zero=True)
+    return _against(rows, "Agreement and throughput", y, disagreement, found)
+
+
+def _against(
+    rows: Sequence[Row],
+    title: str,
+    y: Axis,
+    value: Callable[[Row], tuple[float, float | None, float | None]],
+    found: Sequence[Row],
+) -> Figure:
+    palette, lines = colours(found), []
+    for row in rows:
+        place, low, high = value(row)
+        agree = percent(row.parity.get("top1_agreement"))
+        tip = f"{_tip(row)}\n1 - cosine {scientific(row.cosine_loss)}, classes agree {agree}"
+        point = Point(
+            x=row.highest_images_per_s, y=place, low=low, high=high, tip=tip, label=row.label, hollow=not row.passed
+        )  # fmt: skip
+        lines.append(Line(name=row.label, colour=palette[row.backend, row.device], shape=shape(row.precision), points=[point]))
+    return Figure(draw=lambda width: xy(title, lines, THROUGHPUT, y, width), legend=_legend(rows, lines=False))
+
+
+def layer_times(profile: Mapping[str, Any]) -> Figure | None:
+    """The layers that take longest. None without times."""
+    layers = [layer for layer in profile.get("layers") or () if (number(layer.get("time_s")) or 0.0) > 0]
+    layers = sorted(layers, key=lambda layer: -layer["time_s"])[:LAYERS]
+    if not layers:
+        return None
+    precisions = list(dict.fromkeys(_precision(layer) for layer in layers))
+    rows = [
+        Lane(label=layer["name"], values=[layer["time_s"]], note=percent(layer.get("share"), 1),
+             draw=_bar(layer, precisions.index(_precision(layer)) % COLOURS))
+        for layer in layers
+    ]  # fmt: skip
+    axis = Axis(title="time, µs →", zero=True, text=lambda value: compact(value * 1e6))
+    legend = [(bar_key(index % COLOURS), name) for index, name in enumerate(precisions)]
+    return Figure(draw=lambda width: lanes("Layer times", rows, axis, width), legend=legend)
+
+
+def _precision(layer: Mapping[str, Any]) -> str:
+    return str(layer.get("precision") or "unknown")
+
+
+def _bar(layer: Mapping[str, Any], colour: int) -> Callable[[Scale, float], Markup]:
+    tip = f"{layer['name']}: {layer['time_s'] * 1e6:,.1f} µs, {layer.get('kind') or 'unknown'}, {_precision(layer)}"
+
+    def draw(scale: Scale, y: float) -> Markup:
+        end, place = scale(layer["time_s"]), scale(0.0)
+        kind = f"bar c{colour}"
+        bar = el("rect", x=place, y=y - 7, width=max(1.0, end - place), height=14.0, class_=kind)
+        hit = el("rect", x=scale.start, y=y - 10, width=scale.end - scale.start, height=20.0, class_="hit")
+        return el("g", el("title", tip), hit, bar, tabindex="0")
+
+    return draw

@@ -1,0 +1,44 @@
+"""A report as Markdown: the sentences and the tables."""
+
+from __future__ import annotations
+
+import re
+
+from resnet_deploy.reporting.document import Document, Section, Table
+from resnet_deploy.reporting.markup import printable
+
+
+def page(content: Document) -> str:
+    """GitHub's Markdown. Names are escaped: one with a pipe or a tag in it stays a name."""
+    lines = [f"# {plain(content.title)}", "", plain(content.subtitle), ""]
+    lines += [f"- {plain(sentence)}" for sentence in content.summary]
+    if content.notices:
+        lines += ["", *(f"> **{plain(severity)}**: {plain(text)}  " for severity, text in content.notices)]
+    for section in content.sections:
+        lines += ["", *_section(section)]
+    return "\n".join(lines) + "\n"
+
+
+def plain(text: str) -> str:
+    """Text that Markdown takes as text, on one line."""
+    line = " ".join(printable(str(text)).split())
+    return re.sub(r"([\\`*_{}\[\]<>|#~])", r"\\\1", line).replace("&", "&amp;")
+
+
+def _section(section: Section) -> list[str]:
+    lines = [f"## {plain(section.title)}", ""]
+    for note in section.notes:
+        lines += [plain(note), ""]
+    if section.table is not None and section.table.rows:
+        lines += [*_table(section.table), ""]
+    if section.code:
+        ticks = max((len(run) for line in section.code for run in re.findall("`+", line)), default=0)
+        fence = "`" * max(3, ticks + 1)
+        lines += [fence, *(printable(line) for line in section.code), fence, ""]
+    return lines[:-1]
+
+
+def _table(table: Table) -> list[str]:
+    rules = ["---" if name in table.words else "---:" for name in table.names]
+    rows = [table.names, rules, *([plain(cell) for cell in row] for row in table.rows)]
+    return [f"| {' | '.join(row)} |" for row in rows]

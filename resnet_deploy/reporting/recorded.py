@@ -1,0 +1,115 @@
+"""Reports of runs that were made: kept in a bundle, read from it again, or from the JSON of `bench`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from resnet_deploy.bundle import Bundle, command
+from resnet_deploy.errors import BundleError, IntegrityError, StorageError, UsageError
+from resnet_deploy.reporting.facts import source
+from resnet_deploy.reporting.rows import Report, key_of_row
+from resnet_deploy.reporting.schema import complaint
+
+BENCH = "bench.json"
+SAMPLES = "samples.json"
+CALIBRATION = "calibration.json"
+_PROGRAM = "resnet-deploy"
+_MADE = {"onnx", "calibration", "plan"}  # the kinds of artifacts that a run measures
+
+
+def keep_report(bundle: Bundle, report: Report) -> dict[str, Any]:
+    """Keep a run as the bundle's last; returns it with its raw samples, as `load_report` does.
+
+    Nothing is written where the run found only what is kept already, and a bundle that cannot be written stays as it is: the
+    run's figures count, not where they lie.
+    """
+    content = {**report, "commands": _commands(bundle)}
+    if not _is_kept(bundle, content):
+        with contextlib.suppress(BundleError, StorageError), bundle.transaction() as change:
+            change.stage(BENCH).write_text(json.dumps(content, indent=1))
+            change.add(BENCH, kind="report")
+    return _whole(bundle, content)
+
+
+def _is_kept(bundle: Bundle, content: Report) -> bool:
+    """But for the machine's load and the command, which say nothing new."""
+    if BENCH not in bundle.manifest["artifacts"]:
+        return False
+    try:
+        known = json.loads(bundle.artifact(BENCH).read_bytes())
+    except (BundleError, ValueError):
+        return False
+    said = {name: value for name, value in content.items() if name not in {"machine", "commands"}}
+    return bool(json.loads(json.dumps(said)) == {name: known.get(name) for name in said})
+
+
+def _commands(bundle: Bundle) -> list[str]:
+    """The commands that made the bundle's files and this run; none where a program of the user's own did."""
+    made = [str(entry.get("command")) for entry in bundle.manifest["artifacts"].values() if entry["kind"] in _MADE]
+    found = list(dict.fromkeys([*made, command()]))
+    return found if all(line.startswith(f"{_PROGRAM} ") for line in found) else []
+
+
+def load_report(run: Bundle | str | Path) -> dict[str, Any]:
+    """The report of a bundle's last run, with its raw samples, or of a file that `bench --json` or `--report` made.
+
+    Raises UsageError for what is neither, BundleError and IntegrityError for a bundle that cannot be used.
+    """
+    if isinstance(run, Bundle) or Path(run).is_dir():
+        return _of_bundle(run if isinstance(run, Bundle) else Bundle.open(run))
+    path = Path(run)
+    if not path.exists():
+        raise UsageError(f"{path} does not exist; give a bundle, or a file made by `{_PROGRAM} bench ... --report FILE.json`")
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as exc:
+        raise UsageError(f"{path} cannot be read: {exc.strerror}") from exc
+    except (ValueError, RecursionError) as exc:
+        raise UsageError(
+            f"{path} is not JSON ({exc}); give a bundle, or a file made by `{_PROGRAM} bench ... --report FILE.json`"
+        ) from exc
+    if said := complaint(content):
+        raise UsageError(f"{path} is not a report of `{_PROGRAM} bench`: {said}")
+    return dict(content)
+
+
+def _of_bundle(bundle: Bundle) -> dict[str, Any]:
+    if BENCH not in bundle.manifest["artifacts"]:
+        raise UsageError(f"{bundle.path} has no recorded run; measure it with `{_PROGRAM} bench {bundle.path}`")
+    return _whole(bundle, json.loads(bundle.artifact(BENCH).read_bytes()))
+
+
+def _whole(bundle: Bundle, content: Report) -> dict[str, Any]:
+    """A report with the raw samples that the bundle keeps of its rows, and where its calibration came from."""
+    artifacts, found = bundle.manifest["artifacts"], {**content, "samples": _samples(bundle, content["results"])}
+    if calibration := artifacts.get(CALIBRATION):
+        # The data's name, its digest and the method that was asked for.
+        data, _ = source(str(calibration.get("data", "")).rsplit(" ", 2)[0])
+        found["calibration"] = {"source": data or "DATA", "method": calibration.get("method")}
+    return found
+
+
+def _samples(bundle: Bundle, results: list[dict[str, Any]]) -> dict[str, Any]:
+    """By row; none where the file is not as it was written."""
+    if SAMPLES not in bundle.manifest["artifacts"]:
+        return {}
+    try:
+        kept = json.loads(bundle.artifact(SAMPLES).read_bytes())
+    except IntegrityError:
+        return {}
+    # The measurement of the very figures that the report has: one that was made later is another's.
+    measured = {_text(entry): key for key, entry in bundle.manifest["measurements"].items()}
+    of_rows = {_key(result): measured.get(_text(result)) for result in results}
+    return {row: {"host_s": kept[key]["host_s"]} for row, key in of_rows.items() if key in kept}
+
+
+def _text(one: Mapping[str, Any]) -> str:
+    return json.dumps(one["latency_s"], sort_keys=True)
+
+
+def _key(result: Mapping[str, Any]) -> str:
+    return key_of_row(result["backend"], result["device"], result["precision"], result["batch"])

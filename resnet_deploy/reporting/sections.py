@@ -1,0 +1,248 @@
+"""What a report says of its figures, section by section; a section without data is not there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from resnet_deploy.reporting import figures, hardware
+from resnet_deploy.reporting.document import Section, Table
+from resnet_deploy.reporting.rows import Report, Row, at_batches, best_of_each, pareto
+from resnet_deploy.reporting.words import count, counted, milliseconds, number, percent, scientific
+
+CANDIDATE = frozenset({"backend", "device", "precision"})
+
+
+def results(found: Sequence[Row]) -> list[Section]:
+    """The curve, and every figure in one table."""
+    if not found:
+        return []
+    notes = [
+        "Latency is host to host: images in host memory to answers in host memory, one batch at a time. Further left and "
+        "further up is better; numbers beside the marks are batch sizes; hollow marks fail their gates."
+    ]
+    if front := pareto(found):
+        notes.append(f"On the Pareto front, which no other row beats in both: {at_batches(front)}.")
+    return [
+        Section(title="Latency and throughput", notes=notes, figures=[figures.latency_throughput(found)]),
+        Section(title="All results", table=_table(found)),
+    ]
+
+
+def _table(found: Sequence[Row]) -> Table:
+    roofs = any(hardware.reached(row) is not None for row in found)
+    devices, queued = len({row.device for row in found}) > 1, any(row.queued_images_per_s for row in found)
+    names = [
+        "backend", *(["device"] if devices else []), "precision", "batch", "p50 ms", "p90 ms", "p99 ms", "device ms", "IQR",
+        "images/s", *(["queued images/s"] if queued else []), "vs eager", "1 - cosine", "agree", "top-1", "gate",
+        *(["of roof"] if roofs else []),
+    ]  # fmt: skip
+    cells = [
+        [
+            row.backend, *([row.device] if devices else []), row.precision, str(row.batch), milliseconds(row.p50_s),
+            milliseconds(row.p90_s), milliseconds(row.p99_s), milliseconds(row.device_s),
+            percent(row.iqr_s / row.p50_s, 0) + ("!" if row.noisy else ""), count(row.images_per_s),
+            *([count(row.queued_images_per_s)] if queued else []), "–" if row.speedup is None else f"{row.speedup:.2f}×",
+            scientific(row.cosine_loss), percent(row.parity.get("top1_agreement")), percent(row.parity.get("top1_accuracy")),
+            "pass" if row.passed else "FAIL", *([percent(hardware.reached(row), 1)] if roofs else []),
+        ]
+        for row in found
+    ]  # fmt: skip
+    return Table(names=names, rows=cells, words=CANDIDATE | {"gate"}, marked=_failed(found))
+
+
+def _failed(found: Sequence[Row]) -> frozenset[int]:
+    return frozenset(index for index, row in enumerate(found) if not row.passed)
+
+
+_CALLED = {"enqueue": "enqueue ms", "h2d": "H2D ms", "compute": "compute ms", "d2h": "D2H ms", "host": "latency ms"}
+
+
+def parts(found: Sequence[Row]) -> list[Section]:
+    """A latency's parts by trtexec's names, with the options that they were taken with."""
+    keys = [key for key in _CALLED if any(hardware.part_s(row, key) is not None for row in found)]
+    told = [row for row in found if row.result.get("settings") or any(hardware.part_s(row, key) is not None for key in keys)]
+    if keys in ([], ["compute"]) and not any(row.result.get("settings") for row in told):
+        return []  # on a CPU compute is the inference itself, which the table of results has
+    cells = [
+        [
+            row.backend, row.precision, str(row.batch), *(milliseconds(hardware.part_s(row, key)) for key in keys),
+            milliseconds(row.p50_s), settings(row.result.get("settings") or {}),
+        ]
+        for row in told
+    ]  # fmt: skip
+    names = ["backend", "precision", "batch", *(_CALLED[key] for key in keys), "host to host ms", "taken with"]
+    drawn = hardware.latency_parts(found)
+    note = (
+        "Medians, in trtexec's words: Enqueue Time, H2D Latency, GPU Compute Time, D2H Latency; Latency is the sum of the last "
+    )
+    note += "three. Host to host is what a caller waits."
+    table = Table(names=names, rows=cells, words=CANDIDATE | {"taken with"})
+    return [
+        Section(
+            title="Where the time goes", notes=[note], figures=[drawn] if drawn else [], table=table, folded=drawn is not None
+        )
+    ]
+
+
+def settings(given: dict[str, Any]) -> str:
+    """Named options as words: `cuda_graph, streams=2, no spin_wait`."""
+    said = [
+        name if value is True else f"no {name}" if value is False else f"{name}={value}"
+        for name, value in given.items()
+        if value is not None
+    ]
+    return ", ".join(said) or "–"
+
+
+def distributions(found: Sequence[Row]) -> list[Section]:
+    """How steady each row is."""
+    if not found:
+        return []
+    names = ["backend", "precision", "batch", "samples", "min", "p25", "p50", "p75", "p90", "p95", "p99", "max"]
+    cells = []
+    for row in found:
+        ordered = sorted(row.host_s)
+        known = {0.5: row.p50_s, 0.9: row.p90_s, 0.99: row.p99_s}
+        at = [
+            known[part] if part in known else _quantile(ordered, part) if ordered else None
+            for part in (0, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1)
+        ]
+        cells.append([row.backend, row.precision, str(row.batch), str(row.samples), *map(milliseconds, at)])
+    raw = any(row.host_s for row in found)
+    notes = [
+        "Each row over its own median, the time on its right: a row that is all at 1 is steady. The thin line ends at the 99th "
+        "percentile, with the 90th as a tick on it" + ("; the box is the middle half, faint strokes are samples." * raw or ".")
+    ]
+    table = Table(names=names, rows=cells, words=CANDIDATE)
+    drawn = [figures.distributions(found)]
+    return [Section(title="Latency distribution", notes=notes, figures=drawn, table=table, folded=True)]
+
+
+def _quantile(ordered: Sequence[float], part: float) -> float:
+    """As numpy has it: linear between the two nearest."""
+    place = part * (len(ordered) - 1)
+    low = int(place)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
+
+
+def parity(found: Sequence[Row]) -> list[Section]:
+    """What the speed costs in answers."""
+    drawn = [figure for figure in (figures.parity_speed(found), figures.accuracy_speed(found)) if figure is not None]
+    drawn = [*drawn[:1], *(replace(figure, legend=()) for figure in drawn[1:])]
+    best = [row for row in best_of_each(found) if row.parity]
+    if not best:
+        return []
+    names = ["backend", "precision", "images/s", "max error", "1 - cosine", "worst cosine", "agree", "top-1", "eager's top-1",
+             "difference, points", "gate"]  # fmt: skip
+    cells = [
+        [
+            row.backend, row.precision, count(row.highest_images_per_s), scientific(row.parity.get("max_abs_error")),
+            scientific(row.cosine_loss), _digits(row.parity.get("cosine_min")), percent(row.parity.get("top1_agreement")),
+            percent(row.parity.get("top1_accuracy")), percent(row.parity.get("reference_top1_accuracy")),
+            _points(row.parity), "pass" if row.passed else "; ".join(map(str, row.failures)) or "FAIL",
+        ]
+        for row in best
+    ]  # fmt: skip
+    note = "Each backend and precision at the batch size of its highest throughput."
+    if figures.parity_speed(found) is not None:
+        note += " What differs from eager by nothing stands on the lower edge of the logarithmic axis."
+    table = Table(names=names, rows=cells, words=CANDIDATE | {"gate"}, marked=_failed(best))
+    return [Section(title="Parity and speed", notes=[note], figures=drawn, table=table, folded=bool(drawn))]
+
+
+def _digits(value: Any) -> str:
+    found = number(value)
+    return "–" if found is None else f"{found:.6f}"
+
+
+def _points(parity: Any) -> str:
+    value, low, high = (number(parity.get(f"accuracy_difference{part}")) for part in ("", "_low", "_high"))
+    if value is None:
+        return "–"
+    return f"{value * 100:+.2f}" + ("" if low is None or high is None else f" ({low * 100:+.2f} to {high * 100:+.2f})")
+
+
+def roofline(found: Sequence[Row]) -> list[Section]:
+    """How near its device's limits each row comes."""
+    drawn = hardware.roofline(found)
+    if drawn is None:
+        return []
+    of_rows = [(row, hardware.rates(row)) for row in found if hardware.rates(row)]
+    rates = list(dict.fromkeys(rate.name for _, of_row in of_rows for rate in of_row))
+    names = ["backend", "precision", "batch", *rates, "bound by", "of roof", "device of roof"]
+    cells = []
+    for row, of_row in of_rows:
+        known, roof = {rate.name: count(rate.images_per_s) for rate in of_row}, row.result["roofline"]
+        device = number(roof.get("device_reached_percent"))
+        cells.append(
+            [row.backend, row.precision, str(row.batch), *(known.get(name, "–") for name in rates), str(roof.get("bound", "–")),
+             percent(hardware.reached(row), 1), "–" if device is None else f"{device:.1f}%"]
+        )  # fmt: skip
+    roofs = [row.result["roofline"] for row, _ in of_rows]
+    devices = ", ".join(dict.fromkeys(str(roof.get("device", "the device")) for roof in roofs))
+    sources = "; ".join(dict.fromkeys(str(roof["source"]) for roof in roofs if roof.get("source")))
+    notes = [
+        f"What {devices} can do at most, in images a second, and what was measured. The floor is kernel by kernel: each at the "
+        "slower of its compute and its memory. Percentages are of what the floor and the host link allow."
+    ]
+    notes += [f"Peaks: {sources}."] if sources else []
+    table = Table(names=names, rows=cells, words=CANDIDATE | {"bound by"})
+    return [Section(title="Roofline", notes=notes, figures=[drawn], table=table, folded=True)]
+
+
+def profiles(report: Report) -> list[Section]:
+    """Each profile's layers, those that take longest first. Of a backend and precision, the largest batch has a chart."""
+    found = report.get("profiles") or ()
+    largest: dict[tuple[str, ...], float] = {}
+    for profile in found:
+        largest[_line(profile)] = max(largest.get(_line(profile), 0.0), number(profile.get("batch")) or 0.0)
+    sections = []
+    for profile in found:
+        title = f"Layer times: {profile['backend']} {profile['precision']}, batch {profile.get('batch')}"
+        if profile.get("error"):
+            sections.append(Section(title=title, notes=[f"There is no profile: {profile['error']}."]))
+        elif profile.get("layers"):
+            drawn = figures.layer_times(profile) if number(profile.get("batch")) == largest[_line(profile)] else None
+            shown = [drawn] if drawn else []
+            sections.append(Section(title=title, notes=[_cost(profile)], figures=shown, table=_layers(profile), folded=True))
+    return sections
+
+
+def _line(profile: Report) -> tuple[str, ...]:
+    return profile["backend"], str(profile.get("device")), profile["precision"]
+
+
+def _cost(profile: Report) -> str:
+    """How many layers, how long they take, and what the profiler itself adds."""
+    said = counted(len(profile["layers"]), "layer")
+    for name, text in (
+        ("total_s", "{} ms in all"),
+        ("profiled_s", "{} ms an inference"),
+        ("latency_s", "{} ms without a profiler"),
+    ):
+        said += "" if number(profile.get(name)) is None else ", " + text.format(milliseconds(profile.get(name)))
+    return f"{said}." + (f" The chart has the {figures.LAYERS} that take longest." * (len(profile["layers"]) > figures.LAYERS))
+
+
+def _layers(profile: Report) -> Table:
+    layers = sorted(profile["layers"], key=lambda layer: -(number(layer.get("time_s")) or 0.0))
+    with_names = any(layer.get("onnx") for layer in layers)
+    cells = [
+        [layer["name"], *([_names(layer.get("onnx"))] if with_names else []), str(layer.get("kind") or "–"),
+         str(layer.get("precision") or "–"), _micro(layer.get("time_s")), percent(layer.get("share"), 1)]
+        for layer in layers
+    ]  # fmt: skip
+    names = ("layer", *(["in the graph"] if with_names else []), "kind", "precision", "µs", "share")
+    return Table(names=names, rows=cells, words=frozenset({"layer", "in the graph", "kind", "precision"}))
+
+
+def _names(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else "–" if value is None else str(value)
+
+
+def _micro(value: Any) -> str:
+    found = number(value)
+    return "–" if found is None else f"{found * 1e6:,.1f}"

@@ -1,0 +1,88 @@
+"""Numbers as people read them."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+from resnet_deploy.errors import UsageError
+
+
+def number(value: Any) -> float | None:
+    """A finite number, or None."""
+    try:
+        return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
+    except OverflowError:  # a whole number beyond every double
+        return None
+
+
+def milliseconds(seconds: Any) -> str:
+    """Seconds as milliseconds with the digits that count; a dash where there are none."""
+    found = number(seconds)
+    if found is None:
+        return "–"
+    value = found * 1e3
+    return f"{value:,.{0 if value >= 1000 else 1 if value >= 100 else 2 if value >= 10 else 3}f}"
+
+
+def count(value: Any) -> str:
+    """A rate or a count without decimals; small rates keep one."""
+    found = number(value)
+    return "–" if found is None else f"{found:,.1f}" if 0 < found < 10 and found != int(found) else f"{found:,.0f}"
+
+
+def counted(found: int, what: str) -> str:
+    """So many of something: `1 row`, `2 rows`."""
+    return f"{found:,} {what}{'' if found == 1 else 's'}"
+
+
+def percent(value: Any, digits: int = 2) -> str:
+    """A fraction as a percentage."""
+    found = number(value)
+    return "–" if found is None else f"{found:.{digits}%}"
+
+
+def scientific(value: Any) -> str:
+    """A small error in two digits; zero as 0."""
+    found = number(value)
+    return "–" if found is None else "0" if found == 0 else f"{found:.1e}"
+
+
+def compact(value: float) -> str:
+    """A number in few characters: 0.25, 40, 1.5k, 2M, 1e-07."""
+    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= limit * 0.9995:
+            return f"{value / limit:.3g}{unit}"
+    return "0" if value == 0 else f"{value:.0e}" if abs(value) < 1e-3 else f"{value:.3g}"
+
+
+def metric(name: str, value: Any) -> str:
+    """A figure by the unit in its name: latency_p90_s is written in ms, top1_accuracy in percent."""
+    found = number(value)
+    if found is None:
+        return "–" if value is None else str(value)
+    if "accuracy" in name and "images" not in name:
+        return percent(found)
+    if "latency" in name and name.endswith("_s"):
+        return milliseconds(found)
+    return f"{found:,.0f}" if found == int(found) or abs(found) >= 1000 else f"{found:,.2f}"
+
+
+def metric_name(name: str) -> str:
+    """The heading of such a figure."""
+    if name.endswith("_per_s"):
+        return name.removesuffix("_per_s").replace("_", " ") + "/s"
+    if name.endswith("_qps"):
+        return name.removesuffix("_qps").replace("_", " ") + " queries/s"
+    unit = " ms" if "latency" in name else " s"
+    return (name.removesuffix("_s") + unit if name.endswith("_s") else name).replace("_", " ")
+
+
+def share(text: float | str) -> float:
+    """A fraction as it is given: `5%` or 0.05. Raises UsageError for what is neither, and for 100 % and more."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(%?)", str(text).strip())
+    value = float(found[1]) / (100 if found[2] else 1) if found else 1.0
+    if value >= 1:
+        raise UsageError(f"{text!r} is not a share, as in 5% or 0.05")
+    return value

@@ -1,0 +1,135 @@
+"""A report as a file: HTML, Markdown or JSON by its suffix."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from resnet_deploy._files import write_atomic, writing
+from resnet_deploy.bundle import MANIFEST, Bundle
+from resnet_deploy.errors import BundleError, UsageError
+from resnet_deploy.reporting.recorded import BENCH, CALIBRATION, SAMPLES, keep_report, load_report
+from resnet_deploy.reporting.words import share
+
+if TYPE_CHECKING:
+    from resnet_deploy.reporting.compare import RunComparison
+
+SUFFIXES = (".html", ".md", ".json")
+
+
+def report(
+    run: Bundle | str | Path,
+    other: Bundle | str | Path | None = None,
+    *,
+    output: str | Path | None = None,
+    fail_on_regression: float | str | None = None,
+) -> dict[str, Any] | RunComparison:
+    """The report of a run, or of two compared: each a bundle, whose last run it is, or the JSON of a run.
+
+    output: a file to write, .html, .md or .json. fail_on_regression: how much slower a row may become, `5%` or 0.05; what is
+    slower by more, and beyond noise, is in the comparison's `failures`. Returns the report as a dict, or a RunComparison.
+    Raises UsageError for what is no run, for runs of different networks, and as `write_report` does.
+    """
+    if output is not None:
+        check_path(output)
+    limit = None if fail_on_regression is None else share(fail_on_regression)
+    found: dict[str, Any] | RunComparison = load_report(run)
+    if other is not None:
+        from resnet_deploy.reporting.compare import compare_reports
+
+        names = (_name(run), _name(other))
+        found = compare_reports(load_report(run), load_report(other), names=names, limit=limit)
+    elif limit is not None:
+        raise UsageError("a regression is between two runs; give another bundle, or the JSON of another run")
+    if output is not None:
+        write_report(found, output)
+    return found
+
+
+def _name(run: Bundle | str | Path) -> str:
+    return str(run.path if isinstance(run, Bundle) else run)
+
+
+def write_report(report: Mapping[str, Any] | RunComparison, path: str | Path) -> Path:
+    """Write a report, or a comparison of two, as .html, .md or .json; returns the path. Folders that are missing are made.
+
+    report: what `load_report` gives (with raw samples), `BenchReport.to_dict()`, or a comparison. The HTML is one file that
+    loads nothing. Raises UsageError for another suffix, BundleError where writing is refused, StorageError for a full disk;
+    a file that was there before is then as it was.
+    """
+    path = check_path(path)
+    content = render(report, path.suffix.lower()).encode()
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, content)
+    return path
+
+
+def publish(bundle: Bundle, report: Mapping[str, Any], path: str | Path | None) -> None:
+    """Keep a run's report in its bundle, and write it to a file where one was asked for. Raises as `write_report` does."""
+    kept = keep_report(bundle, report)
+    if path is not None:
+        write_report(kept, path)
+
+
+def check_path(path: str | Path) -> Path:
+    """Whether a report can be written here, as far as that can be known beforehand. Raises as `write_report` does."""
+    path = Path(path)
+    if path.suffix.lower() not in SUFFIXES:
+        raise UsageError(f"a report is written as {', '.join(SUFFIXES)}; found {path.name!r}")
+    try:
+        with writing(path):
+            if path.is_dir():
+                raise UsageError(f"{path} is a folder; give the name of a file in it")
+            if path.name in _taken(path.parent):
+                raise UsageError(f"{path} is a part of the bundle; give the report another name")
+            folder = next(parent for parent in (path.parent, *path.parent.parents) if parent.exists())
+            with tempfile.TemporaryFile(dir=folder):
+                pass  # nothing tells permissions, read-only disks and quotas as surely as trying
+    except OSError as exc:
+        raise BundleError(f"cannot write {path}: {exc.strerror}. Choose another output folder") from exc
+    return path
+
+
+def _taken(folder: Path) -> set[str]:
+    """Names that a bundle has of its own; none where the folder is not one."""
+    if not (folder / MANIFEST).exists():
+        return set()
+    try:
+        artifacts = set(Bundle.open(folder).manifest["artifacts"])
+    except BundleError:
+        artifacts = set()
+    return artifacts | {MANIFEST, BENCH, SAMPLES, CALIBRATION}
+
+
+def render(report: Mapping[str, Any] | RunComparison, suffix: str) -> str:
+    """A report's text: `.html`, `.md` or `.json`."""
+    if suffix == ".json":
+        return json.dumps(thinned(report) if isinstance(report, Mapping) else report.to_dict(), indent=1) + "\n"
+    from resnet_deploy.reporting import html, markdown
+
+    if isinstance(report, Mapping):
+        from resnet_deploy.reporting.content import document
+
+        content = document(report)
+    else:
+        from resnet_deploy.reporting.differences import comparison
+
+        content = comparison(report)
+    return html.page(content) if suffix == ".html" else markdown.page(content)
+
+
+def thinned(report: Mapping[str, Any]) -> dict[str, Any]:
+    """A report as it is written: with as many samples of a row as a comparison uses. A fast backend has tens of thousands, and
+    the bundle keeps them."""
+    from resnet_deploy.reporting.compare import evenly
+
+    samples = {
+        key: {"host_s": [float(f"{value:.6g}") for value in evenly(entry["host_s"])]}
+        for key, entry in (report.get("samples") or {}).items()
+        if entry.get("host_s")
+    }
+    return {**report, "samples": samples} if samples else dict(report)

@@ -1,0 +1,38 @@
+"""Reports and comparisons, as text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from resnet_deploy.terminal.tables import table
+
+if TYPE_CHECKING:
+    from resnet_deploy.reporting.compare import RunComparison
+    from resnet_deploy.reporting.document import Document
+
+
+def run(report: dict[str, Any], written: str | None) -> str:
+    from resnet_deploy.reporting.content import document
+
+    return _document(document(report), {"All results", "MLPerf scenarios", "Not measured", "To get it again"}, written)
+
+
+def comparison(found: RunComparison, written: str | None) -> str:
+    from resnet_deploy.reporting.differences import comparison
+
+    content = comparison(found)
+    return _document(content, {section.title for section in content.sections}, written)
+
+
+def _document(content: Document, titles: set[str], written: str | None) -> str:
+    """The headline, and the sections of these titles, without charts."""
+    from resnet_deploy.reporting.markup import printable
+
+    parts = ["\n".join([content.title, *content.summary, *(f"{severity}: {said}" for severity, said in content.notices)])]
+    for section in content.sections:
+        if section.title in titles:
+            said = [section.title, *section.notes, ""]
+            if section.table is not None:
+                said.append(table([dict(zip(section.table.names, row, strict=True)) for row in section.table.rows]))
+            parts.append("\n".join([*said, *section.code]))
+    return printable("\n\n".join([*parts, *([f"written to {written}"] if written else [])]))

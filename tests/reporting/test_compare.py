@@ -1,0 +1,157 @@
+"""Two runs compared: what is beyond noise, what is a regression, and what cannot be compared."""
+
+from __future__ import annotations
+
+import copy
+import json
+import random
+from typing import Any
+
+import pytest
+
+from resnet_deploy.benchmarking.measure import MeasureConfig
+from resnet_deploy.errors import UsageError
+from resnet_deploy.reporting.compare import ROUNDS, RunComparison, compare_reports
+from resnet_deploy.reporting.differences import summary
+from resnet_deploy.reporting.words import share
+from tests.reporting.reports import full, small
+
+
+def verdicts(found: RunComparison) -> list[str]:
+    return [change.verdict for change in found.changes]
+
+
+def drifting(seed: int, scale: float = 1.0) -> dict[str, Any]:
+    """A run whose machine changes its pace from turn to turn by 2 %, far more than within a turn."""
+    draw, report = random.Random(seed), small(scale)
+    for result in report["results"]:
+        p50 = result["latency_s"]["p50"]
+        turns = [p50 * draw.gauss(1, 0.02) for _ in range(ROUNDS)]
+        values = [turn * draw.gauss(1, 0.002) for turn in turns for _ in range(100)]
+        result["latency_s"]["p50"] = sorted(values)[300]
+        report["samples"][f"{result['backend']}|cpu|fp32|{result['batch']}"] = {"host_s": values}
+    return report
+
+
+def test_the_turns_are_the_measurements() -> None:
+    assert MeasureConfig().rounds == ROUNDS
+
+
+def test_a_run_is_the_same_as_itself() -> None:
+    found = compare_reports(small(), small(), limit=0.0)
+    assert verdicts(found) == ["same"] * 4 and found.failures == [] and found.notes == []
+    assert all(change.ratio == 1 and change.noise == "samples" for change in found.changes)
+
+
+def test_two_runs_of_a_drifting_machine_are_seldom_different() -> None:
+    """160 rows between which nothing changed: at 95 % some 8 would seem to."""
+    pairs = [(drifting(2 * seed), drifting(2 * seed + 1)) for seed in range(40)]
+    assert sum(verdict != "same" for pair in pairs for verdict in verdicts(compare_reports(*pair))) <= 8
+
+
+def test_a_true_change_is_found_through_the_same_drift() -> None:
+    found = [compare_reports(drifting(seed), drifting(seed + 100, 1.15)) for seed in range(20)]
+    assert sum(verdict == "slower" for one in found for verdict in verdicts(one)) >= 76
+
+
+@pytest.mark.parametrize(("scale", "expected"), [(1.08, "slower"), (0.9, "faster"), (1.0001, "same")])
+def test_what_changed_more_than_noise(scale: float, expected: str) -> None:
+    found = compare_reports(small(), small(scale, seed=9))
+    assert verdicts(found) == [expected] * 4
+    for change in found.changes:
+        assert change.ratio == pytest.approx(scale) and change.low <= change.ratio <= change.high
+    back = compare_reports(small(scale, seed=9), small())
+    assert [change.low for change in back.changes] == pytest.approx([1 / change.high for change in found.changes], rel=1e-2)
+
+
+def test_a_limit_and_noise_both_count() -> None:
+    slower = small(1.08, seed=9)
+    assert len(compare_reports(small(), slower, limit=0.05).failures) == 4
+    assert "slower by 8.0%, more than 5.0%" in compare_reports(small(), slower, limit=0.05).failures[0]
+    found = compare_reports(small(), slower, limit=0.1)
+    assert found.failures == [] and verdicts(found) == ["slower"] * 4, "marked, but within the limit"
+    assert compare_reports(small(), slower).failures == [], "no limit, no failure"
+    drifted = compare_reports(drifting(3), drifting(4, 1.01), limit=0.0)
+    assert verdicts(drifted) == ["same"] * 4 and drifted.failures == [], "slower, but within noise"
+    assert all(change.ratio > 1 for change in drifted.changes[:1])
+
+
+def test_without_samples_the_spread_decides() -> None:
+    before = small(with_samples=False)
+    found = compare_reports(before, small(1.08, with_samples=False))
+    assert verdicts(found) == ["slower"] * 4 and {change.noise for change in found.changes} == {"iqr"}
+    wide = compare_reports(small(with_samples=False, spread=0.2), small(1.08, with_samples=False, spread=0.2))
+    assert verdicts(wide) == ["same"] * 4
+    for few in ({"samples": 3}, {"samples": None}):
+        after = small(2.0, with_samples=False)
+        for result in after["results"]:
+            result |= few
+        found = compare_reports(before, after, limit=0.05)
+        assert verdicts(found) == ["same"] * 4 and found.failures == [], "too few to know"
+        assert json.loads(json.dumps(found.to_dict(), allow_nan=False))["changes"][0]["high"] is None
+
+
+def test_more_than_speed_can_become_worse() -> None:
+    before, after = full((1, 8)), full((1, 8))
+    after["results"][0] |= {"gate": "fail", "failures": ["cosine-min is 0.1"]}
+    gone = after["results"].pop(1)
+    error = {"error": "out of memory", **{name: gone[name] for name in ("backend", "device", "precision", "batch")}}
+    after["unmeasured"] = [error]
+    after["scenarios"][0] |= {"valid": False, "reason": "Min duration satisfied: NO"}
+    found = compare_reports(before, after, limit=0.05)
+    assert [said.split(": ", 1)[1] for said in found.failures] == [
+        "its gate passed and now fails",
+        "was measured and now fails: out of memory",
+        "was VALID and is INVALID: Min duration satisfied: NO",
+    ]
+    assert "the gate was passed and is failed" in found.changes[0].differences
+    assert compare_reports(after, before, limit=0.05).failures == [], "what became better is no failure"
+
+
+def test_what_else_differs_is_said() -> None:
+    before, after = full((1, 8)), full((1, 8))
+    after["machine"]["packages"] |= {"torch": "2.14.0", "openvino": "2026.4"}
+    after["machine"]["gpus"][0]["name"] = "NVIDIA H100"
+    after["results"][0]["settings"]["streams"] = 4
+    after["results"][0]["parity"]["top1_accuracy"] -= 0.01
+    after["results"].pop()
+    found = compare_reports(before, after)
+    assert "torch was 2.13.0 and is 2.14.0" in found.notes and "openvino was missing and is 2026.4" in found.notes
+    assert any("NVIDIA H200" in note and "NVIDIA H100" in note for note in found.notes)
+    assert found.changes[0].differences == ["top1_accuracy was 0.8031 and is 0.7931", "streams was 1 and is 4"]
+    assert found.only_before == ["tensorrt:streams=2 int8, batch 8"] and found.only_after == []
+    assert "Beyond noise: 0 slower, 0 faster" in summary(found)[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"architecture": "resnet18"}, "the architecture is resnet50 and resnet18"),
+        ({"num_classes": 7}, "the number of classes is 1000 and 7"),
+        ({"head": {"kind": "logits"}}, "the head is"),
+        ({"input": {"name": "input", "dtype": "float32", "shape": []}}, "the input is"),
+    ],
+)
+def test_different_networks_are_not_compared(change: dict[str, Any], said: str) -> None:
+    other = copy.deepcopy(small())
+    other["model"] |= change
+    with pytest.raises(UsageError, match=said):
+        compare_reports(small(), other)
+
+
+def test_runs_without_a_common_row_are_not_compared() -> None:
+    before, after = small(), small()
+    before["results"], after["results"] = before["results"][:2], after["results"][2:]
+    with pytest.raises(UsageError, match=r"no row in common.*eager fp32, batch 1.*eager fp32, batch 8"):
+        compare_reports(before, after)
+
+
+@pytest.mark.parametrize(("text", "value"), [("5%", 0.05), ("0.05", 0.05), (0.05, 0.05), ("2.5 %", 0.025), (0, 0.0)])
+def test_shares(text: str | float, value: float) -> None:
+    assert share(text) == pytest.approx(value)
+
+
+@pytest.mark.parametrize("text", ["5", "100%", "-1%", "five", "", "5%%", "nan"])
+def test_what_is_no_share(text: str) -> None:
+    with pytest.raises(UsageError, match=r"as in 5% or 0\.05"):
+        share(text)

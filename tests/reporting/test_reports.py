@@ -1,0 +1,222 @@
+"""What a report says, and files that are no report."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from resnet_deploy.errors import UsageError
+from resnet_deploy.reporting.compare import compare_reports
+from resnet_deploy.reporting.content import document
+from resnet_deploy.reporting.document import Document, Section
+from resnet_deploy.reporting.facts import commands, folded
+from resnet_deploy.reporting.recorded import load_report
+from resnet_deploy.reporting.rows import pareto, rows
+from resnet_deploy.reporting.schema import complaint
+from resnet_deploy.reporting.words import metric, metric_name, milliseconds
+from resnet_deploy.reporting.writing import render
+from tests.reporting.reports import full, small
+
+
+def section(content: Document, title: str) -> Section:
+    return next(one for one in content.sections if one.title.startswith(title))
+
+
+def cells(content: Document, title: str) -> list[dict[str, str]]:
+    table = section(content, title).table
+    assert table is not None
+    return [dict(zip(table.names, row, strict=True)) for row in table.rows]
+
+
+def test_everything_that_a_run_found_is_said() -> None:
+    content = document(full())
+    assert [one.title for one in content.sections] == [
+        "What was measured", "Not measured", "Latency and throughput", "All results", "Where the time goes",
+        "Latency distribution", "Parity and speed", "Roofline", "Layer times: tensorrt int8, batch 8",
+        "Layer times: tensorrt int8, batch 128", "Layer times: onnxruntime int8, batch 8", "MLPerf scenarios",
+        "LoadGen's figures", "trtexec on the same plans", "Conditions", "Meanwhile", "Versions", "To get it again",
+        "How to read it",
+    ]  # fmt: skip
+    row = cells(content, "All results")[4]
+    assert row["p50 ms"] == "0.307" and row["queued images/s"] == "3,841" and row["of roof"] == "4.5%" and row["IQR"] == "3%!"
+    assert cells(content, "All results")[10]["gate"] == "FAIL"
+    time = cells(content, "Where the time goes")[5]
+    assert (time["H2D ms"], time["compute ms"], time["D2H ms"]) == ("0.042", "0.254", "0.007")
+    assert time["taken with"] == "cuda_graph, streams=2, no spin_wait, data_transfers"
+    assert (
+        cells(content, "Roofline")[0]["bound by"] == "memory"
+        and "NVIDIA H200 datasheet" in section(content, "Roofline").notes[1]
+    )
+    assert cells(content, "Not measured")[0]["error"].startswith("RuntimeException: TensorRT EP failed")
+    assert (
+        section(content, "Layer times: tensorrt int8, batch 128").figures
+        and "1.500 ms an inference, 1.400 ms without" in (section(content, "Layer times: tensorrt int8, batch 128").notes[0])
+    )
+    assert not section(content, "Layer times: tensorrt int8, batch 8").figures, "one chart a line"
+    assert "no profiler" in section(content, "Layer times: onnxruntime").notes[0]
+    beside = cells(content, "trtexec on the same plans")
+    assert beside[0] | {"ours": "0.310 ms", "trtexec": "0.305 ms", "difference": "1.6%"} == beside[0]
+    assert beside[1]["ours"] == "–" and beside[1]["trtexec"] == "3,120 images/s" and len(beside) == 2
+    assert "no such plan" in section(content, "trtexec on the same plans").notes[1]
+    scenarios = cells(content, "MLPerf scenarios")
+    assert [one["LoadGen says"] for one in scenarios] == ["VALID"] * 4 + ["INVALID", "FAILED"]
+    assert [one["figure"] for one in scenarios[:4]] == ["1.400 ms p90", "4.200 ms p99", "61,234 samples/s", "48,000 queries/s"]
+    assert any("Latency bound is not met; lower rates" in note for note in section(content, "MLPerf scenarios").notes)
+    seen = cells(content, "Meanwhile")
+    assert seen[35]["throttled"] == "power cap 11%" and seen[0]["SM clock, MHz"] == "345 · 1,815–1,980 · 1,980"
+    assert seen[0]["energy, mJ/image"] == "11.2" and seen[39]["row"] == "tensorrt int8 server"
+    assert "memory clock, MHz" in seen[0] and "busy, %" in seen[0]
+    assert [severity for severity, _ in content.notices] == ["problem", "warning", "warning", "advice"]
+    assert "Without a figure, since the backend failed: 1 row." in content.summary
+    interrupted = full() | {"interrupted": True}
+    assert document(interrupted).summary[0].startswith("The run was interrupted")
+
+
+def test_an_older_report_says_what_it_has() -> None:
+    content = document(small(with_samples=False))
+    assert [one.title for one in content.sections] == [
+        "What was measured", "Latency and throughput", "All results", "Latency distribution", "Parity and speed", "Conditions",
+        "Versions", "To get it again", "How to read it",
+    ]  # fmt: skip
+    assert "queued images/s" not in cells(content, "All results")[0]
+    on_a_cpu = small(with_samples=False)
+    for result in on_a_cpu["results"]:
+        result |= {"compute_latency_s": result["device_latency_s"], "settings": {}, "roofline": None, "conditions": None}
+    assert [one.title for one in document(on_a_cpu).sections] == [one.title for one in content.sections]
+    bare = small(with_samples=False)
+    bare = {
+        **bare,
+        "results": [{n: r[n] for n in ("backend", "device", "precision", "batch", "latency_s")} for r in bare["results"]],
+    }
+    assert cells(document(bare), "All results")[0]["vs eager"] == "–"
+    nothing = document({**bare, "results": []})
+    assert nothing.summary == ["Nothing was measured."] and render({**bare, "results": []}, ".html")
+
+
+def test_the_pareto_front_is_what_nothing_beats_and_what_passes() -> None:
+    found = rows(full())
+    front = pareto(found)
+    for row in front:
+        assert row.passed and not any(
+            other.passed and other.p50_s < row.p50_s and other.images_per_s > row.images_per_s for other in found
+        )
+    assert {row.key for row in front} == {
+        row.key for row in found if row.passed
+        and not any(o.passed and o.p50_s <= row.p50_s and o.images_per_s > row.images_per_s for o in found)
+    }  # fmt: skip
+
+
+def test_commands_are_those_that_were_run_where_they_are_known() -> None:
+    assert shlex.split(commands(full())[0]) == [
+        "resnet-deploy", "bench", "resnet50", "--weights", "IMAGENET1K_V2", "--head", "topk:5", "--input", "uint8",
+        "--max-batch", "1024", "--data", "val/", "--batch", "1,8,32,128,512,1024", "--backend", "eager:cuda", "--backend",
+        "eager:cuda,fp16,channels_last,compile", "--backend", "onnxruntime:cuda,fp16", "--backend", "tensorrt:fp16",
+        "--backend", "tensorrt:int8", "--backend", "tensorrt:int8,streams=2", "--backend", "onnxruntime:fp16,tensorrt",
+        "--precision", "fp16,int8", "--calibration", "DATA", "--scenario", "sweep", "--scenario", "single-stream", "--scenario",
+        "multi-stream", "--scenario", "offline", "--scenario", "server", "--threads", "32",
+    ]  # fmt: skip
+    known = ["resnet-deploy export resnet50 -o 'b; rm -rf /'", "resnet-deploy bench b"]
+    assert commands(full() | {"commands": known}) == known
+    assert shlex.split(folded(known[0]).replace("\\\n", "")) == shlex.split(known[0])
+
+
+def test_words() -> None:
+    assert [milliseconds(value) for value in (1.5, 0.15, 0.015, 0.0015, None)] == ["1,500", "150.0", "15.00", "1.500", "–"]
+    assert metric_name("latency_p90_s") == "latency p90 ms" and metric("latency_p90_s", 0.0014) == "1.400"
+    assert metric_name("target_qps") == "target queries/s" and metric_name("samples_per_s") == "samples/s"
+    assert metric("top1_accuracy", 0.8) == "80.00%" and metric("accuracy_images", 600) == "600"
+
+
+def test_markdown_tables_keep_their_columns_whatever_is_in_them() -> None:
+    report = full((1,))
+    report["results"][0]["backend"] = "a|b `c` <img src=x> \n# heading\\"
+    report["unmeasured"][0]["error"] = "first line\nsecond | line\n```\n| a | b |"
+    text = render(report, ".md")
+    outside = re.sub(r"(?ms)^(`{3,}).*?^\1$", "", text)
+    assert outside.count("```") == 0 and not re.search(r"(?<!\\)<", outside) and "\n# heading" not in outside
+    tables = [block.split("\n") for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)]
+    assert len(tables) >= 12
+    for lines in tables:
+        assert len({len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) for line in lines if line}) == 1, lines[0]
+    assert "queued images/s" in text and "VALID" in text and "--loadEngine=model.plan" in text
+
+
+def test_json_keeps_everything_but_most_samples() -> None:
+    report = full((1,))
+    key = next(iter(report["samples"]))
+    report["samples"][key]["host_s"] *= 10
+    found = json.loads(render(report, ".json"))
+    assert len(found["samples"][key]["host_s"]) == 600
+    assert {name: part for name, part in found.items() if name != "samples"} == {
+        n: p for n, p in report.items() if n != "samples"
+    }
+
+
+def test_fifty_results_are_a_small_page() -> None:
+    report = full()
+    extra = [copy.deepcopy(report["results"][index]) | {"backend": f"other{index}"} for index in range(14)]
+    report["results"] += extra
+    values = report["samples"]["eager|cuda|fp32|1"]["host_s"] * 10
+    for one in report["results"]:
+        report["samples"][f"{one['backend']}|{one['device']}|{one['precision']}|{one['batch']}"] = {"host_s": values}
+    report["profiles"] *= 2
+    assert len(rows(report)) == 50 and sum(bool(row.host_s) for row in rows(report)) == 50
+    for suffix in (".html", ".md", ".json"):
+        assert len(render(report, suffix).encode()) < 2e6, suffix
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("", "is not JSON"), ('{"results": [', "is not JSON"), ("\x00\x01", "is not JSON"), ("[" * 100_000, "is not JSON"),
+        ("[]", "it is a list, not an object"), ("{}", "it has no machine"), ('{"machine": 1}', "machine is a whole number"),
+        ('{"machine": {}, "model": {}, "results": {}}', "results is an object, not a list"),
+        ('{"machine": {}, "model": {}, "results": [{"backend": "a"}]}', r"it has no results\[0\].device"),
+        ('{"results": []}', "it has no machine"), ('{"bundle": "b", "results": []}', "it has no machine"),
+        ('{"machine": {}, "model": {}, "results": [], "x": ' + "[" * 50 + "]" * 50 + "}", "nested more than"),
+    ],
+)  # fmt: skip
+def test_what_is_no_report(content: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    path.write_text(content)
+    with pytest.raises(UsageError, match=said):
+        load_report(path)
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9) | st.just(10**400),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=4,
+)
+
+
+def places(value: Any) -> list[tuple[Any, Any]]:
+    """Every container and key in it, where something can be put."""
+    keys = list(value) if isinstance(value, dict) else range(min(len(value), 4)) if isinstance(value, list) else ()
+    return [(value, key) for key in keys] + [place for key in keys for place in places(value[key])]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_whatever_stands_in_a_report_it_is_refused_or_shown(data: st.DataObject) -> None:
+    """Any part of a real report becomes anything: a complaint, or a page, never another error."""
+    report = full((1, 8))
+    for samples in report["samples"].values():
+        del samples["host_s"][12:]
+    for _ in range(data.draw(st.integers(1, 3))):
+        container, key = data.draw(st.sampled_from(places(report)))
+        container[key] = data.draw(ANYTHING)
+    if complaint(report) is None:
+        for suffix in (".html", ".md", ".json"):
+            render(report, suffix)
+        with contextlib.suppress(UsageError):
+            compare_reports(full((1, 8)), report).to_dict()
