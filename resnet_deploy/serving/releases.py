@@ -8,12 +8,12 @@ from resnet_deploy.engine.flavours import TENSORRT
 from resnet_deploy.engine.plan import Origin, version_fits
 from resnet_deploy.errors import ServingError, UsageError
 
-# TensorRT of nvcr.io/nvidia/tritonserver:RELEASE-py3, as many numbers of it as the sources give. NVIDIA's table of all
-# releases is https://docs.nvidia.com/deeplearning/frameworks/support-matrix/index.html; each release's notes are at
-# https://docs.nvidia.com/deeplearning/triton-inference-server/release-notes/rel-26-09.html, and the base images' at
-# https://docs.nvidia.com/deeplearning/frameworks/cuda-dl-release-notes/rel-26-03.html and
-# https://docs.nvidia.com/deeplearning/frameworks/pytorch-release-notes/rel-26-05.html. The images named -trtllm-python-py3
-# carry another, older TensorRT:
+# TensorRT of nvcr.io/nvidia/tritonserver:RELEASE-py3, as many numbers of it as were found. 26.03 is that of its base image:
+# https://docs.nvidia.com/deeplearning/frameworks/cuda-dl-release-notes/rel-26-03.html. The others are as projects that run
+# these images quote NVIDIA's notes, not read off an image: a row is to be checked against NVIDIA's table of all releases,
+# https://docs.nvidia.com/deeplearning/frameworks/support-matrix/index.html, and the release's own notes, such as
+# https://docs.nvidia.com/deeplearning/triton-inference-server/release-notes/rel-26-09.html. The images named
+# -trtllm-python-py3 carry an older TensorRT:
 # https://github.com/triton-inference-server/server/blob/main/docs/introduction/compatibility.md
 RELEASES = {
     "26.09": "11.3",
