@@ -25,7 +25,6 @@ from resnet_deploy.benchmarking.lost import said
 from resnet_deploy.benchmarking.machine import cores
 from resnet_deploy.benchmarking.measure import MeasureConfig, measure
 from resnet_deploy.building import ensure_plan
-from resnet_deploy.bundle import Bundle
 from resnet_deploy.steps import export
 from resnet_deploy.subject import Subject
 
@@ -60,7 +59,7 @@ class Network:
         self.left_out: dict[str, str] = {}
         self.times: dict[int, Samples] = {batch: {} for batch in batches}
         self.queued: dict[int, Samples] = {batch: {} for batch in batches}  # images a second
-        self.subject = Subject(Bundle.open(bundle.path))
+        self.subject = Subject(bundle)
         for text in texts:
             self._load(text)
 

@@ -206,6 +206,26 @@ def test_conditions_are_recorded_beside_each_figure(bundle: Path) -> None:
     assert "meanwhile load " in run(*args).stdout
 
 
+def test_unsafe_conditions_are_warned_of_once_with_the_worst() -> None:
+    from resnet_deploy.benchmarking.report import warnings_for
+    from tests.test_verdicts import row
+
+    def under(share: str, **about: Any) -> Any:
+        return row(
+            1.0,
+            conditions={"warnings": [f"other processes used {share} of 2 cores", "the clock fell"][: 1 + (share > "1")]},
+            **about,
+        )
+
+    described = {"weights": {"source": "file"}}
+    said = warnings_for([under("0.3"), under("1.4", batch=8), row(1.0, batch=32)], described)
+    assert said == [
+        "other processes used 1.4 of 2 cores (onnxruntime at batch 1, onnxruntime at batch 8)",
+        "the clock fell (onnxruntime at batch 8)",
+    ]
+    assert warnings_for([row(1.0)], described) == []
+
+
 def test_the_roof_and_what_the_results_say(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from resnet_deploy.benchmarking import roofs
     from resnet_deploy.benchmarking.devices import Roof

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import platform
 import sys
@@ -40,9 +41,12 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
-def gpus() -> list[dict[str, Any]]:
-    """Name, memory and compute capability of each CUDA device; empty without one, or where torch was not needed yet."""
-    torch = sys.modules.get("torch")
+def gpus(*, needed: bool = False) -> list[dict[str, Any]]:
+    """Name, memory and compute capability of each CUDA device; empty without one, or where torch was not needed yet.
+
+    needed: load torch to look, for what depends on the answer.
+    """
+    torch = importlib.import_module("torch") if needed else sys.modules.get("torch")
     if torch is None or not torch.cuda.is_available():
         return []
     found = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -191,7 +191,7 @@ def record(measurement: Measurement, **about: Any) -> dict[str, Any]:
     }
 
 
-def warnings_for(results: list[Result], described: Mapping[str, Any]) -> list[str]:
+def warnings_for(results: list[Result], described: Mapping[str, Any], scenarios: Sequence[ScenarioResult] = ()) -> list[str]:
     """What makes a figure unsafe, in words."""
     found = []
     if described["weights"]["source"] == "random":
@@ -204,17 +204,16 @@ def warnings_for(results: list[Result], described: Mapping[str, Any]) -> list[st
         found.append(f"the warm-up did not become stable ({_named(cold)})")
     if partial := [r for r in results if r.partial]:
         found.append(f"interrupted before the measurement ended: from fewer samples than asked for ({_named(partial)})")
-    return found + _unsafe(results)
+    return found + _unsafe([*results, *scenarios])
 
 
-def _unsafe(results: list[Result]) -> list[str]:
+def _unsafe(rows: Sequence[Result | ScenarioResult]) -> list[str]:
     """Warnings of conditions: one a kind, as the worst row has it, and which rows have it."""
-    kinds: dict[str, list[tuple[str, Result]]] = {}
-    for result in results:
-        for text in (result.conditions or {}).get("warnings", []):
-            kinds.setdefault(re.sub(r"[\d.]+", "#", text), []).append((text, result))
-    worst = [(max((text for text, _ in rows), key=_first_number), [row for _, row in rows]) for rows in kinds.values()]
-    return [f"{text} ({_named(rows)})" for text, rows in worst]
+    kinds: dict[str, list[tuple[str, Result | ScenarioResult]]] = {}
+    for row in rows:
+        for text in (row.conditions or {}).get("warnings", []):
+            kinds.setdefault(re.sub(r"[\d.]+", "#", text), []).append((text, row))
+    return [f"{max((text for text, _ in of), key=_first_number)} ({_named([row for _, row in of])})" for of in kinds.values()]
 
 
 def _first_number(text: str) -> float:
@@ -222,5 +221,6 @@ def _first_number(text: str) -> float:
     return float(found[0]) if found else 0.0
 
 
-def _named(results: list[Result]) -> str:
-    return ", ".join(sorted({f"{r.backend} at batch {r.batch}" for r in results}))
+def _named(rows: Sequence[Result | ScenarioResult]) -> str:
+    places = {f"{row.backend} {f'at batch {row.batch}' if isinstance(row, Result) else f'in {row.scenario}'}" for row in rows}
+    return ", ".join(sorted(places))

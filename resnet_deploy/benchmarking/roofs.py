@@ -62,13 +62,13 @@ class Roofs:
             return None
         if self._options.roof is not None:
             return find_roof(self._options.roof)
-        found = gpus()
+        found = gpus(needed=True)
         return find_roof(found[0]["name"]) if found else None
 
     def _measured(self, device: str) -> Roof:
         key = key_of(
-            device=device, cpu=cpu_name(), cores=cores(), threads=self._threads, gpus=gpus() if device == "cuda" else [],
-            torch=_deps.version("torch"),
+            device=device, cpu=cpu_name(), cores=cores(), threads=self._threads,
+            gpus=gpus(needed=True) if device == "cuda" else [], torch=_deps.version("torch"),
         )  # fmt: skip
         known = self._ledger.bundle.manifest.get(SECTION, {}).get(key)
         if known is not None and not self._fresh:

@@ -93,8 +93,9 @@ def bench(
     dataset = subject.data(data or f"random:{RANDOM_IMAGES}", limit=limit, strict=strict)
     largest = subject.max_batch if batch is None else max(batches)
     played = ScenarioRun(
-        subject, dataset, scenarios, max_batch=largest, threads=job.threads, fresh=fresh, progress=progress, ledger=job.ledger
-    )
+        subject, dataset, scenarios, max_batch=largest, threads=job.threads, fresh=fresh, progress=progress,
+        ledger=job.ledger, spin_wait=running.spin_wait,
+    )  # fmt: skip
     job.judge(dataset, asked)
     timings = Timings(
         subject, dataset, config, running, ledger=job.ledger, lost=job.lost, threads=job.threads, fresh=fresh, progress=progress
@@ -156,11 +157,12 @@ class _Job:
             self.lost.raise_first()
         described, order = self.subject.description, itertools.product(batches, self.judged)
         results = rows(order, timings.found, self.judged, roofs, described)
+        scenarios = played.results(self.judged)
+        warnings = warnings_for(results, described, scenarios) + played.warnings
         return BenchReport(
-            machine=describe_machine(), model=described, results=results, scenarios=played.results(self.judged),
+            machine=describe_machine(), model=described, results=results, scenarios=scenarios,
             unmeasured=unmeasured(self.candidates, batches, timings.found, self.lost), verdicts=_said(self.subject, results),
-            warnings=warnings_for(results, described) + played.warnings + _skipped(self.judged) + self.ledger.warnings,
-            interrupted=interrupted,
+            warnings=warnings + _skipped(self.judged) + self.ledger.warnings, interrupted=interrupted,
         )  # fmt: skip
 
 

@@ -43,6 +43,7 @@ class ScenarioRun:
         fresh: bool = False,
         progress: Progress = silent,
         ledger: Ledger | None = None,
+        spin_wait: bool = True,
     ) -> None:
         if options.judged:
             _deps.require("mlperf_loadgen", extra="loadgen")
@@ -52,6 +53,7 @@ class ScenarioRun:
             raise UsageError(f"--accuracy needs labelled images and a head of classes; {lacking}")
         self.subject, self.dataset, self.options = subject, dataset, options
         self.max_batch, self.threads, self.fresh, self.progress = max_batch, threads, fresh, progress
+        self.spin_wait = spin_wait
         self.ledger = ledger or Ledger(subject.bundle)
         self.found: dict[Candidate, dict[str, dict[str, Any]]] = {}
 
@@ -100,6 +102,7 @@ class ScenarioRun:
             return
         try:
             with self.subject.backend(candidate, self.threads) as backend:
+                backend.spin_wait = self.spin_wait
                 runtime = backend.describe()
                 runner = Runner(
                     backend=backend, library=library, options=self.options, max_batch=self.max_batch, progress=self.progress,
@@ -132,7 +135,8 @@ class ScenarioRun:
             candidate=str(candidate), made_from=self.subject.made_from(candidate), scenario=scenario,
             options=self.options.key(scenario), data=self.dataset.sha256, excluded=self.subject.seen_key(),
             max_batch=self.max_batch, threads=self.threads, cpu=cpu_name(), cores=cores(),
-            gpus=gpus() if candidate.device == "cuda" else [], packages=_deps.versions(),
+            gpus=gpus(needed=True) if candidate.device == "cuda" else [], packages=_deps.versions(),
+            **({"spin_wait": False} if candidate.device == "cuda" and not self.spin_wait else {}),
         )  # fmt: skip
 
 

@@ -132,7 +132,8 @@ class Timings:
         return key_of(
             candidate=str(candidate), made_from=self._subject.made_from(candidate), batch=batch,
             duration_s=self._config.duration_s, threads=self._threads, cpu=cpu_name(), cores=cores(),
-            gpus=gpus() if candidate.device == "cuda" else [], packages=_deps.versions(), **self._options.key(candidate),
+            gpus=gpus(needed=True) if candidate.device == "cuda" else [], packages=_deps.versions(),
+            **self._options.key(candidate),
         )  # fmt: skip
 
 

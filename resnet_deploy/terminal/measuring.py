@@ -127,7 +127,7 @@ def _row(result: Result, roof: bool) -> dict[str, Any]:
         "device ms": f"{result.device_latency_s.p50 * 1e3:.3f}",
         "IQR": f"{latency.iqr / latency.p50:.0%}",
         "images/s": f"{result.images_per_s:,.0f}",
-        **({"roof": result.roofline and f"{result.roofline['device_reached_percent']:.0f}%"} if roof else {}),
+        **({"roof": result.roofline and f"{result.roofline['device_reached_percent']:.3g}%"} if roof else {}),
         "vs eager": None if result.speedup is None else f"{result.speedup:.2f}x",
         "max error": "-" if parity["max_abs_error"] is None else f"{parity['max_abs_error']:.1e}",
         "agree": None if agreement is None else f"{agreement:.2%}",
