@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from common import Limit, Row, arguments, compare, finish
+from common import Limit, Row, alone, arguments, compare, finish
 from numpy.typing import NDArray
 from onnx import helper
 
@@ -122,6 +122,18 @@ def rows(name: str, times: Times) -> list[Row]:
     ]
 
 
+def watching(backend: OrtBackend, rounds: int) -> list[float]:
+    """The watcher's own CPU time, of a measurement's time, while a network runs on all cores."""
+    images, found = example(1), []
+    for _ in range(rounds):
+        with watch_with(None) as seen:
+            end = time.perf_counter() + 1
+            while time.perf_counter() < end:
+                backend.infer(images)
+        found.append(seen.watching_s / seen.duration_s)
+    return found
+
+
 def added(times: Times, inference_s: list[float]) -> Row:
     """What our side of a call costs, against the inference that it is part of."""
     added_s = [a - b for a, b in zip(times.ours_s, times.peer_s, strict=True)]
@@ -142,16 +154,19 @@ def run(folder: Path, rounds: int) -> tuple[list[Row], dict[str, list[float]]]:
         print(name, flush=True)
         backend = OrtBackend(subjects[arch].bundle.artifact(ONNX), ORT, threads=cores())
         found[name] = take_turns(backend, example(batch), count, max(4, rounds // batch))
+    watched = watching(OrtBackend(subjects[CASES[0][0]].bundle.artifact(ONNX), ORT, threads=cores()), max(3, rounds // 8))
     call = take_turns(smallest(folder), example(1), 50, 5 * rounds)
     print("eager PyTorch and ONNX Runtime", flush=True)
     eager_s, ort_s = eager_against_ort(subjects["resnet50"], max(4, rounds // 2))
     table = [row for name, times in found.items() for row in rows(name, times)]
     table.append(added(call, next(iter(found.values())).peer_s))
+    share = statistics.median(watched)
+    table.append(alone("watching the machine, of a core's time", share, unit="fraction", limit=OVERHEAD))
     table.append(compare("resnet50 batch 1: speed-up over eager PyTorch, FP32", ort_s, eager_s, limit=EAGER, speedup=True))
     samples = {
         f"{name}.{part}": values for name, times in (found | {"call": call}).items() for part, values in vars(times).items()
     }
-    return table, samples | {"eager_s": eager_s, "onnxruntime_s": ort_s}
+    return table, samples | {"eager_s": eager_s, "onnxruntime_s": ort_s, "watching_share": watched}
 
 
 def main() -> None:
