@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from resnet_deploy.bundle import Bundle, Transaction, key_of
 from resnet_deploy.errors import CalibrationError, UsageError
-from resnet_deploy.specs import Precision, Progress
+from resnet_deploy.specs import OptionGroup, Precision, Progress
 from resnet_deploy.subject import CALIBRATION, Subject
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ QUANTIZED = frozenset({Precision.INT8, Precision.FP8})
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoweringOptions:
+class LoweringOptions(OptionGroup):
     """How precisions are made; names and defaults are those of `resnet-deploy export`.
 
     precision: of fp32, fp16, bf16, int8, fp8. targets: for INT8, tensorrt (also TensorRT-RTX and OpenVINO) or cpu (ONNX
@@ -77,13 +77,6 @@ class LoweringOptions:
         if self.calibration_images < 1:
             raise UsageError(f"a calibration needs at least 1 image; found {self.calibration_images}")
         object.__setattr__(self, "precisions", tuple(map(Precision, dict.fromkeys(self.precision))))
-
-    @classmethod
-    def split(cls, options: dict[str, Any]) -> tuple[LoweringOptions, dict[str, Any]]:
-        """Options of both kinds by name → those of this kind, and the others."""
-        names = {field.name for field in fields(cls) if field.init}
-        own = {name: value for name, value in options.items() if name in names}
-        return cls(**own), {name: value for name, value in options.items() if name not in names}
 
     def kept(self, graph: Graph, target: str) -> tuple[str, ...]:
         """Layers that are not quantized for a target, grouped convolutions among them where the policy says so."""

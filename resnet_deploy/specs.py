@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from enum import Enum
-from typing import Any
+from typing import Any, TypeVar
 
 from resnet_deploy.errors import UsageError
 
@@ -20,6 +20,20 @@ OPSET = 20  # of ONNX; TensorRT >= 10 and ONNX Runtime >= 1.17 read it
 
 def silent(what: str, done: int, total: int | None) -> None:
     """Progress that nobody watches."""
+
+
+_Group = TypeVar("_Group", bound="OptionGroup")
+
+
+class OptionGroup:
+    """A dataclass of options that a call takes beside those of other kinds."""
+
+    @classmethod
+    def split(cls: type[_Group], options: dict[str, Any]) -> tuple[_Group, dict[str, Any]]:
+        """Options of all kinds by name → those of this kind, and the others."""
+        names = {field.name for field in fields(cls) if field.init}  # type: ignore[arg-type]
+        own = {name: value for name, value in options.items() if name in names}
+        return cls(**own), {name: value for name, value in options.items() if name not in names}
 
 
 class Precision(str, Enum):

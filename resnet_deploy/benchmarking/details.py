@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from resnet_deploy.backends.base import Candidate
 from resnet_deploy.benchmarking.profile import Profile, profile_all
 from resnet_deploy.benchmarking.report import BenchReport
 from resnet_deploy.benchmarking.trtexec import Comparison, check, find_tools
-from resnet_deploy.specs import Progress
+from resnet_deploy.specs import OptionGroup, Progress
 from resnet_deploy.subject import Subject
 
 
@@ -31,20 +31,13 @@ class Measured:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetailOptions:
+class DetailOptions(OptionGroup):
     """profile: what each layer takes, at every batch size. check_trtexec: run trtexec (TensorRT-RTX: tensorrt_rtx) on the
     plans that are measured, and compare. trtexec: the program or its folder, in place of PATH; implies check_trtexec."""
 
     profile: bool = False
     check_trtexec: bool = False
     trtexec: str | Path | None = None
-
-    @classmethod
-    def split(cls, options: dict[str, Any]) -> tuple[DetailOptions, dict[str, Any]]:
-        """Options of all kinds by name → those of this kind, and the others."""
-        names = {one.name for one in fields(cls)}
-        own = {name: value for name, value in options.items() if name in names}
-        return cls(**own), {name: value for name, value in options.items() if name not in names}
 
     def tools(self, candidates: Iterable[Candidate]) -> dict[str, str]:
         """The programs that are to be run, by flavour. Raises, as `find_tools` does, before anything is measured."""

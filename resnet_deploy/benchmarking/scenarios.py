@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from resnet_deploy.benchmarking.library import Library
 from resnet_deploy.benchmarking.loadgen import SAMPLES_PER_QUERY, SCENARIOS, Outcome, Request, run
 from resnet_deploy.benchmarking.search import Search, hopeless, search_rate
 from resnet_deploy.errors import UsageError
-from resnet_deploy.specs import Progress, silent
+from resnet_deploy.specs import OptionGroup, Progress, silent
 
 SWEEP = "sweep"
 SUBMISSION_S = 600.0
@@ -28,7 +28,7 @@ IDLE = 0.02  # of one stream's rate: below it nothing queues, and a lower rate c
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScenarioOptions:
+class ScenarioOptions(OptionGroup):
     """What `bench` measures, and how LoadGen's scenarios are run.
 
     scenario: `sweep` (latency by batch size), `single-stream`, `multi-stream`, `server`, `offline`. latency_bound_s: that 99 %
@@ -58,13 +58,6 @@ class ScenarioOptions:
             raise UsageError(f"the rate's tolerance is a fraction, as in 0.05; found {self.rate_tolerance}")
         if self.accuracy and not self.judged:
             raise UsageError("accuracy is LoadGen's: choose a scenario for it, as in --scenario offline")
-
-    @classmethod
-    def split(cls, options: dict[str, Any]) -> tuple[ScenarioOptions, dict[str, Any]]:
-        """Options of all kinds by name → those of this kind, and the others."""
-        names = {one.name for one in fields(cls)}
-        own = {name: value for name, value in options.items() if name in names}
-        return cls(**own), {name: value for name, value in options.items() if name not in names}
 
     @property
     def judged(self) -> tuple[str, ...]:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from resnet_deploy.backends.base import BACKENDS, Backend, Candidate
 from resnet_deploy.benchmarking.devices import DEVICES, find_roof
 from resnet_deploy.errors import UsageError
-from resnet_deploy.specs import Precision
+from resnet_deploy.specs import OptionGroup, Precision
 
 
 @dataclass(frozen=True, kw_only=True)
-class MeasureOptions:
+class MeasureOptions(OptionGroup):
     """Of backends on a GPU, beside what `--backend` says of each; trtexec's options of the same meaning in brackets.
 
     cuda_graph: start each inference as one CUDA graph (--useCudaGraph), or do not; None leaves it to each backend. streams:
@@ -40,13 +40,6 @@ class MeasureOptions:
             raise UsageError(f"there are no published ceilings of {self.roof!r}; choose from {known}, or give --measure-roof")
         if self.roof is not None and self.measure_roof:
             raise UsageError("a roof is either a device's of the table or measured: give --roof or --measure-roof")
-
-    @classmethod
-    def split(cls, options: dict[str, Any]) -> tuple[MeasureOptions, dict[str, Any]]:
-        """Options of all kinds by name → those of this kind, and the others."""
-        names = {one.name for one in fields(cls)}
-        own = {name: value for name, value in options.items() if name in names}
-        return cls(**own), {name: value for name, value in options.items() if name not in names}
 
     @property
     def uploads(self) -> bool:
