@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from resnet_deploy.inspection import inspect as inspect
     from resnet_deploy.models.create import create_model as create_model
     from resnet_deploy.models.registry import list_models as list_models
+    from resnet_deploy.serving.cpp import cpp as cpp
     from resnet_deploy.steps import export as export
     from resnet_deploy.steps import verify as verify
     from resnet_deploy.tuning import tune as tune
@@ -31,6 +32,7 @@ _WHERE = {
     "DeployError": "errors",
     "bench": "benchmarking.run",
     "build": "building",
+    "cpp": "serving.cpp",
     "create_model": "models.create",
     "doctor": "diagnosis",
     "export": "steps",

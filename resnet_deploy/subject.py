@@ -94,26 +94,36 @@ class Subject:
     def file(self, candidate: Candidate) -> str:
         """The artifact that a candidate runs. Raises UsageError where it has not been made, UnavailableError for plans that
         cannot run here."""
-        artifacts = self.bundle.manifest["artifacts"]
-        if candidate.artifact not in artifacts:
+        return self._plan(candidate) if candidate.backend in PLANS else self.graph(candidate)
+
+    def graph(self, candidate: Candidate) -> str:
+        """The graph that a candidate runs or that its plans are built from. Raises UsageError where it has not been made."""
+        if candidate.artifact not in self.bundle.manifest["artifacts"]:
             data = " --calibration DATA" if candidate.precision in {Precision.INT8, Precision.FP8} else ""
             raise UsageError(
                 f"{self.bundle.path} has no {candidate.artifact} for {candidate}; make it with `resnet-deploy export "
                 f"{self.description['architecture']} -o {self.bundle.path} --precision {candidate.precision.value}{data}`"
             )
-        return self._plan(candidate) if candidate.backend in PLANS else candidate.artifact
+        return candidate.artifact
 
     def plans(self, candidate: Candidate) -> dict[str, Origin]:
-        """The plans of a candidate's flavour that were built from its graph as it is now, and where."""
+        """The plans of a candidate's flavour that were built from its graph as it is now, and where. Raises UsageError where
+        there is none."""
         from resnet_deploy.engine.plan import Origin
 
         artifacts = self.bundle.manifest["artifacts"]
-        graph = artifacts[candidate.artifact]["sha256"]
-        return {
+        graph = artifacts[self.graph(candidate)]["sha256"]
+        found = {
             name: Origin.from_dict(entry["origin"])
             for name, entry in artifacts.items()
             if entry["kind"] == "plan" and entry["made_from"] == graph and entry["origin"]["flavour"] == candidate.backend
         }
+        if not found:
+            raise UsageError(
+                f"{self.bundle.path} has no plan of {candidate.artifact} for {candidate.backend}; make one with `resnet-deploy "
+                f"build {self.bundle.path} --precision {candidate.precision.value} --flavour {candidate.backend}`"
+            )
+        return found
 
     def _plan(self, candidate: Candidate) -> str:
         """The plan that runs here, of those that were built."""
@@ -121,11 +131,6 @@ class Subject:
         from resnet_deploy.engine.plan import here, preflight
 
         found = self.plans(candidate)
-        if not found:
-            raise UsageError(
-                f"{self.bundle.path} has no plan of {candidate.artifact} for {candidate.backend}; make one with `resnet-deploy "
-                f"build {self.bundle.path} --precision {candidate.precision.value} --flavour {candidate.backend}`"
-            )
         machine, refusal = here(FLAVOURS[candidate.backend]), None
         for name, origin in found.items():
             try:

@@ -7,7 +7,6 @@
 #include <chrono>
 #include <cmath>
 #include <cstdint>
-#include <cstdio>
 #include <cstring>
 #include <exception>
 #include <filesystem>
@@ -181,17 +180,20 @@ void read_image(const std::string& path, const rd::Description& model, std::uint
   std::error_code error;
   if (std::filesystem::is_directory(path, error)) bad_input(path + " is a folder; expected an image");
   std::ifstream file(path, std::ios::binary);
-  if (!file) bad_input("cannot read " + path + ": " + std::strerror(errno));
+  if (!file) bad_input("cannot read " + path + ": " + std::generic_category().message(errno));
   read_pixels(file, path, ends_with(path, ".rgb") || ends_with(path, ".raw"), model, target);
 }
 
 // ---- Answers ----------------------------------------------------------------------------------------------------------
 
-std::string number(float value) {
-  std::array<char, 32> text{};
-  const int length = std::snprintf(text.data(), text.size(), "%.9g", static_cast<double>(value));  // reads back as the same
-  return {text.data(), static_cast<std::size_t>(std::max(length, 0))};
+// The shortest text that reads back as the same number; with so many decimals where they are given.
+template <typename Number, typename... Decimals>
+std::string number(Number value, Decimals... decimals) {
+  std::array<char, 400> text{};
+  return {text.data(), std::to_chars(text.data(), text.data() + text.size(), value, decimals...).ptr};
 }
+
+std::string rounded(double value, int decimals) { return number(value, std::chars_format::fixed, decimals); }
 
 // Of one image: which part of an output is its, and the values as text.
 std::vector<std::string> values_of(const rd::Output& output, std::int64_t image, std::int64_t batch, std::size_t most) {
@@ -215,6 +217,7 @@ std::string joined(const std::vector<std::string>& parts, const char* between) {
 
 std::string shape_of(const rd::Output& output) {
   std::vector<std::string> sizes;
+  sizes.reserve(output.shape.size());
   for (auto size = output.shape.begin() + 1; size != output.shape.end(); ++size) sizes.push_back(std::to_string(*size));
   return "[" + joined(sizes, ", ") + "]";
 }
@@ -226,6 +229,7 @@ std::string as_json(const std::string& path, const std::vector<rd::Output>& outp
   std::string text = "{\"image\": " + rd::json_string(path);
   if (top != nullptr) {
     std::vector<std::string> classes;
+    classes.reserve(top->size());
     for (const rd::Class& each : *top) {
       classes.push_back("{\"class\": " + std::to_string(each.index) + ", \"label\": " +
                         (each.label.empty() ? "null" : rd::json_string(each.label)) + ", \"value\": " + number(each.value) + "}");
@@ -233,6 +237,7 @@ std::string as_json(const std::string& path, const std::vector<rd::Output>& outp
     text += ", \"top\": [" + joined(classes, ", ") + "]";
   }
   std::vector<std::string> members;
+  members.reserve(outputs.size());
   for (const rd::Output& output : outputs) {
     members.push_back(rd::json_string(output.name) + ": {\"shape\": " + shape_of(output) + ", \"values\": [" +
                       joined(values_of(output, image, batch, SIZE_MAX), ", ") + "]}");
@@ -244,9 +249,7 @@ std::string as_text(const std::string& path, const std::vector<rd::Output>& outp
                     std::int64_t image, std::int64_t batch) {
   std::vector<std::string> parts;
   for (const rd::Class& each : top != nullptr ? *top : std::vector<rd::Class>{}) {
-    std::array<char, 32> value{};
-    std::snprintf(value.data(), value.size(), "%.4f", static_cast<double>(each.value));
-    parts.push_back(std::to_string(each.index) + (each.label.empty() ? "" : " " + each.label) + " " + value.data());
+    parts.push_back(std::to_string(each.index) + (each.label.empty() ? "" : " " + each.label) + " " + rounded(each.value, 4));
   }
   for (const rd::Output& output : outputs) {
     constexpr std::size_t shown = 6;
@@ -366,23 +369,23 @@ class Run {
 };
 
 std::string summary(const rd::Description& model, const Arguments& arguments, Times times) {
-  std::array<char, 512> text{};
   if (arguments.json) {
     std::vector<std::string> samples;
-    for (const double latency_s : times.latency_s) samples.push_back(number(static_cast<float>(latency_s)));
+    samples.reserve(times.latency_s.size());
+    for (const double latency_s : times.latency_s) samples.push_back(number(latency_s));
     return "{\"runtime\": " + rd::json_string(model.runtime) + ", \"artifact\": " + rd::json_string(model.artifact) +
            ", \"batch\": " + std::to_string(arguments.batch) + ", \"contexts\": " + std::to_string(arguments.contexts) +
-           ", \"elapsed_s\": " + number(static_cast<float>(times.elapsed_s)) + ", \"latency_s\": [" + joined(samples, ", ") + "]}";
+           ", \"elapsed_s\": " + number(times.elapsed_s) + ", \"latency_s\": [" + joined(samples, ", ") + "]}";
   }
   std::sort(times.latency_s.begin(), times.latency_s.end());
-  const auto ms = [&](double part) {
-    return 1e3 * times.latency_s[static_cast<std::size_t>(part * static_cast<double>(times.latency_s.size() - 1))];
+  const auto ms = [&times](double part) {
+    const auto index = static_cast<std::size_t>(part * static_cast<double>(times.latency_s.size() - 1));
+    return rounded(1e3 * times.latency_s[index], 3) + " ms";
   };
-  const double images = static_cast<double>(arguments.repeat) * static_cast<double>(arguments.paths.size() - 1);
-  std::snprintf(text.data(), text.size(), "%s of %s on %s: %zu inferences, p50 %.3f ms, p90 %.3f ms, p99 %.3f ms, %.0f images/s",
-                model.artifact.c_str(), model.architecture.c_str(), model.runtime.c_str(), times.latency_s.size(), ms(0.5), ms(0.9),
-                ms(0.99), images / times.elapsed_s);
-  return text.data();
+  const auto images = static_cast<double>(arguments.repeat) * static_cast<double>(arguments.paths.size() - 1);
+  return model.artifact + " of " + model.architecture + " on " + model.runtime + ": " + std::to_string(times.latency_s.size()) +
+         " inferences, p50 " + ms(0.5) + ", p90 " + ms(0.9) + ", p99 " + ms(0.99) + ", " + rounded(images / times.elapsed_s, 0) +
+         " images/s";
 }
 
 // Standard output, or a file that appears whole when all is done.
@@ -398,7 +401,9 @@ class Target {
     if (!file_) fail(rd::Exit::input);
   }
   Target(const Target&) = delete;
+  Target(Target&&) = delete;
   Target& operator=(const Target&) = delete;
+  Target& operator=(Target&&) = delete;
 
   ~Target() {
     std::error_code ignored;
@@ -420,7 +425,7 @@ class Target {
 
  private:
   [[noreturn]] void fail(rd::Exit code) const {
-    const std::string reason = errno != 0 ? std::strerror(errno) : "writing failed";
+    const std::string reason = errno != 0 ? std::generic_category().message(errno) : "writing failed";
     throw rd::Error(code, "cannot write " + (path_.empty() ? "standard output" : path_) + ": " + reason);
   }
 

@@ -2,17 +2,17 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <charconv>
 #include <cmath>
 #include <cstring>
 #include <fstream>
-#include <locale>
 #include <mutex>
 #include <new>
 #include <numeric>
 #include <optional>
 #include <sstream>
-#include <string_view>
+#include <system_error>
 
 #if defined(RESNET_DEPLOY_ONNXRUNTIME)
 #include <onnxruntime_cxx_api.h>
@@ -352,10 +352,10 @@ class Field {
 
   [[nodiscard]] double number() const {
     if (value_->kind != Json::Kind::number) wrong("a number");
-    std::istringstream stream(value_->text);
-    stream.imbue(std::locale::classic());  // whatever the program's own locale has for a decimal point
     double number = 0;
-    if (!(stream >> number) || !std::isfinite(number)) wrong("a number within a double's range");
+    const char* end = value_->text.data() + value_->text.size();
+    const auto [last, error] = std::from_chars(value_->text.data(), end, number);
+    if (error != std::errc() || last != end) wrong("a number within a double's range");
     return number;
   }
 
@@ -446,7 +446,7 @@ std::string read_file(const std::filesystem::path& path, std::uintmax_t most = U
   if (error || size > most) bad_input(path.string() + " is too large: at most " + std::to_string(most) + " bytes");
   std::string data(size, '\0');
   std::ifstream file(path, std::ios::binary);
-  if (!file) bad_input("cannot read " + path.string() + ": " + std::strerror(errno));
+  if (!file) bad_input("cannot read " + path.string() + ": " + std::generic_category().message(errno));
   file.read(data.data(), static_cast<std::streamsize>(size));
   if (static_cast<std::uintmax_t>(file.gcount()) != size) bad_input(path.string() + " ended before its size");
   return data;
