@@ -12,6 +12,7 @@
 #include <numeric>
 #include <optional>
 #include <sstream>
+#include <string_view>
 #include <system_error>
 
 #if defined(RESNET_DEPLOY_ONNXRUNTIME)
@@ -259,7 +260,7 @@ std::string json_string(std::string_view text) {
     const std::uint32_t code = found ? *found : 0xDC00U + static_cast<unsigned char>(text[at++]);
     if (code < 0x80 && special.find(static_cast<char>(code)) != std::string_view::npos) {
       (out += '\\') += names[special.find(static_cast<char>(code))];
-    } else if (code >= 0x20 && code < 0x7F + 1U) {
+    } else if (code >= 0x20 && code < 0x7F) {
       out.push_back(static_cast<char>(code));
     } else if (code >= 0x10000) {
       unit(0xD800 + ((code - 0x10000) >> 10U));
@@ -274,7 +275,7 @@ std::string json_string(std::string_view text) {
 namespace {
 
 // Python's json.dumps(value, sort_keys=True): what a manifest's digest is over. without: a name left out at the top.
-void canonical(const Json& value, std::string& out, std::string_view without = {}) {
+void canonical(const Json& value, std::string& out, std::optional<std::string_view> without = {}) {
   switch (value.kind) {
     case Json::Kind::null:
       out += "null";
@@ -734,26 +735,32 @@ PinnedMemory pinned_memory(std::size_t size) {
   return PinnedMemory(found);
 }
 
-// TensorRT's reasons are log messages.
+// TensorRT's reasons are log messages, and the first is the real one.
 class Log : public nvinfer1::ILogger {
  public:
   void log(Severity severity, const char* message) noexcept override {
     if (severity > Severity::kERROR) return;
     try {
       const std::scoped_lock lock(mutex_);
-      if (errors_.size() < 4096) errors_ += (errors_.empty() ? "" : "; ") + std::string(message);
-    } catch (...) {  // out of memory: a reason less
+      if (reason_.empty()) reason_ = message;
+    } catch (...) {  // NOLINT(bugprone-empty-catch): out of memory, and a reason less
     }
   }
 
-  [[nodiscard]] std::string errors() const {
+  // Without the place in TensorRT's sources.
+  [[nodiscard]] std::string reason() const {
     const std::scoped_lock lock(mutex_);
-    return errors_.empty() ? "it gave no reason" : errors_;
+    return reason_.empty() ? "it gave no reason" : reason_.substr(0, reason_.find(" In "));
+  }
+
+  [[nodiscard]] bool mentions(std::string_view part) const {
+    const std::scoped_lock lock(mutex_);
+    return reason_.find(part) != std::string::npos;
   }
 
  private:
   mutable std::mutex mutex_;
-  std::string errors_;
+  std::string reason_;
 };
 
 DType dtype_of(nvinfer1::DataType type, const std::string& name) {
@@ -902,7 +909,7 @@ class Engine {
     runtime = std::string(RESNET_DEPLOY_FLAVOUR) + " " + runtime_version();
     if (data.empty()) bad_input(path + " is empty; build it again");
     runtime_.reset(nvinfer1::createInferRuntime(log_));
-    if (!runtime_) bad_machine(runtime + " does not start: " + log_.errors());
+    if (!runtime_) bad_machine(runtime + " does not start: " + log_.reason());
     runtime_->setEngineHostCodeAllowed(version_compatible);  // such plans bring their own runtime
     engine_.reset(runtime_->deserializeCudaEngine(data.data(), data.size()));
     if (!engine_) refused(path);
@@ -927,11 +934,9 @@ class Engine {
   friend class Lane;
 
   [[noreturn]] void refused(const std::string& path) const {
-    const std::string reasons = log_.errors();
-    const auto has = [&reasons](const char* part) { return reasons.find(part) != std::string::npos; };
-    const std::string message = runtime + " cannot load " + path + ": " + reasons;
-    if (has("cudaError 35") || has("cudaError 100")) bad_machine(message + ". It needs an NVIDIA GPU and its driver");
-    if (has("OutOfMemory") || has("out of memory")) bad_machine(message);
+    const std::string message = runtime + " cannot load " + path + ": " + log_.reason();
+    if (log_.mentions("cudaError 35") || log_.mentions("cudaError 100")) bad_machine(message + ". It needs an NVIDIA GPU and its driver");
+    if (log_.mentions("OutOfMemory") || log_.mentions("out of memory")) bad_machine(message);
     bad_input(message + ". Build it again with `resnet-deploy build`");
   }
 
@@ -975,7 +980,7 @@ class Engine {
   [[nodiscard]] std::unique_ptr<nvinfer1::IExecutionContext> execution_context() const {
     const std::scoped_lock lock(mutex_);
     std::unique_ptr<nvinfer1::IExecutionContext> found(engine_->createExecutionContext());
-    if (!found) bad_machine(runtime + " cannot make a context: " + log_.errors());
+    if (!found) bad_machine(runtime + " cannot make a context: " + log_.reason());
     return found;
   }
 
@@ -1068,7 +1073,7 @@ class Lane {
   }
 
   void require(bool done, const char* what) const {
-    if (!done) bad_machine(engine_->runtime + " refused " + what + ": " + engine_->log_.errors());
+    if (!done) bad_machine(engine_->runtime + " refused " + what + ": " + engine_->log_.reason());
   }
 
   void synchronize() { check(cudaStreamSynchronize(stream_.get()), "the inference failed"); }

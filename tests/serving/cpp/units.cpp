@@ -44,7 +44,8 @@ int main() {
   for (std::string line; std::getline(std::cin, line);) {
     const std::size_t space = line.find(' ');
     try {
-      std::cout << "ok " << answer(line.substr(0, space), line.substr(space + 1)) << std::endl;
+      const std::string found = answer(line.substr(0, space), line.substr(space + 1));
+      std::cout << "ok " << found << std::endl;
     } catch (const resnet_deploy::Error& error) {
       std::string message = error.what();
       std::replace(message.begin(), message.end(), '\n', ' ');
