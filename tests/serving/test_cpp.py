@@ -35,13 +35,10 @@ def test_logits_equal_pythons(program: Path, digits_bundle: Bundle, images: list
         assert [best["label"] for best in answer["top"]] == [names[best["class"]] for best in answer["top"]]
 
 
-HEADS = ["probabilities", "embedding", "features", "topk:3"]
+HEADS: list[tuple[str, dict[str, Any]]] = [(head, {"input": "float"}) for head in ("probabilities", "features", "topk:3")]
 
 
-@pytest.mark.parametrize(
-    ("head", "options"),
-    [*((head, {"input": "float"}) for head in HEADS), ("embedding", {"input": "uint8", "l2_normalize": True})],
-)
+@pytest.mark.parametrize(("head", "options"), [*HEADS, ("embedding", {"input": "uint8", "l2_normalize": True})])
 def test_every_head_and_float_input(
     program: Path, images: list[str], tmp_path: Path, head: str, options: dict[str, Any]
 ) -> None:
@@ -178,7 +175,10 @@ def test_a_full_disk(program: Path, digits_bundle: Bundle, images: list[str], tm
         (lambda m: m.update(schema_version="1"), "schema_version is not a whole number"),
         (lambda m: m.pop("model"), "has no model"),
         (lambda m: m["model"].pop("input"), "has no model.input"),
-        (lambda m: m["model"]["input"].update(shape=["batch", 64, 32, 3]), "takes [batch, 32, 32, 3], the manifest says [batch, 64, 32, 3]"),
+        (
+            lambda m: m["model"]["input"].update(shape=["batch", 64, 32, 3]),
+            "takes [batch, 32, 32, 3], the manifest says [batch, 64, 32, 3]",
+        ),
         (lambda m: m["model"].update(input_format="float"), "the manifest says"),
         (lambda m: m["model"].update(class_names=[1, 2]), "model.class_names[0] is not a string"),
         (lambda m: m.update(artifacts={}), "has no model.fp32.onnx"),
@@ -294,7 +294,7 @@ def test_the_example_ranks_by_embeddings(ort_build: Path, tmp_path: Path) -> Non
         path.write_bytes(pixels.tobytes())
     nearest = ort_build / "example" / "nearest"
     lines = [line.split() for line in run(nearest, bundle.path, *paths).stdout.splitlines()]
-    assert [line[1] for line in lines][0] == str(paths[2]) and len(lines) == 3
+    assert lines[0][1] == str(paths[2]) and len(lines) == 3
     with Subject(bundle).backend(Candidate.parse("onnxruntime"), threads=1) as backend:
         vectors = backend.infer(np.stack([PIXELS[0], near]))["embedding"]
     cosine = float(np.dot(vectors[0], vectors[1]) / np.prod(np.linalg.norm(vectors, axis=1)))

@@ -1015,7 +1015,7 @@ class Lane {
     if (engine.captures) capture();
   }
 
-  std::byte* input() { return static_cast<std::byte*>(input_.host.get()); }
+  [[nodiscard]] std::byte* input() const { return static_cast<std::byte*>(input_.host.get()); }
   [[nodiscard]] const std::byte* output(std::size_t index) const { return static_cast<const std::byte*>(outputs_[index].host.get()); }
 
   void run(const void* data) {
