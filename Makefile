@@ -9,7 +9,11 @@ STAMP := $(VENV)/.ready-$(EXTRAS)
 # The constraints choose a CPU build of torch; a GPU set-up takes the newest.
 CONSTRAINTS := $(if $(findstring gpu,$(EXTRAS)),,-c constraints.txt)
 
-.PHONY: setup bench test lint docs clean
+# Beside Python and make: what the C++ project needs. What cannot be installed is said by the tests that need it.
+TOOLS := cmake g++ clang-tidy
+HEADERS := $(VENV)/include/onnxruntime
+
+.PHONY: setup tools bench test lint docs clean
 
 setup: $(STAMP)
 
@@ -21,14 +25,19 @@ $(STAMP): pyproject.toml constraints.txt requirements-peers.txt
 	-for version in 11.4.0.106 10.16.1.11; do \
 	  $(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps -d $(VENV)/bindings \
 	    tensorrt-cu13-bindings==$$version || break; done
+	-test -e $(HEADERS)/onnxruntime_cxx_api.h || examples/cpp/headers.sh $(HEADERS)
 	touch $@
+
+tools:
+	-for tool in $(TOOLS); do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
+	  test -z "$$missing" || { apt-get -qq update && apt-get -qq install -y --no-install-recommends $$missing; }
 
 bench: setup
 	$(BIN)/resnet-deploy bench resnet20 --weights examples/digits/resnet20.safetensors --data digits -o $(BUILD)/digits
 	$(BIN)/resnet-deploy bench resnet50 --batch 1,8 -o $(BUILD)/resnet50
 
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 2 --dist worksteal -rs
 
 lint: setup
 	$(BIN)/ruff check .

@@ -22,6 +22,7 @@ TITLES = {
     "corrections": "What clipping, bias correction, equalization and `tune` change in INT8",
     "calibration": "What calibrating costs (ResNet-50)",
     "int8_speed": "INT8 on the CPU (ResNet-50)",
+    "cpp": "What an inference takes in C++ and in Python",
     "engines": "What building a plan costs over the builder alone (ResNet-50)",
     "degradation": "The degradation experiment: deeper plain networks train worse, deeper residual ones do not",
 }
