@@ -187,6 +187,7 @@ def test_the_library_knows_every_option_of_the_command_line() -> None:
         ("bench", "target"),
         ("tune", "bundle"),
         ("build", "bundle"),
+        ("cpp", "bundle"),
     ):
         function = getattr(resnet_deploy, name)
         named = set(inspect.signature(function).parameters) | {argument}

@@ -50,13 +50,14 @@ std::vector<Embedding> embed_all(const resnet_deploy::Model& model, const std::v
 }
 
 void run(const std::vector<std::string>& arguments) {
-  if (arguments.size() < 3) throw resnet_deploy::Error(resnet_deploy::Exit::input, "usage: nearest BUNDLE QUERY.rgb IMAGE.rgb...");
+  if (arguments.size() < 3)
+    throw resnet_deploy::Error(resnet_deploy::Exit::input, "usage: nearest BUNDLE QUERY.rgb IMAGE.rgb...");
   resnet_deploy::Options options;
   options.threads = 1;  // the contexts share the cores
   const resnet_deploy::Model model(arguments.front(), options);
   if (model.description().head != "embedding") {
-    throw resnet_deploy::Error(resnet_deploy::Exit::input, "the bundle answers with " + model.description().head +
-                                                               "; export it with --head embedding");
+    throw resnet_deploy::Error(resnet_deploy::Exit::input,
+                               "the bundle answers with " + model.description().head + "; export it with --head embedding");
   }
   const std::vector<std::string> paths(arguments.begin() + 1, arguments.end());
   const std::vector<Embedding> embeddings = embed_all(model, paths);

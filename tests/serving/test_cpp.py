@@ -133,6 +133,7 @@ def test_raw_pixels_of_another_size(program: Path, digits_bundle: Bundle, tmp_pa
         (["BUNDLE", "IMAGE", "--batch", "0"], "from 1 to"),
         (["BUNDLE", "IMAGE", "--top", "1x"], "found 1x"),
         (["BUNDLE", "IMAGE", "--top"], "--top needs a value"),
+        (["BUNDLE", "-", "--repeat", "2"], "standard input is read once"),
         (["BUNDLE", "IMAGE", "--frobnicate"], "unknown option --frobnicate"),
         (["BUNDLE", "IMAGE", "--precision", "fp64"], 'unknown precision "fp64"'),
         (["BUNDLE", "IMAGE", "--precision", "fp16"], "has no model.fp16.onnx; make it with"),

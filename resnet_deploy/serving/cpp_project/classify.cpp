@@ -114,6 +114,9 @@ Arguments parse(const std::vector<std::string>& given) {
     }
   }
   if (found.paths.size() < 2) bad_input("a bundle and at least one image are needed; see classify --help");
+  if ((found.repeat > 1 || found.contexts > 1) && std::count(found.paths.begin() + 1, found.paths.end(), "-") > 0) {
+    bad_input("standard input is read once: --repeat and --contexts need files");
+  }
   return found;
 }
 
@@ -169,8 +172,8 @@ void read_pixels(std::istream& file, const std::string& name, bool raw, const rd
   const std::int64_t wanted = model.width * model.height * 3;
   file.read(reinterpret_cast<char*>(target), wanted);
   if (file.gcount() != wanted) {
-    bad_input(name + " has " + std::to_string(file.gcount()) + " bytes of pixels; expected " + std::to_string(wanted) + " for " +
-              size_text(model.width, model.height) + " RGB: it is truncated, or of another size");
+    bad_input(name + " has " + std::to_string(file.gcount()) + " bytes of pixels; expected " + std::to_string(wanted) +
+              " for " + size_text(model.width, model.height) + " RGB: it is truncated, or of another size");
   }
   if (file.peek() != EOF) bad_input(name + " has more than the " + std::to_string(wanted) + " bytes of one image");
 }
@@ -202,9 +205,11 @@ std::vector<std::string> values_of(const rd::Output& output, std::int64_t image,
   std::vector<std::string> found;
   for (std::size_t i = start; i < start + size; ++i) {
     if (output.values != nullptr && !std::isfinite(output.values[i])) {
-      throw rd::Error(rd::Exit::machine, "the answer has NaN or Inf: the model cannot be trusted with this image, or in this precision");
+      throw rd::Error(rd::Exit::machine,
+                      "the answer has NaN or Inf: the model cannot be trusted with this image, or in this precision");
     }
-    if (found.size() < most) found.push_back(output.values != nullptr ? number(output.values[i]) : std::to_string(output.indices[i]));
+    if (found.size() < most)
+      found.push_back(output.values != nullptr ? number(output.values[i]) : std::to_string(output.indices[i]));
   }
   return found;
 }
@@ -222,7 +227,9 @@ std::string shape_of(const rd::Output& output) {
   return "[" + joined(sizes, ", ") + "]";
 }
 
-bool has_classes(const rd::Description& model) { return model.head == "logits" || model.head == "probabilities" || model.head == "topk"; }
+bool has_classes(const rd::Description& model) {
+  return model.head == "logits" || model.head == "probabilities" || model.head == "topk";
+}
 
 std::string as_json(const std::string& path, const std::vector<rd::Output>& outputs, const std::vector<rd::Class>* top,
                     std::int64_t image, std::int64_t batch) {
@@ -231,8 +238,9 @@ std::string as_json(const std::string& path, const std::vector<rd::Output>& outp
     std::vector<std::string> classes;
     classes.reserve(top->size());
     for (const rd::Class& each : *top) {
-      classes.push_back("{\"class\": " + std::to_string(each.index) + ", \"label\": " +
-                        (each.label.empty() ? "null" : rd::json_string(each.label)) + ", \"value\": " + number(each.value) + "}");
+      classes.push_back("{\"class\": " + std::to_string(each.index) +
+                        ", \"label\": " + (each.label.empty() ? "null" : rd::json_string(each.label)) +
+                        ", \"value\": " + number(each.value) + "}");
     }
     text += ", \"top\": [" + joined(classes, ", ") + "]";
   }
@@ -255,7 +263,8 @@ std::string as_text(const std::string& path, const std::vector<rd::Output>& outp
     constexpr std::size_t shown = 6;
     const auto values = values_of(output, image, batch, shown);
     const bool more = output.size / static_cast<std::size_t>(batch) > shown;
-    if (top == nullptr) parts.push_back(output.name + " " + shape_of(output) + " " + joined(values, " ") + (more ? " ..." : ""));
+    if (top == nullptr)
+      parts.push_back(output.name + " " + shape_of(output) + " " + joined(values, " ") + (more ? " ..." : ""));
   }
   return path + ": " + joined(parts, ", ");
 }
@@ -271,7 +280,10 @@ struct Times {
 class Run {
  public:
   Run(const rd::Model& model, const Arguments& arguments)
-      : model_(&model), arguments_(&arguments), images_(arguments.paths.begin() + 1, arguments.paths.end()), lines_(images_.size()) {
+      : model_(&model),
+        arguments_(&arguments),
+        images_(arguments.paths.begin() + 1, arguments.paths.end()),
+        lines_(images_.size()) {
     const auto batch = static_cast<std::size_t>(arguments.batch);
     for (std::size_t first = 0; first < images_.size(); first += batch) starts_.push_back(first);
   }
@@ -384,8 +396,8 @@ std::string summary(const rd::Description& model, const Arguments& arguments, Ti
   };
   const auto images = static_cast<double>(arguments.repeat) * static_cast<double>(arguments.paths.size() - 1);
   return model.artifact + " of " + model.architecture + " on " + model.runtime + ": " + std::to_string(times.latency_s.size()) +
-         " inferences, p50 " + ms(0.5) + ", p90 " + ms(0.9) + ", p99 " + ms(0.99) + ", " + rounded(images / times.elapsed_s, 0) +
-         " images/s";
+         " inferences, p50 " + ms(0.5) + ", p90 " + ms(0.9) + ", p99 " + ms(0.99) + ", " +
+         rounded(images / times.elapsed_s, 0) + " images/s";
 }
 
 // Standard output, or a file that appears whole when all is done.
@@ -395,7 +407,8 @@ class Target {
     if (path.empty()) return;
     std::error_code error;
     const auto kind = std::filesystem::status(path, error).type();
-    beside_ = kind == std::filesystem::file_type::not_found || kind == std::filesystem::file_type::regular ? path + ".part" : path;
+    beside_ =
+        kind == std::filesystem::file_type::not_found || kind == std::filesystem::file_type::regular ? path + ".part" : path;
     errno = 0;
     file_.open(beside_, std::ios::binary);
     if (!file_) fail(rd::Exit::input);
@@ -435,7 +448,8 @@ class Target {
 };
 
 int run(const std::vector<std::string>& given) {
-  if (std::find(given.begin(), given.end(), "--help") != given.end() || std::find(given.begin(), given.end(), "-h") != given.end()) {
+  if (std::find(given.begin(), given.end(), "--help") != given.end() ||
+      std::find(given.begin(), given.end(), "-h") != given.end()) {
     std::cout << kUsage;
     return 0;
   }

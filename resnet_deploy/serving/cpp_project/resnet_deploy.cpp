@@ -490,8 +490,8 @@ std::string read_artifact(const std::filesystem::path& bundle, const Field& arti
   std::string data = read_file(path);
   const std::string& wanted = artifacts.at(name).at("sha256").text();
   if (const std::string found = sha256(data); found != wanted) {
-    bad_input(path.string() + " was changed after it was made: its SHA-256 is " + found.substr(0, 16) + "..., the manifest has " +
-              wanted.substr(0, 16) + "..." + kRemake);
+    bad_input(path.string() + " was changed after it was made: its SHA-256 is " + found.substr(0, 16) +
+              "..., the manifest has " + wanted.substr(0, 16) + "..." + kRemake);
   }
   return data;
 }
@@ -642,8 +642,8 @@ class Lane {
     for (const TensorSpec& spec : engine.outputs) {
       std::vector<std::byte>& memory = memory_.emplace_back(images * image_bytes(spec));
       const auto shape = with_batch(spec, batch);
-      outputs_.push_back(Ort::Value::CreateTensor(cpu_, memory.data(), memory.size(), shape.data(), shape.size(),
-                                                  element_type(spec.dtype)));
+      outputs_.push_back(
+          Ort::Value::CreateTensor(cpu_, memory.data(), memory.size(), shape.data(), shape.size(), element_type(spec.dtype)));
       names_.push_back(spec.name.c_str());
     }
   }
@@ -781,7 +781,8 @@ DType dtype_of(nvinfer1::DataType type, const std::string& name) {
 // Major, minor, patch and build of the library that is loaded.
 std::string runtime_version() {
   std::string text;
-  for (const std::int32_t part : {getInferLibMajorVersion(), getInferLibMinorVersion(), getInferLibPatchVersion(), getInferLibBuildVersion()}) {
+  for (const std::int32_t part :
+       {getInferLibMajorVersion(), getInferLibMinorVersion(), getInferLibPatchVersion(), getInferLibBuildVersion()}) {
     text += (text.empty() ? "" : ".") + std::to_string(part);
   }
   return text;
@@ -858,7 +859,8 @@ class Origin {
   [[nodiscard]] bool platform_fits(const std::string& found) const { return platform_ == found; }
 
   [[nodiscard]] bool gpu_fits(const Machine& machine) const {
-    if (!targets_.empty()) return std::find(targets_.begin(), targets_.end(), "sm" + digits(machine.capability)) != targets_.end();
+    if (!targets_.empty())
+      return std::find(targets_.begin(), targets_.end(), "sm" + digits(machine.capability)) != targets_.end();
     if (hardware_ == "ampere-plus") return numbers(machine.capability) >= std::vector<int>{8, 0};
     if (hardware_ == "same-compute-capability" || flavour != "tensorrt") return capability_ == machine.capability;
     return gpu_ == machine.gpu;
@@ -935,7 +937,8 @@ class Engine {
 
   [[noreturn]] void refused(const std::string& path) const {
     const std::string message = runtime + " cannot load " + path + ": " + log_.reason();
-    if (log_.mentions("cudaError 35") || log_.mentions("cudaError 100")) bad_machine(message + ". It needs an NVIDIA GPU and its driver");
+    if (log_.mentions("cudaError 35") || log_.mentions("cudaError 100"))
+      bad_machine(message + ". It needs an NVIDIA GPU and its driver");
     if (log_.mentions("OutOfMemory") || log_.mentions("out of memory")) bad_machine(message);
     bad_input(message + ". Build it again with `resnet-deploy build`");
   }
@@ -973,7 +976,9 @@ class Engine {
       best = static_cast<std::int32_t>(i);
       least = distance;
     }
-    if (best < 0) bad_input("no profile of the plan holds batch " + std::to_string(batch) + "; build it with `resnet-deploy build --batch`");
+    if (best < 0)
+      bad_input("no profile of the plan holds batch " + std::to_string(batch) +
+                "; build it with `resnet-deploy build --batch`");
     return best;
   }
 
@@ -1004,8 +1009,8 @@ class Lane {
     synchronize();
     nvinfer1::Dims dims{};
     dims.nbDims = static_cast<std::int32_t>(engine.input.shape.size()) + 1;
-    dims.d[0] = static_cast<decltype(+dims.d[0])>(batch);
-    for (std::size_t i = 0; i < engine.input.shape.size(); ++i) dims.d[i + 1] = static_cast<decltype(+dims.d[0])>(engine.input.shape[i]);
+    dims.d[0] = batch;
+    std::copy(engine.input.shape.begin(), engine.input.shape.end(), std::next(std::begin(dims.d)));
     require(context_->setInputShape(engine.input.name.c_str(), dims), "its input's shape");
     input_ = bind(engine.input, batch);
     for (const TensorSpec& spec : engine.outputs) outputs_.push_back(bind(spec, batch));
@@ -1016,7 +1021,9 @@ class Lane {
   }
 
   [[nodiscard]] std::byte* input() const { return static_cast<std::byte*>(input_.host.get()); }
-  [[nodiscard]] const std::byte* output(std::size_t index) const { return static_cast<const std::byte*>(outputs_[index].host.get()); }
+  [[nodiscard]] const std::byte* output(std::size_t index) const {
+    return static_cast<const std::byte*>(outputs_[index].host.get());
+  }
 
   void run(const void* data) {
     check(cudaSetDevice(engine_->device), "cannot use the GPU");  // the thread may be a new one
@@ -1048,10 +1055,12 @@ class Lane {
   // Host to host: pixels up, inference, answers down.
   void enqueue() {
     cudaStream_t stream = stream_.get();
-    check(cudaMemcpyAsync(input_.device.get(), input_.host.get(), input_.size, cudaMemcpyHostToDevice, stream), "cannot copy the images");
+    check(cudaMemcpyAsync(input_.device.get(), input_.host.get(), input_.size, cudaMemcpyHostToDevice, stream),
+          "cannot copy the images");
     require(context_->enqueueV3(stream), "to start the inference");
     for (const Buffer& output : outputs_) {
-      check(cudaMemcpyAsync(output.host.get(), output.device.get(), output.size, cudaMemcpyDeviceToHost, stream), "cannot copy the answers");
+      check(cudaMemcpyAsync(output.host.get(), output.device.get(), output.size, cudaMemcpyDeviceToHost, stream),
+            "cannot copy the answers");
     }
   }
 
@@ -1103,8 +1112,11 @@ std::unique_ptr<Engine> load(const std::filesystem::path& bundle, const Field& a
     plans.emplace_back(each, entry.at("origin"));
   }
   if (plans.empty()) {
-    bad_input(bundle.string() + " has no " + precision + " plan for " RESNET_DEPLOY_FLAVOUR "; make one with `resnet-deploy build DIR "
-              "--precision " + precision + " --flavour " RESNET_DEPLOY_FLAVOUR "`");
+    bad_input(bundle.string() + " has no " + precision +
+              " plan for " RESNET_DEPLOY_FLAVOUR
+              "; make one with `resnet-deploy build DIR "
+              "--precision " +
+              precision + " --flavour " RESNET_DEPLOY_FLAVOUR "`");
   }
   name = plans.front().first;
   std::string data = read_artifact(bundle, artifacts, name);  // that a file was changed is said before what the machine lacks
@@ -1117,7 +1129,8 @@ std::unique_ptr<Engine> load(const std::filesystem::path& bundle, const Field& a
   if (found == plans.end()) {
     const Origin& origin = plans.front().second;
     bad_machine("the plan was built with " + origin.text() + "; found " + misfit(origin, machine) +
-                ". Build it again here with `resnet-deploy build DIR --flavour " RESNET_DEPLOY_FLAVOUR "`, or use what it was built with");
+                ". Build it again here with `resnet-deploy build DIR --flavour " RESNET_DEPLOY_FLAVOUR
+                "`, or use what it was built with");
   }
   if (std::exchange(name, found->first) != found->first) data = read_artifact(bundle, artifacts, name);
   check(cudaSetDevice(options.device), "cannot use the GPU");
@@ -1134,7 +1147,8 @@ using Table = std::array<std::array<float, 256>, 3>;
 Table normalization(const Field& preprocessing) {
   const auto mean = preprocessing.at("mean").list();
   const auto deviation = preprocessing.at("std").list();
-  if (mean.size() != 3 || deviation.size() != 3) bad_input("manifest.json: mean and std are of three channels" + std::string(kRemake));
+  if (mean.size() != 3 || deviation.size() != 3)
+    bad_input("manifest.json: mean and std are of three channels" + std::string(kRemake));
   Table table{};
   for (std::size_t channel = 0; channel < 3; ++channel) {
     const auto shift = static_cast<float>(mean[channel].number());
@@ -1244,7 +1258,8 @@ class Context::Impl {
     const auto wanted = static_cast<std::size_t>(batch_ * described.height * described.width * 3);
     if (pixels == nullptr || size != wanted) {
       bad_input("a batch of " + std::to_string(batch_) + " images of " + std::to_string(described.width) + "x" +
-                std::to_string(described.height) + " RGB pixels has " + std::to_string(wanted) + " bytes; found " + std::to_string(size));
+                std::to_string(described.height) + " RGB pixels has " + std::to_string(wanted) + " bytes; found " +
+                std::to_string(size));
     }
     ran_ = false;
     if (!model_->table) {
@@ -1268,7 +1283,8 @@ class Context::Impl {
 
   [[nodiscard]] std::vector<Class> top(std::int64_t image, std::size_t count) const {
     if (!ran_) bad_input("there is no answer yet: call infer first");
-    if (image < 0 || image >= batch_) bad_input("there is no image " + std::to_string(image) + " in a batch of " + std::to_string(batch_));
+    if (image < 0 || image >= batch_)
+      bad_input("there is no image " + std::to_string(image) + " in a batch of " + std::to_string(batch_));
     const std::string& head = model_->description.head;
     if (head == "topk") return ranked(image, count);
     if (head != "logits" && head != "probabilities") bad_input("the head " + head + " names no class");
@@ -1286,7 +1302,8 @@ class Context::Impl {
       return values[a] != values[b] ? values[a] > values[b] : a < b;
     });
     std::vector<Class> found;
-    for (auto each = order.begin(); each != end; ++each) found.push_back(named(static_cast<std::int64_t>(*each), values[*each]));
+    for (auto each = order.begin(); each != end; ++each)
+      found.push_back(named(static_cast<std::int64_t>(*each), values[*each]));
     return found;
   }
 
@@ -1316,7 +1333,8 @@ class Context::Impl {
   // What the graph's own top-k answered.
   [[nodiscard]] std::vector<Class> ranked(std::int64_t image, std::size_t count) const {
     const auto named_output = [this](bool indices) {
-      return std::find_if(outputs_.begin(), outputs_.end(), [indices](const Output& output) { return (output.indices != nullptr) == indices; });
+      return std::find_if(outputs_.begin(), outputs_.end(),
+                          [indices](const Output& output) { return (output.indices != nullptr) == indices; });
     };
     const auto indices = named_output(true);
     const auto values = named_output(false);
@@ -1355,7 +1373,8 @@ const std::vector<Output>& Context::infer(const std::uint8_t* pixels, std::size_
 std::vector<Class> Context::top(std::int64_t image, std::size_t count) const { return impl_->top(image, count); }
 std::int64_t Context::batch() const noexcept { return impl_->batch(); }
 
-Model::Model(const std::filesystem::path& bundle, const Options& options) try : impl_(std::make_shared<const Impl>(bundle, options)) {
+Model::Model(const std::filesystem::path& bundle, const Options& options) try
+    : impl_(std::make_shared<const Impl>(bundle, options)) {
 } catch (const std::bad_alloc&) {
   bad_machine("out of memory while loading " + bundle.string());
 }

@@ -8,7 +8,8 @@ namespace {
 
 std::string bytes(const std::string& hex) {
   std::string found;
-  for (std::size_t i = 0; i + 1 < hex.size(); i += 2) found.push_back(static_cast<char>(std::stoi(hex.substr(i, 2), nullptr, 16)));
+  for (std::size_t i = 0; i + 1 < hex.size(); i += 2)
+    found.push_back(static_cast<char>(std::stoi(hex.substr(i, 2), nullptr, 16)));
   return found;
 }
 
@@ -21,11 +22,14 @@ std::string answer(const std::string& what, const std::string& given) {
   }
   if (what == "sha256") return sha256(bytes(given));
   if (what == "text") return json_string(bytes(given));
-  if (what == "engine") return Engine(read_file(given), given, Options{}
+  if (what == "engine")
+    return Engine(read_file(given), given, Options{}
 #if defined(RESNET_DEPLOY_TENSORRT)
-                                      , false
+                  ,
+                  false
 #endif
-                                      ).runtime;
+                  )
+        .runtime;
   float value = 0;
   if (what == "widened") {
     value = widened(static_cast<std::uint16_t>(std::stoi(given)));
