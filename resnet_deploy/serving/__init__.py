@@ -1,1 +1,1 @@
-"""What other programs load as it is."""
+"""What leaves this package to work elsewhere: Triton repositories, embeddings of many images."""

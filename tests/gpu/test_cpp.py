@@ -16,7 +16,7 @@ import resnet_deploy as rd
 from resnet_deploy.bundle import Bundle
 from tests.conftest import DIGITS
 from tests.gpu.test_tensorrt import FLAVOURS, ready
-from tests.serving.cpp_programs import PIXELS, answers, build, changed, classify, compare, expected, ppm, run
+from tests.serving.cpp.programs import PIXELS, answers, build, changed, classify, compare, expected, ppm, run
 
 
 @pytest.fixture(scope="module")

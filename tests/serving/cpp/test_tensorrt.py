@@ -13,8 +13,8 @@ import pytest
 import resnet_deploy as rd
 from resnet_deploy.bundle import Bundle
 from resnet_deploy.engine.flavours import gpu
-from tests.serving.conftest import Ask, asking
-from tests.serving.cpp_programs import build, changed, classify, run
+from tests.serving.cpp.conftest import Ask, asking
+from tests.serving.cpp.programs import build, changed, classify, run
 
 RTX = {"flavour": "tensorrt-rtx", "target": "sm86,sm89"}
 

@@ -22,7 +22,7 @@ from resnet_deploy.bundle import MANIFEST, Bundle, _encode
 from resnet_deploy.preprocessing import normalize
 from resnet_deploy.subject import Subject
 
-SOURCES = Path(__file__).parent / "cpp"
+SOURCES = Path(__file__).parent
 PIXELS = np.random.default_rng(7).integers(0, 256, (5, 32, 32, 3), np.uint8)
 Edit = Callable[[dict[str, Any]], object]
 HEADERS = {  # of a backend: the variable that names their folder, one of them, and where else they may be

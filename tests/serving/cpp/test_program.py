@@ -20,7 +20,7 @@ from resnet_deploy.bundle import MANIFEST, Bundle
 from resnet_deploy.steps import export
 from resnet_deploy.subject import Subject
 from tests.conftest import DIGITS
-from tests.serving.cpp_programs import PIXELS, Edit, answers, build, changed, classify, compare, expected, ppm, run
+from tests.serving.cpp.programs import PIXELS, Edit, answers, build, changed, classify, compare, expected, ppm, run
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5])

@@ -19,7 +19,7 @@ from resnet_deploy.cli import main
 from resnet_deploy.errors import BundleError, IntegrityError, UsageError
 from resnet_deploy.serving.cpp import SOURCES
 from tests.conftest import ROOT
-from tests.serving.cpp_programs import answers, compare, expected, headers, lacking
+from tests.serving.cpp.programs import answers, compare, expected, headers, lacking
 
 FILES = {"CMakeLists.txt", "CMakePresets.json", "README.md", "classify.cpp", "resnet_deploy.cpp", "resnet_deploy.h", "bundle"}
 
