@@ -91,13 +91,8 @@ class Subject:
         """The hash of the file that a candidate runs."""
         return str(self.bundle.manifest["artifacts"][self.file(candidate)]["sha256"])
 
-    def file(self, candidate: Candidate) -> str:
-        """The artifact that a candidate runs. Raises UsageError where it has not been made, UnavailableError for plans that
-        cannot run here."""
-        return self._plan(candidate) if candidate.backend in PLANS else self.graph(candidate)
-
     def graph(self, candidate: Candidate) -> str:
-        """The graph that a candidate runs or that its plans are built from. Raises UsageError where it has not been made."""
+        """The artifact that a candidate runs, or that its plan is built from. Raises UsageError where it has not been made."""
         if candidate.artifact not in self.bundle.manifest["artifacts"]:
             data = " --calibration DATA" if candidate.precision in {Precision.INT8, Precision.FP8} else ""
             raise UsageError(
@@ -105,6 +100,12 @@ class Subject:
                 f"{self.description['architecture']} -o {self.bundle.path} --precision {candidate.precision.value}{data}`"
             )
         return candidate.artifact
+
+    def file(self, candidate: Candidate) -> str:
+        """The artifact that a candidate runs. Raises UsageError where it has not been made, UnavailableError for plans that
+        cannot run here."""
+        graph = self.graph(candidate)
+        return self._plan(candidate) if candidate.backend in PLANS else graph
 
     def plans(self, candidate: Candidate) -> dict[str, Origin]:
         """The plans of a candidate's flavour that were built from its graph as it is now, and where. Raises UsageError where

@@ -753,6 +753,12 @@ class Log : public nvinfer1::ILogger {
     return reason_.empty() ? "it gave no reason" : reason_.substr(0, reason_.find(" In "));
   }
 
+  // What was only a warning by its outcome is no reason for what fails later.
+  void clear() {
+    const std::scoped_lock lock(mutex_);
+    reason_.clear();
+  }
+
   [[nodiscard]] bool mentions(std::string_view part) const {
     const std::scoped_lock lock(mutex_);
     return reason_.find(part) != std::string::npos;
@@ -918,6 +924,7 @@ class Engine {
     for (std::int32_t i = 0; i < engine_->getNbIOTensors(); ++i) read(engine_->getIOTensorName(i));
     if (input.name.empty()) bad_input(path + " has no input; a residual network has one");
     for (std::int32_t i = 0; i < engine_->getNbOptimizationProfiles(); ++i) profiles_.push_back(profile(i));
+    log_.clear();
   }
 
   [[nodiscard]] std::int64_t max_batch() const {
