@@ -10,9 +10,10 @@ STAMP := $(VENV)/.ready-$(EXTRAS)
 CONSTRAINTS := $(if $(findstring gpu,$(EXTRAS)),,-c constraints.txt)
 
 # What some tests need beside Python: a Debian package, and the programs or files of which one shows that it is there.
-TOOLS := chromium:chromium|chromium-browser|google-chrome
+TOOLS := chromium:chromium|chromium-browser|google-chrome cmake:cmake g++:g++ clang-tidy:clang-tidy
 found = $(foreach name,$(subst |, ,$(lastword $(subst :, ,$(1)))),$(shell command -v $(name))$(wildcard $(name)))
 missing = $(foreach tool,$(TOOLS),$(if $(strip $(call found,$(tool))),,$(firstword $(subst :, ,$(tool)))))
+HEADERS := $(VENV)/include/onnxruntime
 
 .PHONY: setup bench test lint docs clean tools
 
@@ -28,6 +29,7 @@ $(STAMP): pyproject.toml constraints.txt requirements-peers.txt examples/triton/
 	  $(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps -d $(VENV)/bindings \
 	    tensorrt-cu13-bindings==$$version || break; done
 	-$(BIN)/python examples/triton/server.py --prepare
+	-test -e $(HEADERS)/onnxruntime_cxx_api.h || examples/cpp/headers.sh $(HEADERS)
 	touch $@
 
 bench: setup
@@ -35,7 +37,7 @@ bench: setup
 	$(BIN)/resnet-deploy bench resnet50 --batch 1,8 -o $(BUILD)/resnet50
 
 test: lint tools
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 2 --dist worksteal -rs
 
 # Best effort: installs what is missing where it may (root, apt-get), and never fails.
 tools:

@@ -26,6 +26,7 @@ TITLES = {
     "calibration": "What calibrating costs (ResNet-50)",
     "int8_speed": "INT8 on the CPU (ResNet-50)",
     "embed": "A million images: what `embed` reaches of its parts, its memory, and SIGKILL",
+    "cpp": "What an inference takes in C++ and in Python",
     "engines": "What building a plan costs over the builder alone (ResNet-50)",
     "triton_server": "What a Triton server adds to ONNX Runtime (ResNet-50, CPU)",
     "reporting": "What a report of 50 results costs",

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from resnet_deploy.reporting.recorded import load_report as load_report
     from resnet_deploy.reporting.writing import report as report
     from resnet_deploy.reporting.writing import write_report as write_report
+    from resnet_deploy.serving.cpp import cpp as cpp
     from resnet_deploy.serving.embed import embed as embed
     from resnet_deploy.serving.triton import triton as triton
     from resnet_deploy.steps import export as export
@@ -36,6 +37,7 @@ _WHERE = {
     "DeployError": "errors",
     "bench": "benchmarking.run",
     "build": "building",
+    "cpp": "serving.cpp",
     "create_model": "models.create",
     "doctor": "diagnosis",
     "embed": "serving.embed",

@@ -14,7 +14,7 @@ import json
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,6 +103,19 @@ class Bundle:
                 )
             self._verified.add(name)
         return path
+
+    def extract(self, folder: Path, names: Iterable[str]) -> None:
+        """Write artifacts to a new folder, as a bundle of those alone: what another program needs to run them.
+
+        Raises as `artifact` and `transaction` do.
+        """
+        kept = {name: self.artifact(name) for name in names}
+        with writing(folder):
+            folder.mkdir(parents=True)
+            for name, path in kept.items():
+                shutil.copyfile(path, folder / name)
+        artifacts = {name: self.manifest["artifacts"][name] for name in kept}
+        write_atomic(folder / MANIFEST, _encode({**self.manifest, "artifacts": artifacts}))
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[Transaction]:

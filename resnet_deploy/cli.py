@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from resnet_deploy.commands import embedding, judging, measuring, preparing, reporting, serving
+from resnet_deploy.commands import judging, measuring, preparing, reporting, serving
 from resnet_deploy.commands.output import fail
 from resnet_deploy.errors import EXIT_INTERRUPTED, EXIT_MACHINE, DeployError
 
@@ -44,7 +44,7 @@ def main() -> None:
 
 for command in (
     preparing.models, preparing.doctor, preparing.export, judging.verify, measuring.bench, reporting.report, judging.tune,
-    preparing.build, preparing.inspect, serving.triton, embedding.embed,
+    preparing.build, preparing.inspect, serving.triton, serving.cpp, serving.embed,
 ):  # fmt: skip
     main.add_command(command)
 

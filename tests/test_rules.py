@@ -199,6 +199,7 @@ def test_the_library_knows_every_option_of_the_command_line() -> None:
         ("embed", "bundle"),
         ("triton", "bundle"),
         ("report", "run"),
+        ("cpp", "bundle"),
     ):
         function = getattr(resnet_deploy, name)
         named = set(inspect.signature(function).parameters) | {argument}

@@ -1,4 +1,4 @@
-"""What is handed over to servers: triton."""
+"""What is handed over to others, and run over many images: triton, cpp, embed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from resnet_deploy.commands.options import json_option, seconds
+from resnet_deploy.commands.options import flag, json_option, seconds
 from resnet_deploy.commands.output import given_of, show
 from resnet_deploy.terminal import serving as text
 from resnet_deploy.terminal.progress import Bars
@@ -56,3 +56,68 @@ def triton(bundle: str, output: str, as_json: bool, **given: Any) -> None:
     show(found.to_dict(), lambda: text.repository(found), as_json)
     for warning in found.warnings:
         click.echo(f"Warning: {warning}", err=True)
+
+
+@click.command()
+@click.argument("bundle", metavar="DIR")
+@click.option("-o", "--output", required=True, metavar="PROJECT", help="A new or empty folder.")
+@click.option(
+    "--backend",
+    type=click.Choice(["onnxruntime", "tensorrt", "tensorrt-rtx"]),
+    default="onnxruntime",
+    show_default=True,
+    help="What runs the model: ONNX Runtime on CPUs, or plans that were built.",
+)
+@click.option("--precision", default="fp32", show_default=True, help="fp32, fp16, bf16, int8 or fp8.")
+@json_option
+def cpp(bundle: str, output: str, as_json: bool, **given: Any) -> None:
+    """Write a CMake project that runs a bundle: a library of one header and one source, and the program classify.
+
+    The program takes raw pixels and needs the runtime alone: no Python, no image library. Before it loads a file, it checks
+    the manifest, the file's hash and, of a plan, its version and GPU.
+
+    \b
+    Example:
+        resnet-deploy cpp build/resnet50 -o build/resnet50-cpp
+        resnet-deploy cpp build/resnet50 -o build/resnet50-gpu --backend tensorrt --precision int8
+    """
+    import resnet_deploy as rd
+
+    project = rd.cpp(bundle, output, **given)
+    show(project.to_dict(), lambda: text.project(project), as_json)
+
+
+@click.command()
+@click.argument("bundle", metavar="DIR")
+@click.argument("images", metavar="IMAGES")
+@click.option("-o", "--output", required=True, metavar="FILE", help="The Parquet file.")
+@click.option("--backend", default="onnxruntime", show_default=True, help="What runs, as in onnxruntime:cuda or openvino:int8.")
+@click.option("--precision", help="Of the backend: fp32, fp16, bf16, int8, fp8. [default: the backend's, or fp32]")
+@click.option("--batch", type=click.IntRange(min=1), help="Images at a time. [default: 32]")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of the backend. [default: all cores]")
+@click.option("--workers", type=click.IntRange(min=1), help="Processes that decode. [default: all cores]")
+@click.option("--max-megapixels", type=float, help="An image of more is listed as bad, unread. [default: 100]")
+@click.option("--checkpoint", "checkpoint_s", callback=seconds, help="A kill costs at most so much work. [default: 30s]")
+@click.option("--strict", is_flag=True, help="Fail at the first bad image.")
+@click.option("--overwrite", is_flag=True, help="Replace an output that another request made.")
+@flag("--ray", help="On a Ray cluster (extra `ray`): --ray-address, RAY_ADDRESS, or one started on this machine.")
+@click.option("--ray-address", metavar="HOST:PORT", help="Of a cluster that is there.")
+@json_option
+def embed(bundle: str, images: str, output: str, as_json: bool, **given: Any) -> None:
+    """Run the bundle's model over IMAGES, and write path and answers to a Parquet file, in the images' order.
+
+    IMAGES is a folder, a glob in quotes, or a file with a path a line (or, as of `find -print0`, paths that end in NUL). Bad
+    images are listed in FILE's sibling .bad.csv. A run that was killed goes on where it was when the command is run again.
+
+    \b
+    Example:
+        resnet-deploy embed build/resnet50 photos/ -o photos.parquet
+        resnet-deploy embed build/resnet50 'photos/**/*.jpg' -o photos.parquet --backend tensorrt:int8 --batch 128
+    """
+    import resnet_deploy as rd
+
+    with Bars() as bars:
+        found = rd.embed(bundle, images, output, progress=bars, **given_of(given))
+    show(found.to_dict(), lambda: text.embedded(found), as_json)
+    if found.bad:
+        click.echo(f"Warning: {found.bad:,} of {found.images:,} images are bad, see {found.bad_table}", err=True)

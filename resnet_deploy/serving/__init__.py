@@ -1,1 +1,1 @@
-"""What leaves this package to work elsewhere: Triton repositories, embeddings of many images."""
+"""What leaves this package to work elsewhere: Triton repositories, C++ projects, embeddings of many images."""

@@ -1,0 +1,1 @@
+"""The C++ library and programs: built, run, compared with Python."""

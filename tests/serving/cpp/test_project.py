@@ -1,0 +1,111 @@
+"""`resnet-deploy cpp`: the project that it writes is whole, builds as its README says, and nothing is overwritten."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import resnet_deploy as rd
+from resnet_deploy.bundle import Bundle
+from resnet_deploy.cli import main
+from resnet_deploy.errors import BundleError, IntegrityError, UsageError
+from resnet_deploy.serving.cpp import SOURCES
+from tests.conftest import ROOT
+from tests.serving.cpp.programs import answers, compare, expected, headers, lacking
+
+FILES = {"CMakeLists.txt", "CMakePresets.json", "README.md", "classify.cpp", "resnet_deploy.cpp", "resnet_deploy.h", "bundle"}
+
+
+def test_the_project(digits_bundle: Bundle, tmp_path: Path) -> None:
+    project = rd.cpp(digits_bundle.path, tmp_path / "new" / "project")
+    assert {path.name for path in project.path.iterdir()} == FILES and project.artifacts == ("model.fp32.onnx",)
+    for name in FILES - {"bundle", "CMakePresets.json"}:
+        assert (project.path / name).read_bytes() == (SOURCES / name).read_bytes()
+    own = Bundle.open(project.path / "bundle")
+    assert list(own.manifest["artifacts"]) == ["model.fp32.onnx"] and own.manifest["model"] == digits_bundle.manifest["model"]
+    assert own.artifact("model.fp32.onnx").read_bytes() == digits_bundle.artifact("model.fp32.onnx").read_bytes()
+    assert project.path.stat().st_mode & 0o777 == 0o755 and [path.name for path in project.path.parent.iterdir()] == ["project"]
+
+
+def test_it_builds_as_its_readme_says(digits_bundle: Bundle, tmp_path: Path, images: list[str]) -> None:
+    if (reason := lacking("onnxruntime")) is not None:
+        pytest.skip(reason)
+    project = rd.cpp(digits_bundle, tmp_path / "project").path
+    (command,) = [line for line in (project / "README.md").read_text().splitlines() if "--preset default &&" in line]
+    configure, build = command.partition("#")[0].strip().split(" && ")
+    clean = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    for text in (f"{configure} -D ONNXRUNTIME_INCLUDE={headers('onnxruntime')}", build):
+        done = subprocess.run(text, shell=True, cwd=project, capture_output=True, text=True, env=clean)
+        assert done.returncode == 0, done.stdout + done.stderr
+    compare(answers(project / "build" / "classify", project / "bundle", images), expected(digits_bundle))
+
+
+def test_nothing_is_overwritten(digits_bundle: Bundle, tmp_path: Path) -> None:
+    full, empty, file = tmp_path / "full", tmp_path / "empty", tmp_path / "file"
+    full.mkdir(), empty.mkdir(), file.write_text("mine")  # type: ignore[func-returns-value]
+    (full / ".hidden").write_text("mine")
+    with pytest.raises(BundleError, match="is not empty: nothing in it is overwritten"):
+        rd.cpp(digits_bundle, full)
+    with pytest.raises(BundleError, match="is a file; a project is a folder"):
+        rd.cpp(digits_bundle, file)
+    with pytest.raises(BundleError, match="cannot write"):
+        rd.cpp(digits_bundle, file / "project")
+    rd.cpp(digits_bundle, empty)
+    assert {path.name for path in empty.iterdir()} == FILES
+    assert (full / ".hidden").read_text() == file.read_text() == "mine" and len(list(tmp_path.iterdir())) == 3
+
+
+def test_what_cannot_be_written_leaves_nothing(digits_bundle: Bundle, tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged"
+    shutil.copytree(digits_bundle.path, damaged)
+    (damaged / "model.fp32.onnx").write_bytes(b"damaged")
+    with pytest.raises(IntegrityError, match="was changed after it was made"):
+        rd.cpp(damaged, tmp_path / "project")
+    for options, said in (
+        ({"backend": "eager"}, "unknown backend 'eager'; choose onnxruntime, tensorrt, tensorrt-rtx"),
+        ({"precision": "fp64"}, "unknown precision 'fp64'"),
+        ({"precision": "int8"}, "has no model.int8-cpu.onnx"),
+        ({"backend": "tensorrt"}, "has no plan of model.fp32.onnx for tensorrt; make one with"),
+        ({"backend": "tensorrt", "precision": "int8"}, "has no model.int8.onnx"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            rd.cpp(digits_bundle, tmp_path / "project", **options)
+    assert [path.name for path in tmp_path.iterdir()] == ["damaged"]
+
+
+def test_the_command(digits_bundle: Bundle, tmp_path: Path) -> None:
+    call = ["cpp", str(digits_bundle.path), "-o", str(tmp_path / "a")]
+    done = CliRunner().invoke(main, call)
+    assert done.exit_code == 0 and f"{tmp_path}/a: runs model.fp32.onnx with onnxruntime" in done.output
+    done = CliRunner().invoke(main, call)
+    assert done.exit_code == 2 and "is not empty" in done.output
+    found = json.loads(CliRunner().invoke(main, [*call[:-1], str(tmp_path / "b"), "--json"]).output)
+    assert found == {
+        "project": str(tmp_path / "b"), "backend": "onnxruntime", "precision": "fp32", "artifacts": ["model.fp32.onnx"]
+    }  # fmt: skip
+
+
+def test_an_installed_package_has_the_sources(tmp_path: Path) -> None:
+    """The wheel, made of what git knows or would."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "resnet_deploy", "pyproject.toml", "README.md"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    for name in filter(None, listed.stdout.split("\0")):
+        if (ROOT / name).is_file():
+            (tmp_path / "source" / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "source" / name).write_bytes((ROOT / name).read_bytes())
+    code = f"import setuptools.build_meta as b; print(b.build_wheel({str(tmp_path)!r}))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path / "source", capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    with zipfile.ZipFile(tmp_path / done.stdout.split()[-1]) as wheel:
+        packed = {Path(name).name for name in wheel.namelist() if "/cpp_project/" in name}
+    assert FILES - {"CMakePresets.json", "bundle"} <= packed
