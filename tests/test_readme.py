@@ -74,7 +74,11 @@ def test_the_commands_of_the_table_and_the_set_up_are_real() -> None:
     makefile = (ROOT / "Makefile").read_text()
     for target in set(re.findall(r"\bmake (bench|test|setup|lint|tools)\b", README)):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
-    assert (ROOT / "benchmarks" / "README.md").is_file()
+    headings = re.findall(r"^## (.+)$", (ROOT / "REFERENCE.md").read_text(), re.MULTILINE)
+    anchors = re.findall(r"REFERENCE\.md#([\w-]+)", README)
+    assert anchors and set(anchors) <= {heading.lower().replace(" ", "-") for heading in headings}
+    for file in re.findall(r"\]\(([\w./-]+)", README + (ROOT / "REFERENCE.md").read_text()):
+        assert (ROOT / file).exists(), file
 
 
 def test_make_bench(checkout: Path) -> None:
