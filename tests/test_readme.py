@@ -77,7 +77,7 @@ def test_the_commands_of_the_table_and_the_set_up_are_real() -> None:
     headings = re.findall(r"^## (.+)$", (ROOT / "REFERENCE.md").read_text(), re.MULTILINE)
     anchors = re.findall(r"REFERENCE\.md#([\w-]+)", README)
     assert anchors and set(anchors) <= {heading.lower().replace(" ", "-") for heading in headings}
-    for file in re.findall(r"\]\(([\w./-]+)", README + (ROOT / "REFERENCE.md").read_text()):
+    for file in re.findall(r"\]\(([\w./-]+)[)#]", README + (ROOT / "REFERENCE.md").read_text()):
         assert (ROOT / file).exists(), file
 
 
