@@ -200,7 +200,7 @@ def main() -> None:
         for turn in range(max(1, options.rounds // 3)):
             for name in peaks:
                 peaks[name].append(peak_bytes(folder / "small", folders[f"{name}.d"], folder / f"{name}{turn}.parquet"))
-        kills, exact = survive(folder / "small", folders["small.d"], folder, 2.0 if options.quick else 4.0)
+        kills, exact = survive(folder / "small", folders["large.d"], folder, 2.0 if options.quick else 4.0)
     finish("embed", rows(rates, peaks, kills, exact), rates | peaks, options, batch=BATCH)
 
 
