@@ -37,7 +37,7 @@ bench: setup
 	$(BIN)/resnet-deploy bench resnet50 --batch 1,8 -o $(BUILD)/resnet50
 
 test: lint tools
-	$(BIN)/python -m pytest -n 2 --dist worksteal -rs
+	$(BIN)/python -m pytest -n 2 --dist worksteal -rs --durations=15
 
 # Best effort: installs what is missing where it may (root, apt-get), and never fails.
 tools:
