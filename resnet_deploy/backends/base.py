@@ -6,7 +6,7 @@ import abc
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 from resnet_deploy.backends.layers import LayerTimes
 from resnet_deploy.errors import UsageError
 from resnet_deploy.specs import Precision, TensorSpec
+
+if TYPE_CHECKING:
+    from resnet_deploy.backends.lanes import Lanes
 
 Outputs = Mapping[str, NDArray[Any]]
 
@@ -122,6 +125,7 @@ class Backend(abc.ABC):
     output_names: tuple[str, ...]
     max_batch: int | None = None  # the largest that the loaded file takes, where that sets a limit
     kept_shapes: int | None = None  # batch sizes that stay ready to run; one more takes time to prepare
+    _lanes: Lanes | None = None  # the streams of a backend on a GPU
     spin_wait: bool = True  # whether the host asks a device again and again until it is done, or sleeps
 
     @abc.abstractmethod
@@ -153,7 +157,7 @@ class Backend(abc.ABC):
 
     def stages(self) -> Stages | None:
         """The parts of one query of the bound batch; None where the device is the host, or has no clock of its own."""
-        return None
+        return None if self._lanes is None else self._lanes.stages()
 
     def run_queued(self, seconds: float, *, uploads: bool = False, downloads: bool = False) -> tuple[int, float] | None:
         """Queries of the bound batch for some seconds, the next one queued before the last has ended, on all streams.
@@ -161,7 +165,9 @@ class Backend(abc.ABC):
         uploads, downloads: copy the input, and the answers, with each; without, they stay on the device. Returns how many
         there were and how long they took; None where `stages` does.
         """
-        return None
+        if self._lanes is None:
+            return None
+        return self._lanes.run_queued(seconds, uploads=uploads, downloads=downloads, spin=self.spin_wait)
 
     def settings(self) -> dict[str, Any]:
         """How inferences are started, by name: cuda_graph, streams. Empty where there is nothing to choose."""

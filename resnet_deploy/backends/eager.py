@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from resnet_deploy._deps import version
-from resnet_deploy.backends.base import Backend, Candidate, Outputs, Stages
+from resnet_deploy.backends.base import Backend, Candidate, Outputs
 from resnet_deploy.backends.cuda import CudaDevice
 from resnet_deploy.backends.lanes import Bound, Lane, Lanes
 from resnet_deploy.backends.layers import LayerTimes
@@ -128,14 +128,6 @@ class EagerBackend(Backend):
         if self._lanes is not None:
             return self._lanes.outputs()
         return {name: tensor.numpy() for name, tensor in zip(self.output_names, self._output, strict=True)}
-
-    def stages(self) -> Stages | None:
-        return None if self._lanes is None else self._lanes.stages()
-
-    def run_queued(self, seconds: float, *, uploads: bool = False, downloads: bool = False) -> tuple[int, float] | None:
-        if self._lanes is None:
-            return None
-        return self._lanes.run_queued(seconds, uploads=uploads, downloads=downloads, spin=self.spin_wait)
 
     def settings(self) -> dict[str, Any]:
         return {} if self._lanes is None else {"cuda_graph": self.captures, "streams": len(self._lanes)}

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_deploy._deps import require, version
-from resnet_deploy.backends.base import Backend, Candidate, Outputs, Stages
+from resnet_deploy.backends.base import Backend, Candidate, Outputs
 from resnet_deploy.backends.layers import WARM_UPS, LayerTimes
 from resnet_deploy.backends.ort_trace import read_trace
 from resnet_deploy.errors import BackendError, GraphError, UnavailableError, UsageError
@@ -89,14 +89,6 @@ class OrtBackend(Backend):
         if self._answers is None:
             raise UsageError("there is no answer yet: call enqueue after bind")
         return dict(zip(self.output_names, self._answers, strict=True))
-
-    def stages(self) -> Stages | None:
-        return None if self._lanes is None else self._lanes.stages()
-
-    def run_queued(self, seconds: float, *, uploads: bool = False, downloads: bool = False) -> tuple[int, float] | None:
-        if self._lanes is None:
-            return None
-        return self._lanes.run_queued(seconds, uploads=uploads, downloads=downloads, spin=self.spin_wait)
 
     def settings(self) -> dict[str, Any]:
         return {} if self._lanes is None else {"cuda_graph": False, "streams": 1}

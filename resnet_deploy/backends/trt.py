@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_deploy.backends.base import Backend, Candidate, Outputs, Stages
+from resnet_deploy.backends.base import Backend, Candidate, Outputs
 from resnet_deploy.backends.cuda import CudaDevice
 from resnet_deploy.backends.lanes import SHAPES, Bound, Lane, Lanes
 from resnet_deploy.backends.layers import WARM_UPS, LayerTimes, median
@@ -94,7 +94,7 @@ class TensorRtBackend(Backend):
         built_in = hasattr(self._engine.create_runtime_config(), "cuda_graph_strategy")
         self._graphs = "no_cuda_graph" not in candidate.options
         self.captures = self._graphs and not built_in  # TensorRT-RTX captures by itself, as its kernels settle
-        self._lanes = self._open(candidate.count("streams"))
+        self._lanes: Lanes = self._open(candidate.count("streams"))
 
     def _read(self, engine: Any) -> None:
         """Inputs, outputs and profiles of the engine."""
@@ -174,12 +174,6 @@ class TensorRtBackend(Backend):
 
     def outputs(self) -> Outputs:
         return self._lanes.outputs()
-
-    def stages(self) -> Stages:
-        return self._lanes.stages()
-
-    def run_queued(self, seconds: float, *, uploads: bool = False, downloads: bool = False) -> tuple[int, float]:
-        return self._lanes.run_queued(seconds, uploads=uploads, downloads=downloads, spin=self.spin_wait)
 
     def settings(self) -> dict[str, Any]:
         return {"cuda_graph": self._graphs, "streams": len(self._lanes)}
