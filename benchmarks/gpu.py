@@ -23,7 +23,7 @@ from typing import Any
 import resnet_deploy as rd
 from resnet_deploy.backends.base import PLANS, Candidate
 from resnet_deploy.benchmarking.machine import describe_machine
-from resnet_deploy.subject import Subject
+from resnet_deploy.bundle.opened import Subject
 
 DIGITS = Path(__file__).parent.parent / "examples" / "digits" / "resnet20.safetensors"
 NETWORKS = ("digits", "resnet50", "resnet18", "resnet101", "resnet152", "resnext50_32x4d", "preact_resnet50")

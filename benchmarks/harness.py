@@ -28,7 +28,7 @@ from resnet_deploy.backends.ort import OrtBackend
 from resnet_deploy.benchmarking.conditions import watch_with
 from resnet_deploy.benchmarking.machine import cores
 from resnet_deploy.benchmarking.measure import MeasureConfig, measure
-from resnet_deploy.subject import Subject
+from resnet_deploy.bundle.opened import Subject
 
 SAME = Limit(bound="within", value=0.03)
 OVERHEAD = Limit(bound="at most", value=0.01)

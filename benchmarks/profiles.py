@@ -22,7 +22,7 @@ from resnet_deploy.benchmarking.machine import cores
 from resnet_deploy.benchmarking.profile import profile
 from resnet_deploy.building import ensure_plan
 from resnet_deploy.specs import parse_batches
-from resnet_deploy.subject import Subject
+from resnet_deploy.bundle.opened import Subject
 
 ARCHITECTURE = "resnet50"
 BACKENDS = ("eager", "onnxruntime", "onnxruntime:int8", "openvino", "openvino:int8")

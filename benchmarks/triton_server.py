@@ -29,7 +29,7 @@ from common import Row, compare, finish, parser
 
 import resnet_deploy as rd
 from resnet_deploy.benchmarking.machine import cores
-from resnet_deploy.subject import Subject
+from resnet_deploy.bundle.opened import Subject
 
 ROOT = Path(__file__).parent.parent
 CONCURRENCIES = (1, 4, 16)

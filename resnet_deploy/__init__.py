@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from resnet_deploy.benchmarking.report import BenchReport as BenchReport
     from resnet_deploy.benchmarking.run import bench as bench
     from resnet_deploy.building import build as build
-    from resnet_deploy.bundle import Bundle as Bundle
+    from resnet_deploy.bundle.store import Bundle as Bundle
     from resnet_deploy.diagnosis import doctor as doctor
     from resnet_deploy.divergence import layers as layers
     from resnet_deploy.errors import DeployError as DeployError
@@ -33,7 +33,7 @@ __version__ = "0.1.0"
 
 _WHERE = {
     "BenchReport": "benchmarking.report",
-    "Bundle": "bundle",
+    "Bundle": "bundle.store",
     "DeployError": "errors",
     "bench": "benchmarking.run",
     "build": "building",

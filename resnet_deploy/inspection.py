@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet_deploy._files import sha256_file
-from resnet_deploy.bundle import MANIFEST, Bundle
+from resnet_deploy.bundle.store import MANIFEST, Bundle
 from resnet_deploy.engine.flavours import FLAVOURS
 from resnet_deploy.engine.plan import deserialize, identify
 from resnet_deploy.engine.report import PlanReport, from_inspector, summarize

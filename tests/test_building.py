@@ -19,7 +19,7 @@ from click.testing import CliRunner
 import resnet_deploy as rd
 from resnet_deploy import building
 from resnet_deploy.building import graph_layers
-from resnet_deploy.bundle import Bundle
+from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.cli import main
 from resnet_deploy.engine.build import build_plan
 from resnet_deploy.engine.flavours import TENSORRT_RTX

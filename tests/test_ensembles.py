@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 import torch
 
-from resnet_deploy.bundle import Bundle
+from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import CheckpointError, UsageError
 from resnet_deploy.models.create import create_model, load_model
 from resnet_deploy.models.deploy import DeployModel

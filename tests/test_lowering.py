@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import resnet_deploy as rd
-from resnet_deploy.bundle import Bundle
+from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import CalibrationError, DataError, TuningError, UsageError
 from resnet_deploy.lowering import LoweringOptions
 from resnet_deploy.models.checkpoint import read, save

@@ -23,7 +23,7 @@ from resnet_deploy.benchmarking.library import Library
 from resnet_deploy.benchmarking.loadgen import Outcome
 from resnet_deploy.benchmarking.scenarios import Figures, Runner, ScenarioOptions
 from resnet_deploy.benchmarking.search import MOST_RUNS, search_rate
-from resnet_deploy.bundle import Bundle
+from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.data import Dataset
 from resnet_deploy.errors import BackendError, DataError, UsageError
 from tests.conftest import ROOT

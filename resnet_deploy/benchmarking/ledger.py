@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from resnet_deploy.bundle import Bundle, Transaction
+from resnet_deploy.bundle.store import Bundle, Transaction
 from resnet_deploy.errors import BundleError, IntegrityError, StorageError
 
 

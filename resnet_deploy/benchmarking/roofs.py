@@ -13,7 +13,7 @@ from resnet_deploy.benchmarking.ledger import Ledger
 from resnet_deploy.benchmarking.machine import cores, cpu_name, gpus
 from resnet_deploy.benchmarking.roofline import floor
 from resnet_deploy.benchmarking.settings import MeasureOptions
-from resnet_deploy.bundle import key_of
+from resnet_deploy.bundle.store import key_of
 from resnet_deploy.errors import UsageError
 from resnet_deploy.models import registry
 from resnet_deploy.specs import Progress

@@ -21,7 +21,7 @@ from resnet_deploy.engine.flavours import TENSORRT, TENSORRT_RTX, version_tuple
 from resnet_deploy.engine.options import Profile, best_profile
 from resnet_deploy.errors import BackendError, UnavailableError, UsageError
 from resnet_deploy.specs import Progress
-from resnet_deploy.subject import Subject
+from resnet_deploy.bundle.opened import Subject
 
 TOOLS = {TENSORRT.name: "trtexec", TENSORRT_RTX.name: "tensorrt_rtx"}
 WARM_UP_S = 0.2  # trtexec's own default

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from resnet_deploy.bundle import Bundle, command
+from resnet_deploy.bundle.store import Bundle, command
 from resnet_deploy.errors import BundleError, IntegrityError, StorageError, UsageError
 from resnet_deploy.reporting.facts import source
 from resnet_deploy.reporting.rows import Report, key_of_row

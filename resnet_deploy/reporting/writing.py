@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnet_deploy._files import write_atomic, writing
-from resnet_deploy.bundle import MANIFEST, Bundle
+from resnet_deploy.bundle.store import MANIFEST, Bundle
 from resnet_deploy.errors import BundleError, UsageError
 from resnet_deploy.reporting.recorded import BENCH, CALIBRATION, SAMPLES, keep_report, load_report
 from resnet_deploy.reporting.words import share

@@ -13,7 +13,7 @@ from resnet_deploy.graphs import interface
 from resnet_deploy.serving.options import DELAY_S, TritonOptions
 from resnet_deploy.serving.releases import check_release, fits, tensorrt_of
 from resnet_deploy.specs import TensorSpec
-from resnet_deploy.subject import Subject
+from resnet_deploy.bundle.opened import Subject
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from resnet_deploy.serving.model_config import new_config, string_parameters, to
 from resnet_deploy.serving.options import TritonOptions
 from resnet_deploy.serving.repository import IDENTITY, File, Model
 from resnet_deploy.specs import HeadKind
-from resnet_deploy.subject import Subject
+from resnet_deploy.bundle.opened import Subject
 
 _PACKAGE = Path(resnet_deploy.__file__).parent
 _STEPS = _PACKAGE / "serving" / "steps"

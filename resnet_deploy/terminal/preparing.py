@@ -8,7 +8,7 @@ from resnet_deploy.terminal.tables import counted, table
 
 if TYPE_CHECKING:
     from resnet_deploy.building import Plan
-    from resnet_deploy.bundle import Bundle
+    from resnet_deploy.bundle.store import Bundle
     from resnet_deploy.graphs import GraphReport
     from resnet_deploy.inspection import PlanDetails
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from resnet_deploy.building import graph_layers
-from resnet_deploy.bundle import Bundle
+from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.engine.build import Built, build_plan
 from resnet_deploy.engine.flavours import TENSORRT, TENSORRT_RTX, Flavour
 from resnet_deploy.engine.options import BuildOptions

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import resnet_deploy as rd
-from resnet_deploy.bundle import Bundle
+from resnet_deploy.bundle.store import Bundle
 from tests.conftest import DIGITS
 from tests.gpu.test_tensorrt import FLAVOURS, ready
 from tests.serving.cpp.programs import PIXELS, answers, build, changed, classify, compare, expected, ppm, run

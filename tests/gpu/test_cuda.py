@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from resnet_deploy.benchmarking.run import bench
-from resnet_deploy.bundle import Bundle
+from resnet_deploy.bundle.store import Bundle
 from tests.conftest import DIGITS
 from tests.test_backends import CUDA, IMAGES, contract, load
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import resnet_deploy as rd
-from resnet_deploy.bundle import Bundle
+from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import UnavailableError
 from tests.serving.images import answers, column, photographs
 

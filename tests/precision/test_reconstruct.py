@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import resnet_deploy as rd
-from resnet_deploy.bundle import Bundle
+from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import CalibrationError, GraphError, UsageError
 from resnet_deploy.precision import Graph, QuantizeOptions, Target, quantize, reconstruct
 from resnet_deploy.precision.auto import distance, run

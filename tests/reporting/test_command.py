@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import resnet_deploy as rd
-from resnet_deploy.bundle import Bundle
+from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import BundleError, IntegrityError, StorageError, UsageError
 from resnet_deploy.reporting.facts import commands
 from resnet_deploy.reporting.recorded import load_report

@@ -21,7 +21,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 import resnet_deploy as rd
-from resnet_deploy.bundle import Bundle
+from resnet_deploy.bundle.store import Bundle
 from tests.conftest import DIGITS, ROOT
 
 PROBABILITIES: dict[str, Any] = {"head": "probabilities", "input": "uint8", "image_size": 48, "max_batch": 4}

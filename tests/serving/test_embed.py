@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import resnet_deploy as rd
-from resnet_deploy.bundle import Bundle
+from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.cli import main
 from resnet_deploy.errors import DataError, DeployError, OutputError, UsageError
 from resnet_deploy.serving.embed import EmbedOptions

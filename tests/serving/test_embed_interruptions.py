@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import resnet_deploy as rd
-from resnet_deploy.bundle import Bundle
+from resnet_deploy.bundle.store import Bundle
 from tests.conftest import ROOT
 from tests.serving.images import command, photographs
 from tests.test_interruptions import COMMAND, in_namespace

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import resnet_deploy as rd
-from resnet_deploy.bundle import Bundle
+from resnet_deploy.bundle.store import Bundle
 from tests.conftest import ROOT
 from tests.serving.images import column, photographs
 
@@ -114,12 +114,12 @@ TWO_STAGES = """
 import sys
 from types import SimpleNamespace
 import numpy as np, ray, ray.data
-from resnet_deploy.bundle import Bundle
+from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.backends.base import Candidate
 from resnet_deploy.serving import cluster
 from resnet_deploy.serving.embed import EmbedOptions, Job
 from resnet_deploy.serving.listing import list_images
-from resnet_deploy.subject import Subject
+from resnet_deploy.bundle.opened import Subject
 from pathlib import Path
 
 class OnGpu(str):

@@ -13,7 +13,7 @@ import pytest
 from filelock import FileLock
 
 import resnet_deploy as rd
-from resnet_deploy.bundle import Bundle
+from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import BundleError, IntegrityError, RepositoryError, StorageError
 from resnet_deploy.serving import repository as module
 from resnet_deploy.serving.model_config import new_config, read_config, string_parameters, to_text

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import resnet_deploy as rd
-from resnet_deploy.bundle import Bundle, now
+from resnet_deploy.bundle.store import Bundle, now
 from resnet_deploy.engine.plan import Origin
 from resnet_deploy.errors import DataError, RepositoryError, ServingError, UsageError
 from resnet_deploy.lowering import LoweringOptions, lower

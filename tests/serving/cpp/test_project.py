@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 import resnet_deploy as rd
-from resnet_deploy.bundle import Bundle
+from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.cli import main
 from resnet_deploy.errors import BundleError, IntegrityError, UsageError
 from resnet_deploy.serving.cpp import SOURCES

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import resnet_deploy as rd
-from resnet_deploy.bundle import Bundle
+from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.engine.flavours import gpu
 from tests.serving.cpp.conftest import Ask, asking
 from tests.serving.cpp.programs import build, changed, classify, run

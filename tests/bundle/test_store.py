@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from resnet_deploy.bundle import MANIFEST, Bundle
+from resnet_deploy.bundle.store import MANIFEST, Bundle
 from resnet_deploy.errors import BundleError, IntegrityError, StorageError
 
 MODEL = {"architecture": "resnet18", "request": {}}
@@ -163,7 +163,7 @@ def test_folders_that_are_not_this_models(tmp_path: Path) -> None:
 def test_two_processes_do_not_write_at_once(tmp_path: Path) -> None:
     bundle = make(tmp_path, 1)
     script = (
-        "import sys; from resnet_deploy.bundle import Bundle\n"
+        "import sys; from resnet_deploy.bundle.store import Bundle\n"
         "with Bundle.open(sys.argv[1]).transaction(): print('held', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnet_deploy.backends.base import PLANS, Backend, Candidate
-from resnet_deploy.bundle import Bundle
+from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.data import Dataset, open_data
 from resnet_deploy.errors import UnavailableError, UsageError
 from resnet_deploy.specs import Head, HeadKind, InputFormat, Precision, Preprocessing, TensorSpec
