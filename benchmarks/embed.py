@@ -29,11 +29,11 @@ IMAGES, SMALL, LARGE, KILLS, BATCH = 600, 2_000, 20_000, 10, 8
 def decoders(bundle: Path, images: Path) -> float:
     """Images a second of the decoders, with nobody to wait for."""
     from resnet_deploy.benchmarking.machine import cores
+    from resnet_deploy.bundle.opened import Subject
     from resnet_deploy.bundle.store import Bundle
     from resnet_deploy.serving.embed import EmbedOptions, Job
     from resnet_deploy.serving.listing import list_images
     from resnet_deploy.serving.pipeline import Decoders
-    from resnet_deploy.bundle.opened import Subject
 
     listing = list_images(images, images)
     options = EmbedOptions(batch=BATCH)
@@ -52,8 +52,8 @@ def model(bundle: Path, images: Path) -> float:
     import numpy as np
 
     from resnet_deploy.backends.base import Candidate
-    from resnet_deploy.bundle.store import Bundle
     from resnet_deploy.bundle.opened import Subject
+    from resnet_deploy.bundle.store import Bundle
 
     pixels = np.random.default_rng(0).integers(0, 256, (BATCH, 224, 224, 3), np.uint8)
     count = len(list(images.glob("*.jpg")))

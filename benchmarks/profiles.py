@@ -21,8 +21,8 @@ from resnet_deploy.backends.base import PLANS, Candidate
 from resnet_deploy.benchmarking.machine import cores
 from resnet_deploy.benchmarking.profile import profile
 from resnet_deploy.building import ensure_plan
-from resnet_deploy.specs import parse_batches
 from resnet_deploy.bundle.opened import Subject
+from resnet_deploy.specs import parse_batches
 
 ARCHITECTURE = "resnet50"
 BACKENDS = ("eager", "onnxruntime", "onnxruntime:int8", "openvino", "openvino:int8")

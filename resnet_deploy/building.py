@@ -12,6 +12,7 @@ from threading import Event
 from typing import Any
 
 from resnet_deploy.backends.base import Candidate
+from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.bundle.store import Bundle, Transaction, key_of
 from resnet_deploy.engine.build import Built, build_plan
 from resnet_deploy.engine.flavours import FLAVOURS, TENSORRT, Flavour, choose, no_device
@@ -21,7 +22,6 @@ from resnet_deploy.engine.report import PlanReport, summarize
 from resnet_deploy.errors import IntegrityError, PrecisionError, UnavailableError, UsageError
 from resnet_deploy.lowering import QUANTIZED, LoweringOptions, lower_missing
 from resnet_deploy.specs import Precision, Progress, silent
-from resnet_deploy.bundle.opened import Subject
 
 
 @dataclass(frozen=True, kw_only=True)

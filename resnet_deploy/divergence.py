@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_deploy.backends.base import Candidate
+from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import UsageError
 from resnet_deploy.lowering import FP32
@@ -21,7 +22,6 @@ from resnet_deploy.precision.auto import simulated
 from resnet_deploy.precision.blocks import leaving
 from resnet_deploy.precision.graph import Graph
 from resnet_deploy.specs import Progress, silent
-from resnet_deploy.bundle.opened import Subject
 
 BATCH = 16
 STEM = "stem"

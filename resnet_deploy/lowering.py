@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from resnet_deploy.bundle.opened import CALIBRATION, Subject
 from resnet_deploy.bundle.store import Bundle, Transaction, key_of
 from resnet_deploy.errors import CalibrationError, UsageError
 from resnet_deploy.specs import OptionGroup, Precision, Progress
-from resnet_deploy.bundle.opened import CALIBRATION, Subject
 
 if TYPE_CHECKING:
     from resnet_deploy.data import Dataset

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from resnet_deploy import _deps
 from resnet_deploy.backends.base import Backend, Candidate
+from resnet_deploy.bundle.opened import WEIGHTS, Subject
 from resnet_deploy.bundle.store import Bundle, key_of, now
 from resnet_deploy.data import Batch, Dataset
 from resnet_deploy.errors import DataError, UsageError
@@ -21,7 +22,6 @@ from resnet_deploy.models import registry
 from resnet_deploy.parity import Comparison, ParityReport, average_views, judge, parse_gates
 from resnet_deploy.preprocessing import CENTRE
 from resnet_deploy.specs import MAX_BATCH, OPSET, Head, InputFormat, Precision, Preprocessing, Progress, silent, to_dict
-from resnet_deploy.bundle.opened import WEIGHTS, Subject
 
 REFERENCE = Candidate(backend="eager")
 Guard = Callable[[Candidate], AbstractContextManager[None]]

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from resnet_deploy._deps import require
 from resnet_deploy.backends.base import PLANS, Candidate
+from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import DataError, UsageError
 from resnet_deploy.lowering import LoweringOptions, calibrated, lower
 from resnet_deploy.parity import judge, parse_gates
 from resnet_deploy.specs import Precision, Progress, silent
 from resnet_deploy.steps import unseen
-from resnet_deploy.bundle.opened import Subject
 
 if TYPE_CHECKING:
     from resnet_deploy.precision.calibrate import Calibration

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from resnet_deploy.backends.base import Backend, Candidate
+from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import GraphError, UnavailableError, UsageError
 from resnet_deploy.specs import Precision
 from resnet_deploy.steps import REFERENCE
-from resnet_deploy.bundle.opened import Subject
 
 CANDIDATES = ["eager", "eager:channels_last", "eager:fp16", "eager:bf16", "onnxruntime", "openvino", "eager:compile"]
 CUDA = ["eager:cuda", "eager:cuda,fp16,channels_last", "onnxruntime:cuda"]

@@ -23,10 +23,10 @@ from resnet_deploy.benchmarking.ledger import Ledger
 from resnet_deploy.benchmarking.measure import Interrupted
 from resnet_deploy.benchmarking.nvml import Gpu
 from resnet_deploy.benchmarking.settings import MeasureOptions, candidates_of
+from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import BackendError, StorageError, UsageError
 from resnet_deploy.specs import Precision
-from resnet_deploy.bundle.opened import Subject
 from tests.conftest import ROOT
 from tests.fake_tensorrt import HostDevice
 from tests.test_cli import fails, load, run

@@ -13,10 +13,10 @@ from resnet_deploy.backends.base import Backend, Candidate
 from resnet_deploy.backends.eager import EagerBackend
 from resnet_deploy.backends.lanes import Lane
 from resnet_deploy.backends.ort import OrtBackend
+from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import UnavailableError, UsageError
 from resnet_deploy.steps import REFERENCE
-from resnet_deploy.bundle.opened import Subject
 from tests.fake_tensorrt import HostDevice
 from tests.test_backends import IMAGES, contract
 

@@ -23,11 +23,11 @@ from resnet_deploy.backends.ort import OrtBackend, record_apart
 from resnet_deploy.backends.ort_trace import read_trace
 from resnet_deploy.backends.trt_layers import name_layers
 from resnet_deploy.benchmarking.profile import PROFILES, profile
+from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.cli import main
 from resnet_deploy.engine.profiler import attach, make_profiler
 from resnet_deploy.errors import BackendError, UsageError
-from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.terminal import profiles as text
 from tests.conftest import DIGITS
 from tests.fakes import FakeBackend

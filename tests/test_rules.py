@@ -28,7 +28,6 @@ FLOORS = [
         "serving",
         "bundle",
         "steps",
-
         "lowering",
         "building",
         "tuning",
@@ -41,8 +40,10 @@ FLOORS = [
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 FRAMEWORKS = {"torch", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "sklearn", "PIL", "matplotlib", "pyarrow", "ray"}
 
+
 def name_of(path: Path) -> str:
     return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+
 
 def imports(path: Path) -> set[str]:
     """Full names of every module that a module imports, wherever in it; typing-only imports aside."""
@@ -64,9 +65,11 @@ def imports(path: Path) -> set[str]:
             found |= {str(node.module)} | {f"{node.module}.{alias.name}" for alias in node.names}
     return found
 
+
 def room(module: str) -> str | None:
     parts = module.split(".")
     return parts[1] if parts[0] == "resnet_deploy" and len(parts) > 1 and parts[1] in FLOOR else None
+
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_imports_go_down(path: Path) -> None:
@@ -79,6 +82,7 @@ def test_imports_go_down(path: Path) -> None:
         assert other is None or FLOOR[other] <= FLOOR[mine], f"{name_of(path)} imports {module}"
         assert not module.startswith(("benchmarks", "tests", "examples"))
 
+
 def test_there_is_no_cycle_between_rooms() -> None:
     graph = {name: set[str]() for name in FLOOR}
     for path in MODULES:
@@ -89,6 +93,7 @@ def test_there_is_no_cycle_between_rooms() -> None:
         assert free, f"a cycle among {sorted(graph)}"
         for name in free:
             del graph[name]
+
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_particular_rooms(path: Path) -> None:
@@ -103,10 +108,12 @@ def test_particular_rooms(path: Path) -> None:
     if module.split(".")[0] not in {"cli", "commands", "__init__"}:
         assert "resnet_deploy.cli" not in used and "click" not in used
 
+
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_the_library_never_prints(path: Path) -> None:
     calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
     assert not [call for call in calls if isinstance(call, ast.Name) and call.id == "print"]
+
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_sizes_that_keep_a_file_in_one_head(path: Path) -> None:
@@ -117,6 +124,7 @@ def test_sizes_that_keep_a_file_in_one_head(path: Path) -> None:
             lines = (code[-1].end_lineno or 0) - code[0].lineno + 1 if code else 0
             assert lines <= 40, f"{node.name} has {lines} lines"
 
+
 @pytest.mark.parametrize("path", [p for p in MODULES if p.name != "__init__.py"], ids=name_of)
 def test_everything_public_is_documented(path: Path) -> None:
     tree = ast.parse(path.read_text())
@@ -126,12 +134,14 @@ def test_everything_public_is_documented(path: Path) -> None:
             short = isinstance(node, ast.FunctionDef) and name_of(path).split(".")[1] in {"terminal", "commands"}
             assert short or ast.get_docstring(node) or node.name in {"conv3x3", "conv1x1"}, node.name
 
+
 def test_the_public_names_are_there_and_documented() -> None:
     for name in resnet_deploy.__all__:
         value = getattr(resnet_deploy, name)
         assert isinstance(value, str) or inspect.getdoc(value), name
     with pytest.raises(AttributeError):
         resnet_deploy.nonsense  # noqa: B018
+
 
 @pytest.mark.parametrize(
     "code",
@@ -149,6 +159,7 @@ def test_light_imports(code: str) -> None:
     done = subprocess.run([sys.executable, "-c", f"{code}\n{check}"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
+
 @pytest.mark.parametrize("name", sorted(main.commands))
 def test_every_command_has_help_with_an_example(name: str) -> None:
     command = main.commands[name]
@@ -156,6 +167,7 @@ def test_every_command_has_help_with_an_example(name: str) -> None:
     assert f"resnet-deploy {name}" in text.split("Example:")[1]
     for parameter in command.params:
         assert isinstance(parameter, click.Argument) or parameter.help, parameter.name  # type: ignore[attr-defined]
+
 
 def test_the_library_knows_every_option_of_the_command_line() -> None:
     """What the CLI can do, a program can do, with the same names."""

@@ -14,12 +14,12 @@ from resnet_deploy.backends.base import Candidate
 from resnet_deploy.backends.eager import EagerBackend
 from resnet_deploy.backends.lanes import SHAPES
 from resnet_deploy.backends.trt import TensorRtBackend
+from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.engine.plan import Origin
 from resnet_deploy.errors import EngineError, IntegrityError, UnavailableError, UsageError
 from resnet_deploy.exporter import export_onnx
 from resnet_deploy.steps import REFERENCE
-from resnet_deploy.bundle.opened import Subject
 from tests.fake_tensorrt import Engine, HostDevice, TensorRt
 from tests.test_backends import IMAGES, contract
 from tests.test_exporter import deploy

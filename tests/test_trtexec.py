@@ -25,13 +25,13 @@ from resnet_deploy.backends.base import Candidate
 from resnet_deploy.benchmarking import run as run_module
 from resnet_deploy.benchmarking.report import Latency
 from resnet_deploy.benchmarking.trtexec import Settings, command, compare, find_tools, parse, run
+from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.cli import main
 from resnet_deploy.engine import plan as plan_module
 from resnet_deploy.engine.plan import Origin
 from resnet_deploy.engine.report import summarize
 from resnet_deploy.errors import BackendError, UnavailableError, UsageError
-from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.terminal import profiles as text
 from tests.fake_tensorrt import Engine, HostDevice, TensorRt
 from tests.test_verdicts import latency, row

@@ -13,8 +13,8 @@ from resnet_deploy.backends.base import Candidate
 from resnet_deploy.benchmarking.profile import Profile, profile_all
 from resnet_deploy.benchmarking.report import BenchReport
 from resnet_deploy.benchmarking.trtexec import Comparison, check, find_tools
-from resnet_deploy.specs import OptionGroup, Progress
 from resnet_deploy.bundle.opened import Subject
+from resnet_deploy.specs import OptionGroup, Progress
 
 
 @dataclass(frozen=True)

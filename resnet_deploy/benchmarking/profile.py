@@ -15,10 +15,10 @@ from resnet_deploy import _deps
 from resnet_deploy.backends.base import Backend, Candidate
 from resnet_deploy.backends.layers import WARM_UPS
 from resnet_deploy.benchmarking.machine import cores, cpu_name, gpus
+from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.bundle.store import Bundle, key_of, now
 from resnet_deploy.errors import BundleError, DeployError, StorageError
 from resnet_deploy.specs import Progress
-from resnet_deploy.bundle.opened import Subject
 
 PROFILES = "profiles.json"
 DURATION_S = 1.0  # of profiled inferences, as far as the bounds of their number allow

@@ -24,6 +24,7 @@ from resnet_deploy.benchmarking.settings import MeasureOptions, candidates_of
 from resnet_deploy.benchmarking.timing import Timings, images_of
 from resnet_deploy.benchmarking.verdicts import judge
 from resnet_deploy.building import ensure_plan
+from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.data import Dataset
 from resnet_deploy.errors import UsageError
@@ -33,7 +34,6 @@ from resnet_deploy.parity import parse_gates
 from resnet_deploy.reporting.writing import check_path, publish
 from resnet_deploy.specs import MAX_BATCH, Progress, parse_batches, silent
 from resnet_deploy.steps import Verdict, compare, export, parity_key, verdict
-from resnet_deploy.bundle.opened import Subject
 
 DEFAULT_BACKENDS = ("eager", "onnxruntime")
 DEFAULT_BATCHES = (1, 8, 32)

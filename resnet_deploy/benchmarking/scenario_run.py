@@ -15,12 +15,12 @@ from resnet_deploy.benchmarking.library import Library
 from resnet_deploy.benchmarking.machine import cores, cpu_name, gpus
 from resnet_deploy.benchmarking.report import ScenarioResult
 from resnet_deploy.benchmarking.scenarios import SUBMISSION_S, Figures, Runner, ScenarioOptions
+from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.bundle.store import Bundle, Transaction, key_of, now
 from resnet_deploy.data import Dataset
 from resnet_deploy.errors import BundleError, DeployError, UsageError
 from resnet_deploy.specs import HeadKind, Progress, silent
 from resnet_deploy.steps import Verdict
-from resnet_deploy.bundle.opened import Subject
 
 SECTION = "scenarios"  # of the manifest
 _CLASSES = {HeadKind.LOGITS.value, HeadKind.PROBABILITIES.value, HeadKind.TOPK.value}

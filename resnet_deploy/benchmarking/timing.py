@@ -22,10 +22,10 @@ from resnet_deploy.benchmarking.measure import Interrupted, MeasureConfig, Measu
 from resnet_deploy.benchmarking.nvml import Gpu
 from resnet_deploy.benchmarking.report import record
 from resnet_deploy.benchmarking.settings import MeasureOptions
+from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.bundle.store import Transaction, key_of, now
 from resnet_deploy.data import Dataset
 from resnet_deploy.specs import Progress
-from resnet_deploy.bundle.opened import Subject
 
 SAMPLES = "samples.json"
 SECTION = "measurements"  # of the manifest

@@ -17,11 +17,11 @@ from typing import Any
 
 from resnet_deploy.backends.base import PLANS, Candidate
 from resnet_deploy.benchmarking.report import Latency, Result
+from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.engine.flavours import TENSORRT, TENSORRT_RTX, version_tuple
 from resnet_deploy.engine.options import Profile, best_profile
 from resnet_deploy.errors import BackendError, UnavailableError, UsageError
 from resnet_deploy.specs import Progress
-from resnet_deploy.bundle.opened import Subject
 
 TOOLS = {TENSORRT.name: "trtexec", TENSORRT_RTX.name: "tensorrt_rtx"}
 WARM_UP_S = 0.2  # trtexec's own default

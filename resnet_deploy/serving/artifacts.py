@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from resnet_deploy.backends.base import Candidate
+from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.engine.flavours import TENSORRT, version_tuple
 from resnet_deploy.engine.options import Profile, best_profile
 from resnet_deploy.engine.plan import Origin
@@ -13,7 +14,6 @@ from resnet_deploy.graphs import interface
 from resnet_deploy.serving.options import DELAY_S, TritonOptions
 from resnet_deploy.serving.releases import check_release, fits, tensorrt_of
 from resnet_deploy.specs import TensorSpec
-from resnet_deploy.bundle.opened import Subject
 
 
 @dataclass(frozen=True, kw_only=True)

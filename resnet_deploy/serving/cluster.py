@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from resnet_deploy._deps import require, version
 from resnet_deploy.backends.base import Candidate
+from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import BackendError, DeployError, IntegrityError, UnavailableError
 from resnet_deploy.serving.decoding import Decoder
-from resnet_deploy.bundle.opened import Subject
 
 if TYPE_CHECKING:
     from resnet_deploy.serving.embed import Job, Result

@@ -11,10 +11,10 @@ from typing import Any
 
 from resnet_deploy._files import writing
 from resnet_deploy.backends.base import PLANS, Candidate
+from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import BundleError, UsageError
 from resnet_deploy.specs import Precision
-from resnet_deploy.bundle.opened import Subject
 
 SOURCES = Path(__file__).parent / "cpp_project"
 BACKENDS = ("onnxruntime", *sorted(PLANS))

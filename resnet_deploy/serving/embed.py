@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from resnet_deploy import _deps
 from resnet_deploy.backends.base import Backend, Candidate, Outputs
 from resnet_deploy.benchmarking.machine import cores
+from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import DataError, UsageError
 from resnet_deploy.preprocessing import MAX_PIXELS, Transform
@@ -25,7 +26,6 @@ from resnet_deploy.serving.parts import SCHEMA_VERSION, Output
 from resnet_deploy.serving.pipeline import Decoders
 from resnet_deploy.serving.tables import LABELS, Answers, check_outputs
 from resnet_deploy.specs import MAX_BATCH, InputFormat, Progress, TensorSpec, silent, to_dict
-from resnet_deploy.bundle.opened import Subject
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import resnet_deploy
+from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.errors import UsageError
 from resnet_deploy.serving.model_config import new_config, string_parameters, to_dict
 from resnet_deploy.serving.options import TritonOptions
 from resnet_deploy.serving.repository import IDENTITY, File, Model
 from resnet_deploy.specs import HeadKind
-from resnet_deploy.bundle.opened import Subject
 
 _PACKAGE = Path(resnet_deploy.__file__).parent
 _STEPS = _PACKAGE / "serving" / "steps"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import DataError, UsageError
 from resnet_deploy.serving.artifacts import Artifact, choose_artifact
@@ -15,7 +16,6 @@ from resnet_deploy.serving.model_config import new_config, string_parameters
 from resnet_deploy.serving.options import TritonOptions
 from resnet_deploy.serving.repository import IDENTITY, Added, File, Model, add
 from resnet_deploy.specs import HeadKind, Progress, TensorSpec, silent
-from resnet_deploy.bundle.opened import Subject
 
 _TYPES = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32", "float16": "TYPE_FP16", "bfloat16": "TYPE_BF16", "int64": "TYPE_INT64"}
 _PLATFORMS = {"onnxruntime": "onnxruntime_onnx", "tensorrt": "tensorrt_plan"}

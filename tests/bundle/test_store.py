@@ -210,7 +210,7 @@ assert not (path / "b" / ".staging").exists()
     if subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "none", tmp_path], capture_output=True).returncode:
         pytest.skip("mounting in a namespace of our own is not permitted here")
     done = subprocess.run(
-        ["unshare", "-rm", "sh", "-c", command], capture_output=True, text=True, cwd=Path(__file__).parents[1]
+        ["unshare", "-rm", "sh", "-c", command], capture_output=True, text=True, cwd=Path(__file__).parents[2]
     )
     assert done.returncode == 0, done.stderr
 

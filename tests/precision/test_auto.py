@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 import resnet_deploy as rd
+from resnet_deploy.bundle.opened import CALIBRATION
 from resnet_deploy.precision.auto import distance
 from resnet_deploy.precision.calibrate import Calibration, image_digest
-from resnet_deploy.bundle.opened import CALIBRATION
 
 
 def test_every_image_counts_alike() -> None:

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.bundle.opened import Subject
+from resnet_deploy.bundle.store import Bundle
 from tests.conftest import ROOT
 
 

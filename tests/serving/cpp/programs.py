@@ -18,9 +18,9 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from resnet_deploy.backends.base import Candidate
+from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.bundle.store import MANIFEST, Bundle, _encode
 from resnet_deploy.preprocessing import normalize
-from resnet_deploy.bundle.opened import Subject
 
 SOURCES = Path(__file__).parent
 PIXELS = np.random.default_rng(7).integers(0, 256, (5, 32, 32, 3), np.uint8)

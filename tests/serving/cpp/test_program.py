@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from resnet_deploy.backends.base import Candidate
+from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.bundle.store import MANIFEST, Bundle
 from resnet_deploy.steps import export
-from resnet_deploy.bundle.opened import Subject
 from tests.conftest import DIGITS
 from tests.serving.cpp.programs import PIXELS, Edit, answers, build, changed, classify, compare, expected, ppm, run
 
