@@ -191,7 +191,7 @@ def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
 import sys
 from pathlib import Path
 from resnet_deploy.errors import StorageError
-from tests.test_bundle import make, state
+from tests.bundle.test_store import make, state
 path = Path(sys.argv[1])
 make(path / "b", 1)
 bundle = make(path / "b", 1)
