@@ -1,0 +1,145 @@
+"""JSON as typed objects: read into frozen dataclasses with the wrong field named, written with finite numbers alone.
+
+Types, ranges and patterns are those of the dataclass's annotations (msgspec.Meta), so that what is read, what is checked and
+what is published as a JSON Schema are one definition.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+MAX_BYTES = 1 << 30  # of a JSON file that is read whole; samples of a long run take some hundred megabytes
+MAX_DEPTH = 64
+
+
+def decode(data: bytes, kind: type[T]) -> T:
+    """Read JSON text as an object of a type.
+
+    Args:
+        data: UTF-8 text.
+        kind: a dataclass, or any type that msgspec reads, with constraints as `typing.Annotated[..., msgspec.Meta(...)]`.
+
+    Raises:
+        ValueError: what is wrong and in which field: not JSON, deeper than 64 levels, another type, a number that is not
+            finite or outside its range, a name that is not allowed.
+    """
+    import msgspec
+
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.ValidationError as exc:
+        raise ValueError(_located(data, kind, str(exc))) from exc
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise ValueError(f"it is not JSON ({exc})") from exc
+    except RecursionError as exc:
+        raise ValueError("it is nested too deeply") from exc
+
+
+def convert(value: Any, kind: type[T]) -> T:
+    """Plain Python values (dicts, lists, numbers) as an object of a type. Raises ValueError, as `decode` does."""
+    import msgspec
+
+    _check(value, "$", 0)
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as exc:
+        raise ValueError(_readable(str(exc))) from exc
+
+
+def plain(value: Any) -> Any:
+    """An object as dicts, lists, strings and numbers: what JSON has."""
+    import msgspec
+
+    return msgspec.to_builtins(value)
+
+
+def encode(value: Any, *, indent: int | None = 1) -> bytes:
+    """Readable JSON of an object, UTF-8 with a newline at its end.
+
+    Raises:
+        ValueError: a number in it is NaN or infinite, which JSON has no word for; the message names the field.
+    """
+    values = plain(value)
+    _check(values, "$", 0)
+    return (json.dumps(values, indent=indent, allow_nan=False) + "\n").encode()
+
+
+def schema(kind: type[Any]) -> dict[str, Any]:
+    """The JSON Schema (2020-12) of a type: what `decode` accepts."""
+    import msgspec
+
+    return dict(msgspec.json.schema(kind)) | {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+
+
+def _check(value: Any, where: str, depth: int) -> None:
+    """Raises ValueError for numbers that are not finite, and for what is nested too deeply."""
+    if depth > MAX_DEPTH:
+        raise ValueError("it is nested too deeply")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{_field(where)} is {value}; a recorded figure must be finite")
+    if isinstance(value, dict):
+        for name, item in value.items():
+            _check(item, f"{where}.{name}", depth + 1)
+    elif isinstance(value, (list, tuple)) and not all(type(item) is float and math.isfinite(item) for item in value):
+        for index, item in enumerate(value):
+            _check(item, f"{where}[{index}]", depth + 1)
+
+
+def _located(data: bytes, kind: type[Any], message: str) -> str:
+    """A message whose path names the key where msgspec says `[...]`: without the culprit the first complaint is another."""
+    text, path = _split(message)
+    if "[...]" not in path:
+        return _readable(message)
+    raw = json.loads(data)
+    parts = re.findall(r"\[\.\.\.\]|\[\d+\]|\.?[^.\[\]$`]+", path)
+    place, names = raw, ""
+    for part in parts:
+        if part == "[...]":
+            key = _culprit(raw, place, kind, message)
+            if key is None:
+                return _readable(message)
+            place, names = place[key], f"{names}.{key}"
+        else:
+            step: Any = int(part[1:-1]) if part.startswith("[") else part.lstrip(".")
+            try:
+                place, names = place[step], f"{names}{part if part.startswith('[') else '.' + str(step)}"
+            except (KeyError, IndexError, TypeError):
+                return f"{_field(names + part)}: {text}"
+    return f"{_field(names)}: {text}"
+
+
+def _culprit(raw: Any, place: Any, kind: type[Any], message: str) -> Any:
+    """The key of a dict without which msgspec does not complain of the same."""
+    import msgspec
+
+    for key in list(place):
+        kept = place.pop(key)
+        try:
+            msgspec.convert(raw, kind)
+            same = False
+        except msgspec.ValidationError as exc:
+            same = str(exc) == message
+        finally:
+            place[key] = kept
+        if not same:
+            return key
+    return None
+
+
+def _split(message: str) -> tuple[str, str]:
+    text, _, path = message.partition(" - at ")
+    return text.replace("`", ""), path.replace("`", "")
+
+
+def _readable(message: str) -> str:
+    text, path = _split(message)
+    return f"{_field(path)}: {text}" if path else text
+
+
+def _field(path: str) -> str:
+    return path.removeprefix("$").removeprefix(".") or "the whole"
