@@ -32,7 +32,8 @@ def through(name: str, folder: Path) -> dict[str, float]:
     import onnxscript  # noqa: F401 (the exporter imports it late)
     import tensorrt_rtx as trt
 
-    from resnet_deploy.steps import export, verify
+    from resnet_deploy.pipeline.export import export
+    from resnet_deploy.steps import verify
 
     marks = [time.perf_counter()]
     bundle = export(name, folder / "bundle", max_batch=8)

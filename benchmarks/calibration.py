@@ -49,7 +49,7 @@ def batches(count: int) -> Callable[[int], Iterator[Any]]:
 def exported(path: Path, _: int) -> dict[str, float]:
     import shutil
 
-    from resnet_deploy.steps import export
+    from resnet_deploy.pipeline.export import export
 
     with tempfile.TemporaryDirectory() as folder:
         bundle = export("resnet50", Path(folder) / "bundle", max_batch=BATCH)

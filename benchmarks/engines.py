@@ -34,7 +34,7 @@ def ours(bundle: Path, precision: str) -> float:
 
     start = time.perf_counter()
     build(bundle, precision=precision, flavour="tensorrt-rtx", target=TARGET, batch=":".join(map(str, PROFILE)))
-    assert resnet_deploy.Bundle.open(bundle).manifest["artifacts"]
+    assert resnet_deploy.Bundle.open(bundle).manifest.artifacts
     return time.perf_counter() - start
 
 

@@ -58,8 +58,8 @@ def candidates(folder: Path, architecture: str) -> tuple[dict[str, Any], Any]:
     from resnet_deploy.backends.ort import OrtBackend
     from resnet_deploy.models.create import load_model
     from resnet_deploy.models.deploy import DeployModel
+    from resnet_deploy.pipeline.export import export
     from resnet_deploy.specs import Head, InputFormat
-    from resnet_deploy.steps import export
 
     loaded = load_model(architecture)
     size = loaded.preprocessing.crop

@@ -26,7 +26,7 @@ from resnet_deploy.benchmarking.machine import cores
 from resnet_deploy.benchmarking.measure import MeasureConfig, measure
 from resnet_deploy.building import ensure_plan
 from resnet_deploy.bundle.opened import Subject
-from resnet_deploy.steps import export
+from resnet_deploy.pipeline.export import export
 
 NETWORKS = ("resnet18", "resnet50", "resnet101", "resnext50_32x4d")
 CPU = (

@@ -91,7 +91,7 @@ def prepare(name: str, folder: Path, noisy: dict[str, Path], *, grey: bool) -> t
     import numpy as np
 
     from resnet_deploy.models.create import load_model
-    from resnet_deploy.steps import export
+    from resnet_deploy.pipeline.export import export
 
     file, architecture, images = NETWORKS[name]
     preprocessing = load_model(architecture, weights=EXAMPLES / file).preprocessing
@@ -110,7 +110,7 @@ def prepare(name: str, folder: Path, noisy: dict[str, Path], *, grey: bool) -> t
         targets=["tensorrt"], calibration=setting.seen, calibration_images=IMAGES, other_layers="fp32",
         grouped="quantize",
     )  # fmt: skip
-    return setting, bundle.manifest["artifacts"]["model.int8.onnx"]["calibration"]
+    return setting, bundle.manifest.artifacts["model.int8.onnx"].calibration
 
 
 def ours(setting: Setting, chosen: str, rivals: dict[str, Any]) -> dict[str, Any]:

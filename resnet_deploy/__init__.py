@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from resnet_deploy.inspection import inspect as inspect
     from resnet_deploy.models.create import create_model as create_model
     from resnet_deploy.models.registry import list_models as list_models
+    from resnet_deploy.pipeline.export import export as export
     from resnet_deploy.reporting.recorded import load_report as load_report
     from resnet_deploy.reporting.writing import report as report
     from resnet_deploy.reporting.writing import write_report as write_report
     from resnet_deploy.serving.cpp import cpp as cpp
     from resnet_deploy.serving.embed import embed as embed
     from resnet_deploy.serving.triton import triton as triton
-    from resnet_deploy.steps import export as export
     from resnet_deploy.steps import verify as verify
     from resnet_deploy.tuning import tune as tune
 
@@ -41,7 +41,7 @@ _WHERE = {
     "create_model": "models.create",
     "doctor": "diagnosis",
     "embed": "serving.embed",
-    "export": "steps",
+    "export": "pipeline.export",
     "inspect": "inspection",
     "layers": "divergence",
     "list_models": "models.registry",

@@ -55,7 +55,13 @@ def plain(value: Any) -> Any:
     """An object as dicts, lists, strings and numbers: what JSON has."""
     import msgspec
 
-    return msgspec.to_builtins(value)
+    return _listed(msgspec.to_builtins(value))
+
+
+def _listed(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _listed(item) for name, item in value.items()}
+    return [_listed(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def encode(value: Any, *, indent: int | None = 1) -> bytes:

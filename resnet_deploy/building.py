@@ -11,16 +11,22 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+from resnet_deploy import _json
 from resnet_deploy.backends.base import Candidate
+from resnet_deploy.bundle.codec import key_of
+from resnet_deploy.bundle.manifest import PlanFile, TimingCache
+from resnet_deploy.bundle.names import FP32, graph_file, plan_file, timing_cache_file
 from resnet_deploy.bundle.opened import Subject
-from resnet_deploy.bundle.store import Bundle, Transaction, key_of
+from resnet_deploy.bundle.store import Bundle
+from resnet_deploy.bundle.transaction import Transaction
 from resnet_deploy.engine.build import Built, build_plan
 from resnet_deploy.engine.flavours import FLAVOURS, TENSORRT, Flavour, choose, no_device
 from resnet_deploy.engine.options import DEFAULT_TARGETS, FP8_TARGETS, RTX_TARGETS, BuildOptions, Profile, best_profile
 from resnet_deploy.engine.plan import Origin, here
 from resnet_deploy.engine.report import PlanReport, summarize
-from resnet_deploy.errors import IntegrityError, PrecisionError, UnavailableError, UsageError
-from resnet_deploy.lowering import QUANTIZED, LoweringOptions, lower_missing
+from resnet_deploy.errors import BundleError, IntegrityError, PrecisionError, UnavailableError, UsageError
+from resnet_deploy.lowering import QUANTIZED, LoweringOptions, lower
+from resnet_deploy.pipeline.restore import restore
 from resnet_deploy.specs import Precision, Progress, silent
 
 
@@ -29,19 +35,20 @@ class Plan:
     """A plan of a bundle: its file, and what the manifest says of it. reused: whether it was there already."""
 
     name: str
-    entry: dict[str, Any]
+    entry: PlanFile
     reused: bool
 
     @property
     def origin(self) -> Origin:
-        return Origin.from_dict(self.entry["origin"])
+        return self.entry.origin
 
     @property
     def report(self) -> PlanReport:
-        return PlanReport.from_dict(self.entry["report"])
+        return self.entry.report
 
     def to_dict(self) -> dict[str, Any]:
-        return {"name": self.name, "reused": self.reused, **self.entry}
+        """As JSON has it."""
+        return {"name": self.name, "reused": self.reused, **_json.plain(self.entry), "report": self.report.to_dict()}
 
 
 def build(
@@ -62,9 +69,10 @@ def build(
     flavour = choose(asked.flavour)
     asked.check(flavour)
     flavour.load()
-    bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    bundle = Bundle.open(bundle)
     _check_batches(bundle, asked)
-    lower_missing(bundle, graphs, progress)
+    restore(bundle, [FP32], progress)
+    lower(bundle, graphs, progress)
     return [_build(bundle, kind, asked, flavour, progress) for kind in graphs.precisions]
 
 
@@ -79,26 +87,28 @@ def ensure_plan(subject: Subject, candidate: Candidate, batches: Iterable[int], 
         raise no_device(f"{candidate} cannot run here")
     sizes = sorted(set(batches))
     try:
-        known = subject.bundle.manifest["artifacts"][subject.file(candidate)]["profiles"]
+        name = subject.file(candidate)
+        known = subject.bundle.manifest.files(PlanFile)[name].profiles
         if all(best_profile(map(Profile.parse, known), size) is not None for size in (1, *sizes)):
+            subject.bundle.artifact(name)
             return
-    except (UsageError, UnavailableError):  # none was built, or for another machine
+    except (UsageError, UnavailableError, IntegrityError):  # none was built, or for another machine, or it is gone
         pass
     profiles = (f"1:{sizes[-1]}:{sizes[-1]}", *map(str, sizes))  # the sizes themselves get kernels of their own
     build(subject.bundle, precision=candidate.precision.value, flavour=candidate.backend, batch=profiles, progress=progress)
 
 
-def build_beside(graph: Path, candidate: Candidate, batch: int) -> tuple[Path, dict[str, Any]]:
+def build_beside(graph: Path, candidate: Candidate, batch: int) -> tuple[Path, Origin]:
     """A plan of a graph that is in no bundle, for one batch size on this machine's GPU: its path, and its origin."""
     flavour, options = FLAVOURS[candidate.backend], BuildOptions(batch=(str(batch),), flavour=candidate.backend)
     machine, path = here(flavour), graph.with_suffix(".plan")
     targets = _targets(options, flavour, candidate.precision, machine)
     path.write_bytes(build_plan(graph, options, flavour, targets, silent).plan)
-    return path, {"origin": machine.to_dict()}
+    return path, machine
 
 
 def _check_batches(bundle: Bundle, options: BuildOptions) -> None:
-    proven, largest = int(bundle.manifest["model"]["request"]["max_batch"]), max(p.max for p in options.profiles)
+    proven, largest = bundle.manifest.model.request.max_batch, max(p.max for p in options.profiles)
     if largest > proven:
         raise UsageError(
             f"the graph is proven up to batch {proven}, not {largest}; export it with --max-batch {largest}, or build for "
@@ -107,46 +117,62 @@ def _check_batches(bundle: Bundle, options: BuildOptions) -> None:
 
 
 def _build(bundle: Bundle, kind: Precision, options: BuildOptions, flavour: Flavour, progress: Progress) -> Plan:
-    graph = f"model.{kind.value}.onnx"
-    made_from = bundle.manifest["artifacts"][graph]["sha256"]
+    graph = graph_file(kind)
+    made_from = bundle.sha256(graph)
     machine = here(flavour)
     targets = _targets(options, flavour, kind, machine)
     origin = replace(
         machine, targets=tuple(t for t in targets if t != "current"), version_compatible=options.version_compatible,
         hardware_compatible=options.hardware_compatible,
     )  # fmt: skip
-    name = f"model.{kind.value}.{flavour.name}-{origin.version}.{origin.built_for}.plan"
+    name = plan_file(kind, flavour.name, origin.version, origin.built_for)
     key = key_of(made_from=made_from, profiles=list(map(str, options.profiles)), flags=options.flags(), origin=origin.to_dict())
-    known = bundle.manifest["artifacts"].get(name)
-    if known is not None and known["key"] == key:
+    known = bundle.manifest.artifacts.get(name)
+    if isinstance(known, PlanFile) and known.key == key:
         with contextlib.suppress(IntegrityError):  # a damaged plan is built again
             bundle.artifact(name)
             return Plan(name=name, entry=known, reused=True)
+    built, layers = _built(bundle, graph, options, flavour, targets, origin, progress)
+    report, warnings = _prove(graph, layers, built, kind)
     with bundle.transaction() as change:
-        cache_name = f"timing.{flavour.name}-{origin.version}.{origin.built_for}.cache"
-        kept = bundle.artifact(cache_name).read_bytes() if cache_name in bundle.manifest["artifacts"] else None
-        parsed = Event()
-
-        def read() -> tuple[dict[str, str], list[str]]:
-            parsed.wait()  # the builder's parser reads the same bytes first
-            return graph_layers(bundle.artifact(graph))
-
-        with ThreadPoolExecutor(1) as pool:  # hashed and read while the builder works
-            checked = pool.submit(read)
-            try:
-                built = build_plan(bundle.path / graph, options, flavour, targets, progress, parsed.set, timing_cache=kept)
-            finally:
-                parsed.set()
-                layers = checked.result()  # that the graph was changed explains whatever else went wrong
-        report, warnings = _prove(graph, layers, built, kind)
         change.write(name, built.plan)
-        change.add(
-            name, kind="plan", precision=kind.value, made_from=made_from, key=key, origin=origin.to_dict(),
-            profiles=list(map(str, options.profiles)), flags=options.flags(), builder_s=built.builder_s,
-            report=report.to_dict(), warnings=warnings,
+        entry = change.add(
+            name, PlanFile, precision=kind, made_from=made_from, key=key, origin=origin,
+            profiles=tuple(map(str, options.profiles)), flags=options.flags(), builder_s=built.builder_s, report=report,
+            warnings=tuple(warnings),
         )  # fmt: skip
-        _keep_cache(change, cache_name, built, origin)
-    return Plan(name=name, entry=bundle.manifest["artifacts"][name], reused=False)
+        _keep_cache(change, built, origin)
+    return Plan(name=name, entry=entry, reused=False)
+
+
+def _built(
+    bundle: Bundle,
+    graph: str,
+    options: BuildOptions,
+    flavour: Flavour,
+    targets: tuple[str, ...],
+    origin: Origin,
+    progress: Progress,
+) -> tuple[Built, tuple[dict[str, str], list[str]]]:
+    """A plan in memory, and the layers of its graph, which is hashed and read while the builder works."""
+    cache = timing_cache_file(flavour.name, origin.version, origin.built_for)
+    kept = None
+    with contextlib.suppress(BundleError):  # there is none, or it is gone or spoiled: kernels are timed again
+        kept = bundle.artifact(cache).read_bytes()
+    parsed = Event()
+
+    def read() -> tuple[dict[str, str], list[str]]:
+        parsed.wait()  # the builder's parser reads the same bytes first
+        return graph_layers(bundle.artifact(graph))
+
+    with ThreadPoolExecutor(1) as pool:
+        checked = pool.submit(read)
+        try:
+            built = build_plan(bundle.path / graph, options, flavour, targets, progress, parsed.set, timing_cache=kept)
+        finally:
+            parsed.set()
+            layers = checked.result()  # that the graph was changed explains whatever else went wrong
+    return built, layers
 
 
 def _targets(options: BuildOptions, flavour: Flavour, kind: Precision, machine: Origin) -> tuple[str, ...]:
@@ -163,10 +189,11 @@ def _targets(options: BuildOptions, flavour: Flavour, kind: Precision, machine: 
     return tuple(name for name in DEFAULT_TARGETS if kind is not Precision.FP8 or name in FP8_TARGETS)
 
 
-def _keep_cache(change: Transaction, name: str, built: Built, origin: Origin) -> None:
+def _keep_cache(change: Transaction, built: Built, origin: Origin) -> None:
     if built.timing_cache:
+        name = timing_cache_file(origin.flavour, origin.version, origin.built_for)
         change.write(name, built.timing_cache)
-        change.add(name, kind="timing_cache", origin=origin.to_dict())
+        change.add(name, TimingCache, origin=origin)
 
 
 def graph_layers(path: Path) -> tuple[dict[str, str], list[str]]:

@@ -11,7 +11,7 @@ from typing import Any
 from resnet_deploy import _deps
 from resnet_deploy.backends.base import Candidate
 from resnet_deploy.engine.flavours import TENSORRT, TENSORRT_RTX, Flavour
-from resnet_deploy.engine.plan import Origin, here
+from resnet_deploy.engine.plan import here
 from resnet_deploy.errors import DeployError
 
 
@@ -103,11 +103,11 @@ def _builder(flavour: Flavour, graph: Path) -> tuple[str, str]:
     if not graph.exists():
         _small_graph(graph)
     candidate = Candidate.parse(flavour.name)
-    plan, entry = build_beside(graph, candidate, 1)
+    plan, origin = build_beside(graph, candidate, 1)
     machine = here(flavour)
     if machine.gpu is None:
         return "builds", "builds plans; running them needs an NVIDIA GPU"
-    with TensorRtBackend(plan, candidate, origin=Origin.from_dict(entry["origin"])) as backend:
+    with TensorRtBackend(plan, candidate, origin=origin) as backend:
         backend.infer(np.zeros((1, 3, 32, 32), np.float32))
     return "works", machine.gpu
 

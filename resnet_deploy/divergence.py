@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_deploy.backends.base import Candidate
+from resnet_deploy.bundle.names import FP32, WEIGHTS
 from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import UsageError
-from resnet_deploy.lowering import FP32
 from resnet_deploy.parity import cosines
+from resnet_deploy.pipeline.restore import restore
 from resnet_deploy.precision.auto import simulated
 from resnet_deploy.precision.blocks import leaving
 from resnet_deploy.precision.graph import Graph
@@ -109,10 +110,11 @@ def layers(
     Graphs are run as they are written, each Q/DQ pair in FP32: this is about the graph, not about a runtime's kernels.
     Raises UsageError, DataError or IntegrityError.
     """
-    bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    bundle = Bundle.open(bundle)
     subject = Subject(bundle)
     names = [FP32, *(Candidate.parse(text).artifact for text in backends)]
     wanted = [name for name in dict.fromkeys(names) if name.endswith(".onnx")]
+    restore(bundle, [WEIGHTS, *wanted], progress)
     tensors = _tensors(Graph.read(bundle.artifact(FP32)))
     files = {name: _File(Graph.read(bundle.artifact(name)), tensors) for name in wanted}
     dataset, seen = subject.data(data, limit=limit, strict=strict), 0

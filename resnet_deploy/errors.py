@@ -37,6 +37,10 @@ class OutputError(DeployError):
     """A file that cannot be the output: another run's, locked, or not writable."""
 
 
+class ConflictError(BundleError):
+    """A change that another process made impossible meanwhile: it replaced what this one was made from."""
+
+
 class IntegrityError(BundleError):
     """A file whose SHA-256 is not the one that the manifest recorded."""
 

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from resnet_deploy._files import sha256_file
-from resnet_deploy.bundle.store import MANIFEST, Bundle
+from resnet_deploy.bundle.manifest import PlanFile
+from resnet_deploy.bundle.names import MANIFEST
+from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.engine.flavours import FLAVOURS
 from resnet_deploy.engine.plan import deserialize, identify
 from resnet_deploy.engine.report import PlanReport, from_inspector, summarize
@@ -55,11 +57,12 @@ def _inspect_plan(path: Path, trust: bool) -> PlanDetails:
     size = path.stat().st_size
     if (path.parent / MANIFEST).is_file():
         bundle = Bundle.open(path.parent)
-        if path.name in bundle.manifest["artifacts"]:
-            entry = bundle.manifest["artifacts"][bundle.artifact(path.name).name]
-            kept = {name: entry[name] for name in ("origin", "flags", "made_from", "builder_s", "sha256")}
-            report = PlanReport.from_dict(entry["report"])
-            return PlanDetails(file=str(path), size_bytes=size, profiles=tuple(entry["profiles"]), report=report, **kept)
+        if (plan := bundle.manifest.files(PlanFile).get(path.name)) is not None:
+            bundle.artifact(path.name)
+            return PlanDetails(
+                file=str(path), size_bytes=size, profiles=plan.profiles, report=plan.report, origin=plan.origin.to_dict(),
+                flags=plan.flags, made_from=plan.made_from, builder_s=plan.builder_s, sha256=plan.sha256,
+            )  # fmt: skip
     written = identify(path)
     if not trust:
         raise IntegrityError(

@@ -3,30 +3,46 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from resnet_deploy.bundle.opened import CALIBRATION, Subject
-from resnet_deploy.bundle.store import Bundle, Transaction, key_of
+from resnet_deploy.bundle.codec import key_of
+from resnet_deploy.bundle.manifest import CalibrationFile, CalibrationUse, GraphFile
+from resnet_deploy.bundle.names import CALIBRATION, FP32, graph_file
+from resnet_deploy.bundle.opened import Subject
+from resnet_deploy.bundle.store import Bundle
+from resnet_deploy.bundle.transaction import Transaction
+from resnet_deploy.calibration import (
+    HELD_OUT,
+    calibrate,
+    calibration_key,
+    calibration_use,
+    fp32_graph,
+    is_file,
+    is_kept,
+    keep_calibration,
+)
 from resnet_deploy.errors import CalibrationError, UsageError
 from resnet_deploy.specs import OptionGroup, Precision, Progress
 
 if TYPE_CHECKING:
-    from resnet_deploy.data import Dataset
     from resnet_deploy.precision.calibrate import Calibration
     from resnet_deploy.precision.graph import Graph
     from resnet_deploy.precision.placement import Placement
+    from resnet_deploy.precision.quantize import QuantizeOptions
 
-FP32 = "model.fp32.onnx"
 TARGETS = ("tensorrt", "cpu")
 IMAGES = 512  # to calibrate on; ranges of ResNets settle well before
-HELD_OUT = 64  # more of them, on which `auto` judges the methods
 QUANTIZED = frozenset({Precision.INT8, Precision.FP8})
+_SETTINGS = (  # what a file is made with
+    "other_layers", "keep", "grouped", "quantize_head", "clip_weights", "equalize", "correct_bias", "reconstruct",
+    "reduce_range", "native_io",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,11 +76,13 @@ class LoweringOptions(OptionGroup):
     reduce_range: bool = False
     native_io: bool = False
     precisions: tuple[Precision, ...] = field(init=False)
+    said: frozenset[str] = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
         for name in ("precision", "targets", "keep"):  # "fp32,int8" is what people type
-            if isinstance(value := getattr(self, name), str):
-                object.__setattr__(self, name, tuple(part for part in value.split(",") if part))
+            value = getattr(self, name)
+            parts = value.split(",") if isinstance(value, str) else value
+            object.__setattr__(self, name, tuple(part for part in parts if part))
         known = [precision.value for precision in Precision]
         if not self.precision or (unknown := [name for name in self.precision if name not in known]):
             raise UsageError(f"unknown precision {unknown[0] if self.precision else ''!r}; choose from {', '.join(known)}")
@@ -77,6 +95,36 @@ class LoweringOptions(OptionGroup):
         if self.calibration_images < 1:
             raise UsageError(f"a calibration needs at least 1 image; found {self.calibration_images}")
         object.__setattr__(self, "precisions", tuple(map(Precision, dict.fromkeys(self.precision))))
+        defaults = {item.name: item.default for item in fields(self) if item.init}
+        object.__setattr__(self, "said", frozenset(name for name, value in defaults.items() if getattr(self, name) != value))
+
+    @classmethod
+    def split(cls, options: dict[str, Any]) -> tuple[LoweringOptions, dict[str, Any]]:
+        """As `OptionGroup.split`; what was said is remembered where it is the default too."""
+        group, others = super().split(options)
+        object.__setattr__(group, "said", group.said | (set(options) - set(others)))
+        return group, others
+
+    def exactly(self) -> LoweringOptions:
+        """The same with everything said: nothing is taken from files that are there."""
+        same = replace(self)
+        object.__setattr__(same, "said", frozenset(_SETTINGS))
+        return same
+
+    def for_file(self, entry: GraphFile | None) -> LoweringOptions:
+        """The options for a file that is there: what was not said is as the file was made."""
+        known = {} if entry is None else entry.settings
+        return replace(self, **{name: known[name] for name in _SETTINGS if name in known and name not in self.said})
+
+    def quantizing(self, graph: Graph, precision: Precision, target: str) -> QuantizeOptions:
+        """How a graph is quantized for a target."""
+        from resnet_deploy.precision.placement import Target
+        from resnet_deploy.precision.quantize import QuantizeOptions
+
+        return QuantizeOptions(
+            precision=precision, target=Target(target), keep=self.kept(graph, target), head=self.quantize_head,
+            clip_weights=self.clip_weights, reduce_range=self.reduce_range and target == "cpu",
+        )  # fmt: skip
 
     def kept(self, graph: Graph, target: str) -> tuple[str, ...]:
         """Layers that are not quantized for a target, grouped convolutions among them where the policy says so."""
@@ -91,7 +139,7 @@ class LoweringOptions(OptionGroup):
         for precision in self.precisions:
             targets = self.targets if precision is Precision.INT8 else ("tensorrt",)
             for target in targets if precision is not Precision.FP32 else ():
-                found[f"model.{precision.value}{'-cpu' if target == 'cpu' else ''}.onnx"] = (precision, target)
+                found[graph_file(precision, cpu=target == "cpu")] = (precision, target)
         return found
 
     def settings(self, precision: Precision, target: str) -> dict[str, Any]:
@@ -108,94 +156,128 @@ class LoweringOptions(OptionGroup):
         return self.reconstruct and precision is Precision.INT8 and target == "tensorrt"
 
 
-def lower(bundle: Bundle, options: LoweringOptions, progress: Progress) -> None:
-    """Make the precisions that are missing or were made otherwise. Raises UsageError, CalibrationError, DataError or
-    GraphError; what was there stays."""
+@dataclass(frozen=True, kw_only=True)
+class _Wish:
+    """A file that is to be there. options: those for it; use: what it is to be calibrated on, None where it is not."""
+
+    name: str
+    precision: Precision
+    target: str
+    options: LoweringOptions
+    entry: GraphFile | None
+    use: CalibrationUse | None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return self.options.settings(self.precision, self.target)
+
+
+def lower(
+    bundle: Bundle,
+    options: LoweringOptions,
+    progress: Progress,
+    *,
+    calibration: Calibration | None = None,
+    check: Callable[[str, Graph], None] | None = None,
+    beside: Callable[[Transaction], None] | None = None,
+) -> None:
+    """Make the precisions that are missing, are gone, or were made otherwise than is said now.
+
+    Of a file that is there, what is not said stays as it was made: its calibration, and the layers that `tune` kept.
+
+    Args:
+        bundle: the opened bundle.
+        options: what is to be there.
+        progress: told what is being done.
+        calibration: ranges that are known already.
+        check: given every file that is about to be written, by name; what it raises stops all of it.
+        beside: adds to the change in which the files are written.
+
+    Raises:
+        UsageError, CalibrationError, DataError, GraphError: as the options say; what was there stays.
+    """
     files = options.files()
     if not files:
         return
-    calibration: Calibration | None = None
-    if options.calibration is not None or any(precision in QUANTIZED for precision, _ in files.values()):
-        calibration = _calibration(bundle, options, progress)
-    key = None if calibration is None else _calibration_key(calibration)
-    made_from = bundle.manifest["artifacts"][FP32]["sha256"]
-    wanted = {
-        name: key_of(
-            made_from=made_from, calibration=key if precision in QUANTIZED else None, **options.settings(precision, target)
+    equalized = any(options.for_file(_graph_file(bundle, name)).equalize for name in files)
+    calibrating = replace(options, equalize=equalized)
+    if calibration is None and options.calibration is not None:
+        calibration = calibrate(bundle, calibrating, progress)
+    wishes = [_wish(bundle, options, calibration, name, *kind) for name, kind in files.items()]
+    missing = [wish for wish in wishes if not _is_there(bundle, wish)]
+    if calibration is None and any(wish.precision in QUANTIZED for wish in missing):
+        calibration = calibrate(bundle, calibrating, progress)
+        for wish in missing:
+            _check_same(bundle, wish, calibration)
+    for wish in wishes:
+        _check_overflow(calibration, wish.precision, wish.options)
+    if not missing and beside is None and (calibration is None or is_kept(bundle, calibration)):
+        return
+    with bundle.transaction() as change:
+        if calibration is not None:
+            keep_calibration(change, calibration)
+        for wish in missing:
+            progress(f"write {wish.name}", 0, None)
+            _write(bundle, change, wish, calibration, progress, check)
+        if beside is not None:
+            beside(change)
+
+
+def _wish(
+    bundle: Bundle, options: LoweringOptions, calibration: Calibration | None, name: str, precision: Precision, target: str
+) -> _Wish:
+    known, use = _graph_file(bundle, name), None
+    if precision in QUANTIZED:
+        use = calibration_use(calibration) if calibration is not None else known.calibration if known is not None else None
+    return _Wish(name=name, precision=precision, target=target, options=options.for_file(known), entry=known, use=use)
+
+
+def _graph_file(bundle: Bundle, name: str) -> GraphFile | None:
+    entry = bundle.manifest.artifacts.get(name)
+    return entry if isinstance(entry, GraphFile) else None
+
+
+def _check_same(bundle: Bundle, wish: _Wish, calibration: Calibration) -> None:
+    """Raise CalibrationError where a file that is gone would be made of other ranges than it was."""
+    entry = bundle.manifest.artifacts.get(CALIBRATION)
+    kept = {calibration_key(calibration), entry.key if isinstance(entry, CalibrationFile) else None}
+    if wish.use is not None and wish.use.key not in kept:
+        raise CalibrationError(
+            f"{wish.name} was calibrated on {wish.use.data or 'other images'}, and the bundle keeps the ranges of "
+            f"{calibration.data or 'others'}: give --calibration DATA"
         )
-        for name, (precision, target) in files.items()
-    }
-    missing = [name for name, wish in wanted.items() if bundle.manifest["artifacts"].get(name, {}).get("key") != wish]
-    for name in files:
-        if name not in missing:
-            bundle.artifact(name)
-    if missing:
-        graph = _graph(bundle, options)
-        train = functools.partial(_reconstructed, bundle, options, progress)
-        with bundle.transaction() as change:
-            if calibration is not None:
-                _keep_calibration(change, calibration)
-            for name in missing:
-                progress(f"write {name}", 0, None)
-                made = {"key": wanted[name], "made_from": made_from}
-                _write(change, name, graph, calibration, options, *files[name], train, **made)
 
 
-def lower_missing(bundle: Bundle, options: LoweringOptions, progress: Progress) -> None:
-    """As `lower`; but where no more than precisions and targets is asked for, files that are there stay: a tuned mix too."""
-    plain = LoweringOptions(precision=options.precision, targets=options.targets) == options
-    wanted = [
-        kind.value for name, (kind, _) in options.files().items() if not plain or name not in bundle.manifest["artifacts"]
-    ]
-    if wanted:
-        lower(bundle, replace(options, precision=tuple(dict.fromkeys(wanted))), progress)
-
-
-def calibrated(bundle: Bundle, options: LoweringOptions, progress: Progress) -> tuple[Graph, Calibration]:
-    """The FP32 graph and its ranges, kept in the bundle from now on."""
-    calibration = _calibration(bundle, options, progress)
-    entry = bundle.manifest["artifacts"].get(CALIBRATION)
-    if entry is None or entry["key"] != _calibration_key(calibration):
-        with bundle.transaction() as change:
-            _keep_calibration(change, calibration)
-    return _graph(bundle, options), calibration
-
-
-def _calibration_key(calibration: Calibration) -> str:
-    return key_of(method=calibration.method, graph=calibration.graph, images=calibration.images, data=calibration.data)
-
-
-def _keep_calibration(change: Transaction, calibration: Calibration) -> None:
-    calibration.save(change.stage(CALIBRATION))
-    change.add(
-        CALIBRATION,
-        kind="calibration",
-        method=calibration.method,
-        images=len(calibration.images),
-        data=calibration.data,
-        key=_calibration_key(calibration),
-        warnings=list(calibration.warnings),
-    )
+def _is_there(bundle: Bundle, wish: _Wish) -> bool:
+    """Whether a file is there as it is wished for. Raises IntegrityError where it was changed."""
+    entry = wish.entry
+    if entry is None or not os.path.lexists(bundle.path / wish.name):
+        return False
+    bundle.artifact(wish.name)
+    same_use = (entry.calibration and entry.calibration.key) == (wish.use and wish.use.key)
+    return entry.made_from == bundle.sha256(FP32) and entry.settings == wish.settings and same_use
 
 
 def _write(
+    bundle: Bundle,
     change: Transaction,
-    name: str,
-    graph: Graph,
+    wish: _Wish,
     calibration: Calibration | None,
-    options: LoweringOptions,
-    precision: Precision,
-    target: str,
-    train: Callable[[Graph, Graph], Graph],
-    **entry: Any,
+    progress: Progress,
+    check: Callable[[str, Graph], None] | None,
 ) -> None:
-    done, placement = _lowered(graph, calibration, options, precision, target, train)
-    done.save(change.stage(name))
-    if placement is not None:
-        entry |= {"quantized_layers": len(placement.convolutions), "quantized_tensors": len(placement.activations)}
+    made_from, graph = bundle.sha256(FP32), fp32_graph(bundle, wish.options)
+    train = functools.partial(_reconstructed, bundle, wish.options, progress)
+    done, placement = _lowered(graph, calibration, wish.options, wish.precision, wish.target, train)
+    if check is not None:
+        check(wish.name, done)
+    done.save(change.stage(wish.name))
+    use = calibration_use(calibration) if calibration is not None and wish.precision in QUANTIZED else None
     change.add(
-        name, kind="onnx", precision=precision.value, settings=options.settings(precision, target),
-        calibration=None if calibration is None or precision not in QUANTIZED else calibration.method, **entry,
+        wish.name, GraphFile, precision=wish.precision, settings=wish.settings, calibration=use, made_from=made_from,
+        key=key_of(made_from=made_from, calibration=use and use.key, **wish.settings),
+        quantized_layers=None if placement is None else len(placement.convolutions),
+        quantized_tensors=None if placement is None else len(placement.activations),
     )  # fmt: skip
 
 
@@ -209,17 +291,11 @@ def _lowered(
 ) -> tuple[Graph, Placement | None]:
     from resnet_deploy.precision.adjust import correct_bias
     from resnet_deploy.precision.cast import cast
-    from resnet_deploy.precision.placement import Target
-    from resnet_deploy.precision.quantize import QuantizeOptions, quantize
+    from resnet_deploy.precision.quantize import quantize
 
     if precision not in QUANTIZED or calibration is None:
-        _check_overflow(calibration, precision, options)
         return cast(graph, precision, native_io=options.native_io, keep=options.keep), None
-    chosen = QuantizeOptions(
-        precision=precision, target=Target(target), keep=options.kept(graph, target), head=options.quantize_head,
-        clip_weights=options.clip_weights, reduce_range=options.reduce_range and target == "cpu",
-    )  # fmt: skip
-    done, placement = quantize(graph, calibration, chosen)
+    done, placement = quantize(graph, calibration, options.quantizing(graph, precision, target))
     if options.reconstructs(precision, target):
         done = train(graph, done)
     elif options.correct_bias and precision is Precision.INT8:
@@ -233,15 +309,11 @@ def _reconstructed(bundle: Bundle, options: LoweringOptions, progress: Progress,
     """Trained on the images that were calibrated on. Raises CalibrationError where there are only their ranges."""
     from resnet_deploy.precision.reconstruct import reconstruct
 
-    if options.calibration is None or _is_file(options.calibration):
+    if options.calibration is None or is_file(options.calibration):
         raise CalibrationError("a reconstruction trains on images, not on their ranges alone: --calibration DATA")
     dataset = Subject(bundle).data(options.calibration, limit=options.calibration_images + HELD_OUT)
     images = np.concatenate([part.images for part in dataset.batches(32)])
     return reconstruct(graph, quantized, images, step=lambda done, total: progress("reconstruct", done, total))
-
-
-def _is_file(source: str | Path) -> bool:  # a calibration.json, and no images
-    return Path(source).suffix == ".json" and Path(source).is_file()
 
 
 def _check_overflow(calibration: Calibration | None, precision: Precision, options: LoweringOptions) -> None:
@@ -255,69 +327,3 @@ def _check_overflow(calibration: Calibration | None, precision: Precision, optio
                 f"{name} reaches {largest:.3g} on the calibration images, and FP16 ends at 65,504: use bf16, or leave the "
                 f"layer in FP32 with --keep {name.rpartition('.')[0] or name}"
             )
-
-
-def _graph(bundle: Bundle, options: LoweringOptions) -> Graph:
-    """The FP32 graph, equalized where that was asked for."""
-    from resnet_deploy.precision.adjust import equalize
-    from resnet_deploy.precision.graph import Graph
-
-    graph = Graph.read(bundle.artifact(FP32))
-    return equalize(graph) if options.equalize else graph
-
-
-def _calibration(bundle: Bundle, options: LoweringOptions, progress: Progress) -> Calibration:
-    """From a file, from the bundle where it is of the same data and method, or from images."""
-    from resnet_deploy.precision.calibrate import Calibration, digest_of
-
-    source = options.calibration
-    kept = bundle.manifest["artifacts"].get(CALIBRATION)
-    if source is None:
-        if kept is None:
-            raise CalibrationError("INT8 and FP8 need images to calibrate on: --calibration DATA")
-        return Calibration.load(bundle.artifact(CALIBRATION))
-    if _is_file(source):
-        return Calibration.load(Path(source))
-    subject = Subject(bundle)
-    dataset = subject.data(source, limit=options.calibration_images + HELD_OUT)  # `auto` judges on the rest
-    wish = f"{dataset.source} {dataset.sha256[:16]} {options.calibration_method}"
-    if kept is not None and kept["data"] == wish:
-        found = Calibration.load(bundle.artifact(CALIBRATION))
-        if found.graph == digest_of(_graph(bundle, options)):
-            return found
-    return _calibrate(bundle, subject, dataset, options, wish, progress)
-
-
-def _calibrate(
-    bundle: Bundle, subject: Subject, dataset: Dataset, options: LoweringOptions, name: str, progress: Progress
-) -> Calibration:
-    from resnet_deploy.precision.auto import best_method
-    from resnet_deploy.precision.calibrate import observe
-
-    graph = _graph(bundle, options)
-    total, every = len(dataset), max(2, len(dataset) // HELD_OUT)
-    auto = options.calibration_method == "auto" and total >= 2
-    held: list[NDArray[Any]] = []
-
-    def batches(size: int) -> Iterator[NDArray[Any]]:
-        """All but the held-out images: every so many, spread over the whole."""
-        position = 0
-        for part in dataset.batches(size, lambda done: progress("calibrate", done, total)):
-            numbers = np.arange(position, position + len(part.images))
-            apart = (numbers % every == every - 1) if auto else np.zeros(len(numbers), bool)
-            position += len(numbers)
-            held.extend(part.images[apart])
-            if not apart.all():
-                yield part.images[~apart]
-
-    observer = observe(graph, batches)
-    method = options.calibration_method
-    if auto:
-        method = best_method(observer, np.stack(held), lambda what: progress(what, 0, None))
-        # What the choice was judged on may widen the ranges of the method that was chosen.
-        for start in range(0, len(held), size := observer.batch_size(held[0].shape)):
-            observer.add(np.stack(held[start : start + size]))
-    found = observer.calibration(method, name)
-    if dataset.skipped:
-        found = replace(found, warnings=(*found.warnings, f"{len(dataset.skipped)} calibration images were skipped"))
-    return found

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 # Two test processes share the cores; threads of their own would only fight.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# A suite that is started in the background has SIGINT ignored, and so would every process that a test interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 import pytest
 
 from resnet_deploy.bundle.store import Bundle
-from resnet_deploy.steps import export
+from resnet_deploy.pipeline.export import export
 
 ROOT = Path(__file__).parent.parent
 DIGITS = ROOT / "examples" / "digits" / "resnet20.safetensors"

@@ -52,9 +52,9 @@ def test_plans_are_built_proven_and_recorded(bundle: Path) -> None:
     plans = rd.build(bundle, precision="fp32,fp16,int8", batch=("1", "2:4:8"), flavour=RTX, target="sm86,sm89")
     manifest = Bundle.open(bundle).manifest
     for plan, kind in zip(plans, ("fp32", "fp16", "int8"), strict=True):
-        entry = manifest["artifacts"][plan.name]
+        entry = manifest.artifacts[plan.name]
         assert plan.name == f"model.{kind}.tensorrt-rtx-{TENSORRT_RTX.version}.sm86-sm89.plan" and not plan.reused
-        assert entry["made_from"] == manifest["artifacts"][f"model.{kind}.onnx"]["sha256"]
+        assert entry["made_from"] == manifest.artifacts[f"model.{kind}.onnx"].sha256
         assert entry["profiles"] == ["1:1:1", "2:4:8"] and entry["flags"]["tf32"] is False
         assert entry["origin"]["targets"] == ["sm86", "sm89"] and entry["origin"]["gpu"] is None
         assert 0 < entry["builder_s"] < 600 and not entry["warnings"]
@@ -77,7 +77,7 @@ def test_nothing_is_built_twice_and_a_damaged_plan_again(bundle: Path) -> None:
 
 def test_a_graph_that_is_missing_is_made_and_one_that_is_there_is_kept(bundle: Path) -> None:
     rd.bench(bundle, precision="int8", targets="tensorrt", keep="layer1", backends=["eager"], batch=1, duration_s=0.01)
-    mixed = Bundle.open(bundle).manifest["artifacts"]["model.int8.onnx"]["sha256"]
+    mixed = Bundle.open(bundle).manifest.artifacts["model.int8.onnx"].sha256
     fp16, int8 = rd.build(bundle, precision="fp16,int8", flavour=RTX, batch="8")
     assert fp16.report.convolutions == {"fp16": 19}
     assert int8.report.convolutions == {"int8": 13, "fp16": 6}, "a tuned mix stays the mix that it is"
@@ -99,12 +99,12 @@ def test_an_int8_request_without_int8_convolutions_fails(bundle: Path) -> None:
             graph.constants[name].dims.append(1)
     with Bundle.open(bundle).transaction() as change:
         onnx.save(graph.model, change.stage("model.int8.onnx"))
-        old = change.manifest["artifacts"]["model.int8.onnx"]
+        old = change.manifest.artifacts["model.int8.onnx"]
         change.add("model.int8.onnx", **{key: old[key] for key in ("kind", "precision", "key", "made_from")})
     with pytest.raises(PrecisionError, match=r"has 19 int8 convolutions, and the plan computes 19 in fp") as caught:
         rd.build(bundle, precision="int8", flavour=RTX, batch="8")
     assert caught.value.exit_code == 1
-    assert not [name for name in Bundle.open(bundle).manifest["artifacts"] if name.endswith(".plan")]
+    assert not [name for name in Bundle.open(bundle).manifest.artifacts if name.endswith(".plan")]
     assert not list(bundle.glob("*.plan"))
 
 
@@ -317,7 +317,7 @@ def test_a_timing_cache_is_kept_and_given_back(bundle: Path, monkeypatch: pytest
     rd.build(bundle, flavour=RTX, batch="4", target="sm86")
     rd.build(bundle, flavour=RTX, batch="4", target="sm89")
     assert given == [None, b"times", None], "a cache is for the device that it was made on"
-    (name,) = [name for name in Bundle.open(bundle).manifest["artifacts"] if name.endswith("sm86.cache")]
+    (name,) = [name for name in Bundle.open(bundle).manifest.artifacts if name.endswith("sm86.cache")]
     (bundle / name).write_bytes(b"changed")
     with pytest.raises(IntegrityError):
         rd.build(bundle, flavour=RTX, batch="2", target="sm86")

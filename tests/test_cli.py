@@ -88,7 +88,7 @@ def test_verify_passes_and_is_recorded(bundle: Path) -> None:
     assert parity["top1_accuracy"] == parity["reference_top1_accuracy"] > 0.99
     assert parity["accuracy_difference_low"] <= 0 <= parity["accuracy_difference_high"]
     assert parity["max_rel_error"] < 1e-4 and parity["cosine_min"] > 0.9999
-    recorded = list(Bundle.open(bundle).manifest["parity"].values())
+    recorded = list(Bundle.open(bundle).manifest.parity.values())
     assert recorded[0]["report"] == parity and recorded[0]["data"]["sha256"] and recorded[0]["runtime"]["providers"]
 
 
@@ -155,7 +155,7 @@ def test_random_weights_are_said(tmp_path: Path) -> None:
 def test_inspect(bundle: Path) -> None:
     report = load(run("inspect", bundle / "model.fp32.onnx", "--json"))
     assert report["operators"]["Conv"] == 19 and report["precisions"] == {"fp32": 20}
-    assert sum(layer["macs"] for layer in report["layers"]) == Bundle.open(bundle).manifest["model"]["macs"]
+    assert sum(layer["macs"] for layer in report["layers"]) == Bundle.open(bundle).manifest.model.macs
     text = run("inspect", bundle / "model.fp32.onnx").stdout
     assert "layer3.2.conv2" in text and "64x64x3x3" in text
 
@@ -235,7 +235,7 @@ def test_another_models_bundle_is_kept_unless_asked(bundle: Path) -> None:
     assert "holds a bundle of resnet20, not of resnet32" in said
     assert run("verify", bundle, "--data", "random:2").exit_code == 0
     assert run("export", "resnet32", "--max-batch", "1", "-o", bundle, "--overwrite").exit_code == 0
-    assert Bundle.open(bundle).manifest["model"]["architecture"] == "resnet32"
+    assert Bundle.open(bundle).manifest.model.architecture == "resnet32"
 
 
 def test_a_missing_gpu_is_exit_code_3(bundle: Path) -> None:

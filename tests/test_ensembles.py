@@ -16,8 +16,9 @@ from resnet_deploy.models.create import create_model, load_model
 from resnet_deploy.models.deploy import DeployModel
 from resnet_deploy.models.registry import architecture
 from resnet_deploy.parity import average_views
+from resnet_deploy.pipeline.export import export
 from resnet_deploy.specs import Head, InputFormat
-from resnet_deploy.steps import export, verify
+from resnet_deploy.steps import verify
 from tests.conftest import DIGITS
 from tests.engine.test_build import build
 
@@ -77,7 +78,7 @@ def test_exported_as_one_graph_and_verified(members: list[Path], tmp_path: Path,
 def test_it_is_described_and_reopened_as_one_model(members: list[Path], tmp_path: Path) -> None:
     export(TWO, tmp_path / "b", weights=joined(members), max_batch=2)
     bundle = Bundle.open(tmp_path / "b")
-    model = bundle.manifest["model"]
+    model = bundle.manifest.model
     assert model["architecture"] == TWO and model["num_classes"] == 7
     assert [member["source"] for member in model["weights"]["members"]] == [str(path) for path in members]
     weights = bundle.artifact("weights.safetensors")
@@ -96,7 +97,7 @@ def test_the_same_request_does_nothing_twice(members: list[Path], tmp_path: Path
         TWO, tmp_path / "b", weights=joined([members[0], members[1].rename(members[1].with_name("x.pth"))]), max_batch=2
     )
     members[1].with_name("x.pth").rename(members[1])
-    assert other.manifest["model"]["request"] == first.manifest["model"]["request"]  # by what is in them
+    assert other.manifest.model.request == first.manifest.model.request  # by what is in them
 
 
 def test_random_members_of_one_name_are_different_networks() -> None:
@@ -176,7 +177,7 @@ def test_verify_with_ten_crops(tmp_path: Path) -> None:
     bundle = export("resnet20", tmp_path / "b", weights=DIGITS, resize=36, max_batch=4)
     (found,) = verify(bundle, "digits", limit=30, crops=10, threads=1)
     assert found.gate == "pass" and found.data["crops"] == 10 and found.report.images == 30
-    preprocessing = Preprocessing.from_dict(bundle.manifest["model"]["preprocessing"])
+    preprocessing = Preprocessing.from_dict(bundle.manifest.model.preprocessing)
     dataset = open_data("digits", preprocessing=preprocessing, input_format=InputFormat.FLOAT, limit=30, crops=10)
     network, correct = create_model("resnet20", weights=DIGITS), 0
     for part in dataset.batches(6):
@@ -187,7 +188,7 @@ def test_verify_with_ten_crops(tmp_path: Path) -> None:
     assert found.report.top1_accuracy == correct / 30
     (single,) = verify(bundle, "digits", limit=30, threads=1)
     assert single.report.max_abs_error != found.report.max_abs_error  # another record, not the same one again
-    assert len(Bundle.open(bundle.path).manifest["parity"]) == 2
+    assert len(Bundle.open(bundle.path).manifest.parity) == 2
 
 
 def test_ten_crops_need_scores(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from resnet_deploy.models.registry import ARCHITECTURES
-from resnet_deploy.steps import export, verify
+from resnet_deploy.pipeline.export import export
+from resnet_deploy.steps import verify
 
 # The longest first, so that they are not what everybody waits for at the end.
 NAMES = sorted(ARCHITECTURES, key=lambda name: -sum(ARCHITECTURES[name].config.layers))
@@ -17,7 +18,7 @@ NAMES = sorted(ARCHITECTURES, key=lambda name: -sum(ARCHITECTURES[name].config.l
 def test_exported_and_verified(name: str, tmp_path: Path) -> None:
     size = 32 if ARCHITECTURES[name].config.stem == "cifar" else 64
     bundle = export(name, tmp_path / "b", max_batch=2, image_size=size)
-    checks = bundle.manifest["artifacts"]["model.fp32.onnx"]["checks"]
+    checks = bundle.manifest.artifacts["model.fp32.onnx"].checks
     assert [check["batch"] for check in checks] == [1, 2]
     (found,) = verify(bundle, "random:4", threads=1)
     assert found.gate == "pass", found.failures

@@ -63,11 +63,11 @@ def spoilt_copy(spoilt: Bundle, tmp_path: Path) -> Path:
 
 
 def times(bundle: Bundle) -> dict[str, int]:
-    return {name: (bundle.path / name).stat().st_mtime_ns for name in bundle.manifest["artifacts"]}
+    return {name: (bundle.path / name).stat().st_mtime_ns for name in bundle.manifest.artifacts}
 
 
 def test_every_precision_is_a_file_with_its_origin(made: Bundle) -> None:
-    artifacts = made.manifest["artifacts"]
+    artifacts = made.manifest.artifacts
     assert set(ALL) < set(artifacts) and artifacts["calibration.json"]["images"] >= 150
     for name in ALL:
         assert artifacts[name]["made_from"] == artifacts["model.fp32.onnx"]["sha256"]
@@ -100,7 +100,7 @@ def test_every_precision_passes_its_gate(made: Bundle) -> None:
 
 
 def test_nothing_is_judged_on_what_was_calibrated_on(made: Bundle, tmp_path: Path) -> None:
-    calibrated = made.manifest["artifacts"]["calibration.json"]["images"]
+    calibrated = made.manifest.artifacts["calibration.json"].images
     (found,) = rd.verify(made, "digits:train", backends=["onnxruntime:int8"], threads=1)
     assert found.data["calibrated_on"] >= calibrated and found.report.images == 1197 - found.data["calibrated_on"]
     (held_out,) = rd.verify(made, "digits", backends=["onnxruntime:int8"], threads=1)
@@ -116,14 +116,14 @@ def test_a_calibration_file_needs_no_data(made: Bundle, tmp_path: Path) -> None:
     options = MADE | {"calibration": tmp_path / "ranges.json"}
     again = rd.export("resnet20", tmp_path / "b", precision="int8", **options)
     for name in ("model.int8.onnx", "model.int8-cpu.onnx"):
-        assert again.manifest["artifacts"][name]["sha256"] == made.manifest["artifacts"][name]["sha256"]
+        assert again.manifest.artifacts[name].sha256 == made.manifest.artifacts[name].sha256
 
 
 def test_another_models_calibration_file_is_refused(made: Bundle, tmp_path: Path) -> None:
     shutil.copy(made.path / "calibration.json", tmp_path / "ranges.json")
     with pytest.raises(CalibrationError, match="of another model"):
         rd.export("resnet20", tmp_path / "b", precision="int8", calibration=tmp_path / "ranges.json", max_batch=2)
-    assert "model.int8.onnx" not in Bundle.open(tmp_path / "b").manifest["artifacts"]
+    assert "model.int8.onnx" not in Bundle.open(tmp_path / "b").manifest.artifacts
 
 
 def test_bench_measures_every_precision(copy: Path) -> None:
@@ -152,16 +152,16 @@ def test_tune_rescues_them_by_keeping_their_blocks(spoilt_copy: Path, tmp_path: 
     worst = sorted(done["sensitivities"], key=lambda item: -item["error"])[:2]
     assert {item["block"] for item in worst} == {"layer2.1", "layer3.1"}
     bundle = Bundle.open(spoilt_copy)
-    assert bundle.manifest["tuning"]["keep"] == done["keep"]
+    assert bundle.manifest.tuning["keep"] == done["keep"]
     for verdict in rd.verify(bundle, "digits", backends=INT8, threads=1):
         assert verdict.gate == "pass", verdict.failures
-    kept = bundle.manifest["artifacts"]["model.int8.onnx"]["settings"]["keep"]
-    before = bundle.manifest["artifacts"]["model.int8.onnx"]["sha256"]
+    kept = bundle.manifest.artifacts["model.int8.onnx"].settings["keep"]
+    before = bundle.manifest.artifacts["model.int8.onnx"].sha256
     again = rd.export(  # the mix is a list of layers, and makes the same bytes again
         "resnet20", tmp_path / "again", precision="int8", keep=tuple(kept),
         **MADE | {"weights": spoilt_copy / "weights.safetensors", "calibration": spoilt_copy / "calibration.json"},
     )  # fmt: skip
-    assert again.manifest["artifacts"]["model.int8.onnx"]["sha256"] == before
+    assert again.manifest.artifacts["model.int8.onnx"].sha256 == before
 
 
 @pytest.mark.parametrize("backend", ["openvino:int8", "onnxruntime:int8"])
@@ -176,7 +176,7 @@ def test_tune_measures_whether_grouped_convolutions_gain(tmp_path: Path) -> None
     name, options = "resnet:layers=1-1,groups=32,width_per_group=4", {"image_size": 32, "max_batch": 4}
     bundle = rd.export(name, tmp_path / "b", precision="int8", calibration="random:16", **options)
     rd.tune(bundle, "random:24", backend="openvino:int8", limit=8, threads=1, gates=["cosine-mean=0.9"])
-    settings = Bundle.open(tmp_path / "b").manifest["artifacts"]["model.int8.onnx"]["settings"]
+    settings = Bundle.open(tmp_path / "b").manifest.artifacts["model.int8.onnx"].settings
     assert settings["grouped"] in {"keep", "quantize"}  # not auto: what was faster
 
 
@@ -187,11 +187,11 @@ def test_tune_keeps_nothing_where_nothing_fails(copy: Path) -> None:
 
 def test_a_tuned_mix_is_not_undone_by_who_runs_it(spoilt_copy: Path) -> None:
     rd.tune(spoilt_copy, "digits", limit=64)
-    mix = Bundle.open(spoilt_copy).manifest["artifacts"]["model.int8.onnx"]["sha256"]
+    mix = Bundle.open(spoilt_copy).manifest.artifacts["model.int8.onnx"].sha256
     rd.bench(spoilt_copy, precision="int8", backends=["openvino"], batch=1, duration_s=0.01, data="random:4")
-    assert Bundle.open(spoilt_copy).manifest["artifacts"]["model.int8.onnx"]["sha256"] == mix
+    assert Bundle.open(spoilt_copy).manifest.artifacts["model.int8.onnx"].sha256 == mix
     rd.bench(spoilt_copy, precision="int8", other_layers="fp32", backends=["eager"], batch=1, duration_s=0.01)
-    assert Bundle.open(spoilt_copy).manifest["artifacts"]["model.int8.onnx"]["sha256"] != mix, "what was asked for is made"
+    assert Bundle.open(spoilt_copy).manifest.artifacts["model.int8.onnx"].sha256 != mix, "what was asked for is made"
 
 
 def test_tune_says_when_no_mix_passes(spoilt_copy: Path) -> None:
@@ -232,7 +232,7 @@ def test_grouped_convolutions_have_a_policy(tmp_path: Path) -> None:
     options = {"image_size": 32, "max_batch": 2, "calibration": "random:16"}
     counts = {}
     for policy in ("auto", "quantize", "keep"):
-        artifacts = rd.export(name, tmp_path / "b", precision="int8", grouped=policy, **options).manifest["artifacts"]
+        artifacts = rd.export(name, tmp_path / "b", precision="int8", grouped=policy, **options).manifest.artifacts
         counts[policy] = [artifacts[file]["quantized_layers"] for file in ("model.int8.onnx", "model.int8-cpu.onnx")]
     assert counts == {"auto": [7, 9], "quantize": [9, 9], "keep": [7, 7]}
 

@@ -28,6 +28,8 @@ FLOORS = [
         "serving",
         "bundle",
         "steps",
+        "pipeline",
+        "calibration",
         "lowering",
         "building",
         "tuning",
@@ -178,9 +180,9 @@ def test_the_library_knows_every_option_of_the_command_line() -> None:
     from resnet_deploy.benchmarking.settings import MeasureOptions
     from resnet_deploy.engine.options import BuildOptions
     from resnet_deploy.lowering import LoweringOptions
+    from resnet_deploy.pipeline.export import ExportOptions
     from resnet_deploy.serving.embed import EmbedOptions
     from resnet_deploy.serving.options import TritonOptions
-    from resnet_deploy.steps import ExportOptions
 
     kinds = (
         ExportOptions, LoweringOptions, BuildOptions, ScenarioOptions, MeasureOptions, DetailOptions, EmbedOptions,

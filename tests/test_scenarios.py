@@ -284,8 +284,8 @@ def test_another_run_takes_the_place_of_the_last(bundle: Path) -> None:
     load(run(*bench, "--accuracy"))
     load(run(*bench))
     found = Bundle.open(bundle)
-    assert len(found.manifest["scenarios"]) == 1
-    logs = {name for name in found.manifest["artifacts"] if name.startswith("loadgen")}
+    assert len(found.manifest.scenarios) == 1
+    logs = {name for name in found.manifest.artifacts if name.startswith("loadgen")}
     assert logs == {f"loadgen.onnxruntime.single-stream.{kind}.txt" for kind in ("summary", "detail")}
     assert logs == {path.name for path in bundle.glob("loadgen*")}
 
@@ -331,7 +331,7 @@ def test_ctrl_c_keeps_what_was_found(bundle: Path, monkeypatch: Any) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(Runner, "run", press)
         assert run(*args).exit_code == 130
-    (kept,) = Bundle.open(bundle).manifest["scenarios"].values()
+    (kept,) = Bundle.open(bundle).manifest.scenarios.values()
     assert load(run(*args))["scenarios"][0]["metrics"] == kept["metrics"]
 
 
@@ -348,7 +348,7 @@ def test_a_signal_during_a_run(bundle: Path) -> None:
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=60)
     assert process.returncode == 130 and "interrupted" in said and "Traceback" not in said
-    (kept,) = Bundle.open(bundle).manifest["scenarios"].values()
+    (kept,) = Bundle.open(bundle).manifest.scenarios.values()
     assert kept["scenario"] == "single-stream" and kept["valid"]
 
 

@@ -246,7 +246,7 @@ def planned(digits_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with bundle.transaction() as change:
         change.write("model.fp32.plan", graph.read_bytes())
         change.add(
-            "model.fp32.plan", kind="plan", precision="fp32", made_from=bundle.manifest["artifacts"][graph.name]["sha256"],
+            "model.fp32.plan", kind="plan", precision="fp32", made_from=bundle.manifest.artifacts[graph.name].sha256,
             origin=origin.to_dict(), profiles=["1:8:8", "1:1:1"], flags={}, builder_s=1.0,
             report=summarize([], [], []).to_dict(),
         )  # fmt: skip

@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from resnet_deploy.backends.base import PLANS, Backend, Candidate
 from resnet_deploy.models.deploy import DeployModel
+
+if TYPE_CHECKING:
+    from resnet_deploy.engine.plan import Origin
 
 
 def load_backend(
     candidate: Candidate,
     *,
     model: Callable[[], DeployModel],
-    artifact: Callable[[], tuple[Path, Mapping[str, Any]]],
+    artifact: Callable[[], tuple[Path, Origin | None]],
     threads: int | None = None,
 ) -> Backend:
-    """Load a candidate. model: gives the eager model; artifact: gives the verified file that it runs, and what the manifest
-    says of it."""
+    """Load a candidate. model: gives the eager model; artifact: gives the verified file that it runs and, of a plan, where it
+    was built."""
     if candidate.backend == "eager":
         from resnet_deploy.backends.eager import EagerBackend
 
         return EagerBackend(model(), candidate, threads=threads)
-    path, entry = artifact()
+    path, origin = artifact()
     if candidate.backend in PLANS:
         from resnet_deploy.backends.trt import TensorRtBackend
-        from resnet_deploy.engine.plan import Origin
 
-        return TensorRtBackend(path, candidate, origin=Origin.from_dict(entry["origin"]))
+        return TensorRtBackend(path, candidate, origin=origin)
     if candidate.backend == "openvino":
         from resnet_deploy.backends.openvino import OpenVinoBackend
 

@@ -15,12 +15,14 @@ from resnet_deploy import _deps
 from resnet_deploy.backends.base import Backend, Candidate
 from resnet_deploy.backends.layers import WARM_UPS
 from resnet_deploy.benchmarking.machine import cores, cpu_name, gpus
+from resnet_deploy.bundle.codec import key_of, now
+from resnet_deploy.bundle.manifest import ProfilesFile
+from resnet_deploy.bundle.names import PROFILES
 from resnet_deploy.bundle.opened import Subject
-from resnet_deploy.bundle.store import Bundle, key_of, now
+from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import BundleError, DeployError, StorageError
 from resnet_deploy.specs import Progress
 
-PROFILES = "profiles.json"
 DURATION_S = 1.0  # of profiled inferences, as far as the bounds of their number allow
 FEWEST_RUNS, MOST_RUNS = 5, 50
 
@@ -152,10 +154,12 @@ def _keep(bundle: Bundle, made: dict[str, Profile], warn: Callable[[str], None])
     new = {key: one.to_dict() for key, one in made.items()}
     who = ("backend", "device", "precision", "batch")
     same = {tuple(one[name] for name in who) for one in new.values()}
-    kept = {key: one for key, one in _known(bundle).items() if tuple(one[name] for name in who) not in same}
+
+    def replaced(kept: dict[str, Any]) -> dict[str, Any]:
+        return {key: one for key, one in kept.items() if tuple(one[name] for name in who) not in same} | new
+
     try:
         with bundle.transaction() as change:
-            change.stage(PROFILES).write_text(json.dumps(kept | new))
-            change.add(PROFILES, kind="profiles")
+            change.merge(PROFILES, ProfilesFile, replaced)
     except (BundleError, StorageError) as exc:  # read-only, full, or another process is at it
         warn(f"the profiles are not kept in the bundle: {exc}")

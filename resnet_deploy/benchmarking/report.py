@@ -8,22 +8,13 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from resnet_deploy.benchmarking.measure import NOISY_IQR, Measurement
+from resnet_deploy.bundle.manifest import Latency as Latency
+from resnet_deploy.bundle.manifest import MeasurementRecord
 
 STAGES = ("enqueue", "h2d", "compute", "d2h", "host")  # of benchmarking.measure's Stages, without their unit
 if TYPE_CHECKING:
     from resnet_deploy.benchmarking.profile import Profile
     from resnet_deploy.benchmarking.trtexec import Comparison
-
-
-@dataclass(frozen=True, kw_only=True)
-class Latency:
-    """Seconds an inference of a whole batch."""
-
-    p50: float
-    p90: float
-    p99: float
-    mean: float
-    iqr: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,27 +159,22 @@ class BenchReport:
         return asdict(self)
 
 
-def record(measurement: Measurement, **about: Any) -> dict[str, Any]:
+def record(measurement: Measurement, **about: Any) -> MeasurementRecord:
     """A measurement as the manifest keeps it; the raw samples are kept beside it."""
-    stages = {name: measurement.stage(f"{name}_s") for name in STAGES}
+    stages: dict[str, Any] = {name: measurement.stage(f"{name}_s") for name in STAGES}
     if not measurement.stages:
         stages["compute"] = measurement.device
+    parts: dict[str, Any] = {f"{name}_latency_s": stage and Latency(**stage.to_dict()) for name, stage in stages.items()}
     conditions = None
     if measurement.conditions is not None:
         conditions = {**measurement.conditions.to_dict(), "energy_per_image_j": measurement.energy_per_image_j}
-    return {
-        "latency_s": measurement.host.to_dict(),
-        "device_latency_s": measurement.device.to_dict(),
-        "images_per_s": measurement.images_per_s,
-        "samples": len(measurement.host.values_s),
-        "noisy": measurement.host.noisy,
-        "warm": measurement.warm,
-        "warmup_runs": measurement.warmup_runs,
-        **{f"{name}_latency_s": None if found is None else found.to_dict() for name, found in stages.items()},
-        "throughput_images_per_s": measurement.queued_images_per_s,
-        "conditions": conditions,
-        **about,
-    }
+    return MeasurementRecord(
+        latency_s=Latency(**measurement.host.to_dict()), device_latency_s=Latency(**measurement.device.to_dict()),
+        images_per_s=measurement.images_per_s, samples=len(measurement.host.values_s), noisy=measurement.host.noisy,
+        warm=measurement.warm, warmup_runs=measurement.warmup_runs,
+        **parts,
+        throughput_images_per_s=measurement.queued_images_per_s, conditions=conditions, **about,
+    )  # fmt: skip
 
 
 def warnings_for(results: list[Result], described: Mapping[str, Any], scenarios: Sequence[ScenarioResult] = ()) -> list[str]:

@@ -7,11 +7,12 @@ from typing import Any
 
 from resnet_deploy.backends.base import Candidate
 from resnet_deploy.benchmarking.lost import Lost
-from resnet_deploy.benchmarking.report import STAGES, Latency, Result, Unmeasured
+from resnet_deploy.benchmarking.report import STAGES, Result, Unmeasured
 from resnet_deploy.benchmarking.roofs import Roofs
+from resnet_deploy.bundle.manifest import MeasurementRecord
 from resnet_deploy.steps import REFERENCE, Verdict
 
-Records = dict[tuple[Candidate, int], dict[str, Any]]
+Records = dict[tuple[Candidate, int], MeasurementRecord]
 
 
 def rows(
@@ -31,31 +32,28 @@ def rows(
 
 def _row(candidate: Candidate, batch: int, found: Records, judged: Verdict, roofs: Roofs, described: dict[str, Any]) -> Result:
     timing, base = found[candidate, batch], found.get((REFERENCE, batch))
-    stages = {name: timing.get(f"{name}_latency_s") for name in STAGES}
+    stages = {f"{name}_latency_s": getattr(timing, f"{name}_latency_s") for name in STAGES}
     return Result(
         backend=candidate.name, device=candidate.device, precision=candidate.precision.value, batch=batch,
-        latency_s=Latency(**timing["latency_s"]), device_latency_s=Latency(**timing["device_latency_s"]),
-        images_per_s=timing["images_per_s"],
-        speedup=None if base is None else base["latency_s"]["p50"] / timing["latency_s"]["p50"],
-        samples=timing["samples"], noisy=timing["noisy"], warm=timing["warm"], parity=judged.report.to_dict(),
-        parity_data=judged.data["source"], gate=judged.gate, failures=judged.failures, threads=timing["threads"],
-        runtime=timing["runtime"], measured=timing["measured"],
-        **{f"{name}_latency_s": None if stage is None else Latency(**stage) for name, stage in stages.items()},  # type: ignore[arg-type]
-        throughput_images_per_s=timing.get("throughput_images_per_s"), settings=timing.get("settings", {}),
-        conditions=timing.get("conditions"), partial=timing.get("partial", False),
+        latency_s=timing.latency_s, device_latency_s=timing.device_latency_s, images_per_s=timing.images_per_s,
+        speedup=None if base is None else base.latency_s.p50 / timing.latency_s.p50,
+        samples=timing.samples, noisy=timing.noisy, warm=timing.warm, parity=judged.report.to_dict(),
+        parity_data=judged.data.source, gate=judged.gate, failures=judged.failures, threads=timing.threads,
+        runtime=timing.runtime, measured=timing.measured, **stages,
+        throughput_images_per_s=timing.throughput_images_per_s, settings=timing.settings, conditions=timing.conditions,
+        partial=timing.partial,
         roofline=roofs.over(
-            described, candidate, batch, images_per_s=timing["images_per_s"],
+            described, candidate, batch, images_per_s=timing.images_per_s,
             device_images_per_s=_device_images_per_s(timing, batch),
         ),
     )  # fmt: skip
 
 
-def _device_images_per_s(timing: dict[str, Any], batch: int) -> float:
+def _device_images_per_s(timing: MeasurementRecord, batch: int) -> float:
     """Of the device alone: with queries queued and nothing copied where that was measured, else of one at a time."""
-    copied = timing.get("settings", {}).get("data_transfers", False)
-    queued = timing.get("throughput_images_per_s")
-    alone = timing.get("compute_latency_s") or timing["device_latency_s"]
-    return float(batch / alone["p50"] if queued is None or copied else queued)
+    copied, queued = timing.settings.get("data_transfers", False), timing.throughput_images_per_s
+    alone = timing.compute_latency_s or timing.device_latency_s
+    return batch / alone.p50 if queued is None or copied else queued
 
 
 def unmeasured(candidates: list[Candidate], batches: tuple[int, ...], found: Records, lost: Lost) -> list[Unmeasured]:

@@ -6,19 +6,18 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
-from resnet_deploy import _deps
+from resnet_deploy import _deps, _json
 from resnet_deploy.backends.base import Candidate
 from resnet_deploy.benchmarking.devices import Roof, find_roof, measure_roof
-from resnet_deploy.benchmarking.ledger import Ledger
 from resnet_deploy.benchmarking.machine import cores, cpu_name, gpus
 from resnet_deploy.benchmarking.roofline import floor
 from resnet_deploy.benchmarking.settings import MeasureOptions
-from resnet_deploy.bundle.store import key_of
+from resnet_deploy.bundle.codec import key_of
+from resnet_deploy.bundle.ledger import Ledger
+from resnet_deploy.bundle.manifest import CeilingRecord
 from resnet_deploy.errors import UsageError
 from resnet_deploy.models import registry
 from resnet_deploy.specs import Progress
-
-SECTION = "roofs"  # of the manifest
 
 
 class Roofs:
@@ -70,13 +69,13 @@ class Roofs:
             device=device, cpu=cpu_name(), cores=cores(), threads=self._threads,
             gpus=gpus(needed=True) if device == "cuda" else [], torch=_deps.version("torch"),
         )  # fmt: skip
-        known = self._ledger.bundle.manifest.get(SECTION, {}).get(key)
+        known = self._ledger.bundle.manifest.roofs.get(key)
         if known is not None and not self._fresh:
-            return Roof(**{**known, "names": tuple(known["names"])})
+            return Roof(**_json.plain(known) | {"names": known.names})
         self._progress(f"measure the roof of {device}", 0, None)
         import torch
 
         torch.set_num_threads(self._threads)
         roof = measure_roof(device)
-        self._ledger.keep(SECTION, {key: asdict(roof)})
+        self._ledger.keep("roofs", {key: CeilingRecord(**asdict(roof))})
         return roof

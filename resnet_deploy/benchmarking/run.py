@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from resnet_deploy import _json
 from resnet_deploy.backends.base import PLANS, Candidate
 from resnet_deploy.benchmarking.details import DetailOptions, Measured
-from resnet_deploy.benchmarking.ledger import Ledger
 from resnet_deploy.benchmarking.lost import Lost
 from resnet_deploy.benchmarking.machine import cores, describe_machine
 from resnet_deploy.benchmarking.measure import MeasureConfig
@@ -20,24 +20,28 @@ from resnet_deploy.benchmarking.results import rows, unmeasured
 from resnet_deploy.benchmarking.roofs import Roofs
 from resnet_deploy.benchmarking.scenario_run import ScenarioRun
 from resnet_deploy.benchmarking.scenarios import SWEEP, ScenarioOptions
-from resnet_deploy.benchmarking.settings import MeasureOptions, candidates_of
+from resnet_deploy.benchmarking.settings import MeasureOptions, candidates_of, chosen
 from resnet_deploy.benchmarking.timing import Timings, images_of
 from resnet_deploy.benchmarking.verdicts import judge
 from resnet_deploy.building import ensure_plan
+from resnet_deploy.bundle.disk import has_manifest
+from resnet_deploy.bundle.ledger import Ledger
+from resnet_deploy.bundle.names import WEIGHTS
 from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.data import Dataset
 from resnet_deploy.errors import UsageError
-from resnet_deploy.lowering import LoweringOptions, lower_missing
+from resnet_deploy.lowering import LoweringOptions
 from resnet_deploy.models import registry
 from resnet_deploy.parity import parse_gates
+from resnet_deploy.pipeline.export import export
+from resnet_deploy.pipeline.restore import restore
 from resnet_deploy.reporting.writing import check_path, publish
 from resnet_deploy.specs import MAX_BATCH, Progress, parse_batches, silent
-from resnet_deploy.steps import Verdict, compare, export, parity_key, verdict
+from resnet_deploy.steps import Verdict, compare, parity_key, verdict
 
-DEFAULT_BACKENDS = ("eager", "onnxruntime")
 DEFAULT_BATCHES = (1, 8, 32)
-RANDOM_IMAGES = 32
+IMAGES = "random:32:1000000"  # from a seed beyond those of any calibration on random images
 
 
 def bench(
@@ -46,7 +50,7 @@ def bench(
     output: str | Path | None = None,
     data: str | Path | None = None,
     batch: str | int | Iterable[int] | None = None,
-    backends: Iterable[str] = DEFAULT_BACKENDS,
+    backends: Iterable[str] | None = None,
     gates: Iterable[str] = (),
     duration_s: float = MeasureConfig.duration_s,
     limit: int | None = None,
@@ -60,15 +64,34 @@ def bench(
 ) -> BenchReport:
     """Measure a bundle, or an architecture that is exported first where it is not yet.
 
-    output: the architecture's bundle, by default build/ARCH. data: as in `verify`; random pixels without. batch: 1, 8 and
-    32 where the bundle proves them. duration_s: of sampling, for each candidate and batch. fresh: measure again what was
-    measured before. report: a file for the report, .html, .md or .json; the bundle keeps its last run in any case. options:
-    the fields of `MeasureOptions`, of `ScenarioOptions`, of `DetailOptions`, and of `export`; with precision, backends that run
-    files are measured in each. Parity, measurements and profiles that the bundle has, of the same files, data, versions,
-    machine and settings, are reused.
-
+    Parity, measurements and profiles that the bundle has, of the same files, data, versions, machine and settings, are reused.
     A backend that dies is among the report's `unmeasured`, and the others are measured; its error is raised where nothing is
     left. Ctrl-C ends the measurement, and the report has what was done by then.
+
+    Args:
+        target: a bundle, its folder, or the name of an architecture.
+        output: the architecture's bundle, by default build/ARCH.
+        data: images, as in `verify`; random pixels without, never those of a calibration.
+        batch: batch sizes; by default 1, 8 and 32, where the bundle proves them.
+        backends: what is measured; by default every backend of this machine that runs a file of the bundle.
+        gates: conditions on the answers in place of the defaults.
+        duration_s: of sampling, for each candidate and batch.
+        limit: so many images, evenly spaced.
+        strict: fail at the first image that cannot be read.
+        threads: CPU threads of each backend; all cores without.
+        fresh: measure again what was measured before.
+        overwrite: make the bundle new, whatever the folder's bundle holds.
+        report: a file for the report, .html, .md or .json; the bundle keeps its last run in any case.
+        progress: told what is being done.
+        **options: fields of `MeasureOptions`, `ScenarioOptions` and `DetailOptions`, and options of `export`; without
+            `precision`, backends that run files are measured in every precision that the bundle holds.
+
+    Returns:
+        The report.
+
+    Raises:
+        UsageError, DataError, BundleError: what cannot be meant or read.
+        BackendError: every backend died.
     """
     if report is not None:
         check_path(report)
@@ -77,8 +100,8 @@ def bench(
     running, options = MeasureOptions.split(options)
     details, options = DetailOptions.split(options)
     precisions, _ = LoweringOptions.split(options)
-    candidates = candidates_of(backends, precisions.precisions, running)
-    tools = details.tools(candidates)
+    named = None if backends is None else candidates_of(backends, precisions.precisions, running)
+    tools = {} if named is None else details.tools(named)  # what is missing is said before anything is made
     config = MeasureConfig(duration_s=duration_s, uploads=running.uploads, downloads=running.downloads)
     subject = Subject(_bundle(target, output, batches, overwrite, progress, options))
     if batch is None:
@@ -88,9 +111,12 @@ def bench(
             f"the graph is proven up to batch {subject.max_batch}, not {max(batches)}; "
             f"export it with --max-batch {max(batches)}"
         )
+    candidates = chosen(subject.bundle, backends, precisions if "precision" in precisions.said else None, running)
+    tools = tools or details.tools(candidates)
+    restore(subject.bundle, [WEIGHTS, *(candidate.artifact for candidate in candidates)], progress)
     job = _Job(subject, candidates, threads or cores(), fresh, progress)
     job.build({*batches, min(MAX_BATCH, subject.max_batch)})
-    dataset = subject.data(data or f"random:{RANDOM_IMAGES}", limit=limit, strict=strict)
+    dataset = subject.data(data or IMAGES, limit=limit, strict=strict)
     largest = subject.max_batch if batch is None else max(batches)
     played = ScenarioRun(
         subject, dataset, scenarios, max_batch=largest, threads=job.threads, fresh=fresh, progress=progress,
@@ -127,7 +153,7 @@ class _Job:
     def judge(self, dataset: Dataset, asked: dict[str, float]) -> None:
         """The verdict on every candidate's answers, after comparing those that were not; without those that died."""
         keys = {one: parity_key(self.subject, one, dataset) for one in self.lost.alive(self.candidates)}
-        known = self.subject.bundle.manifest["parity"]
+        known = self.subject.bundle.manifest.parity
         missing = [candidate for candidate, key in keys.items() if self.fresh or key not in known]
         records = {key: known[key] for key in keys.values() if key in known}
         if missing:
@@ -135,8 +161,9 @@ class _Job:
                 self.subject, missing, dataset, batch=min(MAX_BATCH, self.subject.max_batch), threads=self.threads,
                 progress=self.progress, guard=self.lost.catching,
             )  # fmt: skip
-            self.ledger.keep("parity", made)
-            records |= made
+            new = {keys[candidate]: record for candidate, record in made.items()}
+            self.ledger.keep("parity", new)
+            records |= new
         self.judged = {one: verdict(one, records[key], asked) for one, key in keys.items() if (one, None) not in self.lost}
 
     def measure(self, timings: Timings, batches: tuple[int, ...], played: ScenarioRun, options: MeasureOptions) -> BenchReport:
@@ -155,7 +182,7 @@ class _Job:
                 raise
         if self.lost and not (timings.found or played.found):
             self.lost.raise_first()
-        described, order = self.subject.description, itertools.product(batches, self.judged)
+        described, order = _json.plain(self.subject.description), itertools.product(batches, self.judged)
         results = rows(order, timings.found, self.judged, roofs, described)
         scenarios = played.results(self.judged)
         warnings = warnings_for(results, described, scenarios) + played.warnings
@@ -169,14 +196,14 @@ class _Job:
 def _said(subject: Subject, results: list[Result]) -> list[dict[str, Any]]:
     """What the results say, in words."""
     values = math.prod(int(size) for size in subject.input_spec.shape[1:])
-    found = judge(results, input=subject.description["input_format"], image_values=values)
+    found = judge(results, input=subject.description.input_format.value, image_values=values)
     return [one.to_dict() for one in found]
 
 
 def _skipped(judged: dict[Candidate, Verdict]) -> list[str]:
     for one in judged.values():
-        if skipped := one.data["skipped"]:
-            return [f"{len(skipped)} images were skipped: {skipped[0]['name']} ({skipped[0]['reason']}), ..."]
+        if skipped := one.data.skipped:
+            return [f"{len(skipped)} images were skipped: {skipped[0].name} ({skipped[0].reason}), ..."]
     return []
 
 
@@ -188,15 +215,9 @@ def _bundle(
     progress: Progress,
     options: Any,
 ) -> Bundle:
-    if isinstance(target, Bundle):
-        return target
-    if str(target) in registry.ARCHITECTURES or not Path(target).is_dir():
-        folder = re.sub(r"[^\w.=-]+", "-", str(target))
+    if isinstance(target, Bundle) or (str(target) not in registry.ARCHITECTURES and has_manifest(Path(target))):
+        return export(target, output, overwrite=overwrite, progress=progress, **options)
+    place = Path(output or Path("build") / re.sub(r"[^\w.=-]+", "-", str(target)))
+    if overwrite or not has_manifest(place):
         options.setdefault("max_batch", max(MAX_BATCH, *batches))
-        return export(str(target), output or Path("build") / folder, overwrite=overwrite, progress=progress, **options)
-    precisions, options = LoweringOptions.split(options)
-    if given := [name for name, value in options.items() if value not in (None, False)]:
-        raise UsageError(f"{target} is exported already; {', '.join(given)} can be set only where an architecture is given")
-    bundle = Bundle.open(target)
-    lower_missing(bundle, precisions, progress)
-    return bundle
+    return export(str(target), place, overwrite=overwrite, progress=progress, **options)

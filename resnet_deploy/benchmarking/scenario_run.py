@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
-from functools import cached_property
 from typing import Any
+
+import msgspec
 
 from resnet_deploy import _deps
 from resnet_deploy.backends.base import Candidate
 from resnet_deploy.benchmarking.conditions import watch, watch_with
-from resnet_deploy.benchmarking.ledger import Ledger
 from resnet_deploy.benchmarking.library import Library
 from resnet_deploy.benchmarking.machine import cores, cpu_name, gpus
 from resnet_deploy.benchmarking.report import ScenarioResult
 from resnet_deploy.benchmarking.scenarios import SUBMISSION_S, Figures, Runner, ScenarioOptions
+from resnet_deploy.bundle.codec import key_of, now
+from resnet_deploy.bundle.ledger import Ledger
+from resnet_deploy.bundle.manifest import LoadGenLog, Manifest, ScenarioRecord
+from resnet_deploy.bundle.names import loadgen_prefix
 from resnet_deploy.bundle.opened import Subject
-from resnet_deploy.bundle.store import Bundle, Transaction, key_of, now
+from resnet_deploy.bundle.store import Bundle
+from resnet_deploy.bundle.transaction import Transaction
 from resnet_deploy.data import Dataset
 from resnet_deploy.errors import BundleError, DeployError, UsageError
 from resnet_deploy.specs import HeadKind, Progress, silent
 from resnet_deploy.steps import Verdict
 
-SECTION = "scenarios"  # of the manifest
 _CLASSES = {HeadKind.LOGITS.value, HeadKind.PROBABILITIES.value, HeadKind.TOPK.value}
 
 
@@ -47,7 +50,7 @@ class ScenarioRun:
     ) -> None:
         if options.judged:
             _deps.require("mlperf_loadgen", extra="loadgen")
-        kind = subject.description["head"]["kind"]
+        kind = subject.description.head.kind.value
         if options.accuracy and (dataset.labels is None or kind not in _CLASSES):
             lacking = f"{dataset.source} has no labels" if dataset.labels is None else f"the head {kind} names no class"
             raise UsageError(f"--accuracy needs labelled images and a head of classes; {lacking}")
@@ -55,12 +58,15 @@ class ScenarioRun:
         self.max_batch, self.threads, self.fresh, self.progress = max_batch, threads, fresh, progress
         self.spin_wait = spin_wait
         self.ledger = ledger or Ledger(subject.bundle)
-        self.found: dict[Candidate, dict[str, dict[str, Any]]] = {}
+        self.found: dict[Candidate, dict[str, ScenarioRecord]] = {}
+        self._libraries: dict[frozenset[str], Library] = {}
 
-    @cached_property
-    def library(self) -> Library:
-        """The images, read when the first run needs them."""
-        return Library(self.dataset, seen=self.subject.seen(), everything=self.options.accuracy)
+    def library(self, candidate: Candidate) -> Library:
+        """The images that a candidate has not seen, read when the first run needs them."""
+        seen = self.subject.seen(candidate)
+        if seen not in self._libraries:
+            self._libraries[seen] = Library(self.dataset, seen=seen, everything=self.options.accuracy)
+        return self._libraries[seen]
 
     @property
     def warnings(self) -> list[str]:
@@ -79,10 +85,10 @@ class ScenarioRun:
         missing = [scenario for scenario in order if scenario not in known]
         if known:
             self.found[candidate] = known
-        library = self.library if missing else None
+        library = self.library(candidate) if missing else None
         for scenario, record, logs in self._run(candidate, missing, library, known.get("offline")):
-            if "error" not in record:
-                record["log_files"] = _keep(self.ledger, keys[scenario], record, logs)
+            if record.error is None:
+                record = _keep(self.ledger, keys[scenario], record, logs)
             self.found.setdefault(candidate, {})[scenario] = record
 
     def results(self, judged: dict[Candidate, Verdict]) -> list[ScenarioResult]:
@@ -95,8 +101,8 @@ class ScenarioRun:
         ]
 
     def _run(
-        self, candidate: Candidate, scenarios: list[str], library: Library | None, offline: dict[str, Any] | None
-    ) -> Iterator[tuple[str, dict[str, Any], dict[str, bytes]]]:
+        self, candidate: Candidate, scenarios: list[str], library: Library | None, offline: ScenarioRecord | None
+    ) -> Iterator[tuple[str, ScenarioRecord, dict[str, bytes]]]:
         left, runtime = list(scenarios), {}
         if library is None:
             return
@@ -106,78 +112,81 @@ class ScenarioRun:
                 runtime = backend.describe()
                 runner = Runner(
                     backend=backend, library=library, options=self.options, max_batch=self.max_batch, progress=self.progress,
-                    offline_samples_per_s=None if offline is None else offline["metrics"]["samples_per_s"],
+                    offline_samples_per_s=None if offline is None else offline.metrics["samples_per_s"],
                 )  # fmt: skip
                 for scenario in scenarios:
                     with watch() if candidate.device == "cuda" else watch_with(None) as seen:
                         figures = runner.run(scenario)
                     left.remove(scenario)
-                    record = self._record(candidate, scenario, figures, runtime)
-                    yield scenario, {**record, "conditions": seen.to_dict()}, figures.logs
+                    record = self._record(candidate, library, scenario, figures, runtime)
+                    yield scenario, msgspec.structs.replace(record, conditions=seen.to_dict()), figures.logs
         except Exception as exc:  # a runtime's own error can be of any kind, and other backends are to be measured
             error = str(exc) if isinstance(exc, DeployError) else f"{type(exc).__name__}: {exc}"
             for number, scenario in enumerate(left):
                 said = error if number == 0 else f"not run, since {left[0]} failed"
                 failed = Figures(valid=False, reason=said, metrics={})
-                yield scenario, {**self._record(candidate, scenario, failed, runtime), "error": said}, {}
+                yield scenario, self._record(candidate, library, scenario, failed, runtime, error=said), {}
 
-    def _record(self, candidate: Candidate, scenario: str, figures: Figures, runtime: dict[str, Any]) -> dict[str, Any]:
-        held = self.library.capacity
-        limited = [f"timed on {held} images, the most that are held in memory"] if self.library.limited else []
-        return {
-            "candidate": str(candidate), "scenario": scenario, "valid": figures.valid, "reason": figures.reason,
-            "notes": [*figures.notes, *(limited if figures.metrics else [])], "metrics": figures.metrics, "log_files": [],
-            "threads": self.threads, "runtime": runtime, "measured": now(),
-        }  # fmt: skip
+    def _record(
+        self, candidate: Candidate, library: Library, scenario: str, figures: Figures, runtime: dict[str, Any], **about: Any
+    ) -> ScenarioRecord:
+        limited = [f"timed on {library.capacity} images, the most that are held in memory"] if library.limited else []
+        return ScenarioRecord(
+            candidate=str(candidate), made_from=self.subject.made_from(candidate), scenario=scenario,  # type: ignore[arg-type]
+            valid=figures.valid, reason=figures.reason, notes=(*figures.notes, *(limited if figures.metrics else [])),
+            metrics=figures.metrics, log_files=(), threads=self.threads, runtime=runtime, measured=now(), **about,
+        )  # fmt: skip
 
     def _key(self, candidate: Candidate, scenario: str) -> str:
+        use = self.subject.calibration_of(candidate)
         return key_of(
             candidate=str(candidate), made_from=self.subject.made_from(candidate), scenario=scenario,
-            options=self.options.key(scenario), data=self.dataset.sha256, excluded=self.subject.seen_key(),
+            options=self.options.key(scenario), data=self.dataset.sha256, excluded=use and use.key,
             max_batch=self.max_batch, threads=self.threads, cpu=cpu_name(), cores=cores(),
             gpus=gpus(needed=True) if candidate.device == "cuda" else [], packages=_deps.versions(),
             **({"spin_wait": False} if candidate.device == "cuda" and not self.spin_wait else {}),
         )  # fmt: skip
 
 
-def _result(candidate: Candidate, scenario: str, record: dict[str, Any], judged: Verdict) -> ScenarioResult:
+def _result(candidate: Candidate, scenario: str, record: ScenarioRecord, judged: Verdict) -> ScenarioResult:
     """A record with the verdict on its candidate's answers."""
     return ScenarioResult(
         backend=candidate.name, device=candidate.device, precision=candidate.precision.value, scenario=scenario,
-        valid=record["valid"], reason=record["reason"], error=record.get("error"), notes=record["notes"],
-        metrics=record["metrics"], log_files=record["log_files"], parity=judged.report.to_dict(),
-        parity_data=judged.data["source"], gate=judged.gate, failures=judged.failures, threads=record["threads"],
-        runtime=record["runtime"], measured=record["measured"], conditions=record.get("conditions"),
+        valid=record.valid, reason=record.reason, error=record.error, notes=list(record.notes), metrics=record.metrics,
+        log_files=list(record.log_files), parity=judged.report.to_dict(), parity_data=judged.data.source, gate=judged.gate,
+        failures=judged.failures, threads=record.threads, runtime=record.runtime, measured=record.measured,
+        conditions=record.conditions,
     )  # fmt: skip
 
 
-def _known(bundle: Bundle, key: str) -> dict[str, Any] | None:
+def _known(bundle: Bundle, key: str) -> ScenarioRecord | None:
     """A record whose logs are all as they were."""
-    record = bundle.manifest.get(SECTION, {}).get(key)
+    record = bundle.manifest.scenarios.get(key)
     try:
-        for name in record["log_files"] if record else ():
+        for name in record.log_files if record is not None else ():
             bundle.artifact(name)
     except BundleError:
         return None
-    return None if record is None else dict(record)
+    return record
 
 
-def _keep(ledger: Ledger, key: str, record: dict[str, Any], logs: dict[str, bytes]) -> list[str]:
-    """Record a scenario in place of the candidate's last one, with its logs; returns the names of those that were kept."""
-    slug = re.sub(r"[^\w.=-]+", "-", record["candidate"])
-    prefix = f"loadgen.{slug}.{record['scenario']}."
-    names = [prefix + suffix for suffix in logs]
+def _keep(ledger: Ledger, key: str, record: ScenarioRecord, logs: dict[str, bytes]) -> ScenarioRecord:
+    """Record a scenario in place of the candidate's last one, with its logs; returns it with the names of those that were
+    kept."""
+    prefix = loadgen_prefix(record.candidate, record.scenario)
+    logged = msgspec.structs.replace(record, log_files=tuple(prefix + suffix for suffix in logs))
+
+    def without(manifest: Manifest) -> Manifest:
+        """The manifest without the candidate's last record of the scenario and its logs."""
+        artifacts = {name: entry for name, entry in manifest.artifacts.items() if not name.startswith(prefix)}
+        same = (record.candidate, record.scenario)
+        kept = {name: one for name, one in manifest.scenarios.items() if (one.candidate, one.scenario) != same}
+        return msgspec.structs.replace(manifest, artifacts=artifacts, scenarios=kept)
 
     def write(change: Transaction) -> None:
-        artifacts, kept = change.manifest["artifacts"], change.manifest.get(SECTION, {})
-        for name in [name for name in artifacts if name.startswith(prefix)]:
-            del artifacts[name]
-        for name, content in zip(names, logs.values(), strict=True):
-            change.stage(name).write_bytes(content)
-            change.add(name, kind="loadgen_log", key=key)
-        same = (record["candidate"], record["scenario"])
-        change.manifest[SECTION] = {
-            one: entry for one, entry in kept.items() if (entry["candidate"], entry["scenario"]) != same
-        }
+        change.update(without)
+        for suffix, content in logs.items():
+            change.write(prefix + suffix, content)
+            change.add(prefix + suffix, LoadGenLog, key=key)
 
-    return names if ledger.keep(SECTION, {key: {**record, "log_files": names}}, write) else []
+    return logged if ledger.keep("scenarios", {key: logged}, write) else record

@@ -6,9 +6,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from resnet_deploy._deps import version
 from resnet_deploy.backends.base import BACKENDS, Backend, Candidate
 from resnet_deploy.benchmarking.devices import DEVICES, find_roof
+from resnet_deploy.benchmarking.machine import gpus
+from resnet_deploy.bundle.manifest import GraphFile
+from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import UsageError
+from resnet_deploy.lowering import LoweringOptions
 from resnet_deploy.specs import OptionGroup, Precision
 
 
@@ -82,15 +87,56 @@ class MeasureOptions(OptionGroup):
         }  # fmt: skip
 
 
+def chosen(
+    bundle: Bundle, backends: Iterable[str] | None, precisions: LoweringOptions | None, options: MeasureOptions
+) -> list[Candidate]:
+    """What is measured of a bundle.
+
+    Args:
+        bundle: what holds the files.
+        backends: those that were named; None for every one of this machine that runs a file of the bundle.
+        precisions: those that were named; None for every one that the bundle holds.
+        options: how backends run.
+    """
+    held = {entry.precision: None for entry in bundle.manifest.files(GraphFile).values()}
+    kinds = precisions.precisions if precisions is not None else tuple(kind for kind in Precision if kind in held)
+    candidates = candidates_of(backends_here() if backends is None else backends, kinds, options)
+    if precisions is None or backends is None:  # the INT8 file for another target is no reason to fail
+        present = bundle.manifest.artifacts
+        candidates = [candidate for candidate in candidates if candidate.artifact in present] or candidates
+    return candidates
+
+
+def backends_here() -> list[str]:
+    """The backends that run on this machine, eager first; those of a GPU where there is one."""
+    gpu = bool(gpus(needed=True))
+    installed = {name: version(name) is not None for name in ("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx")}
+    runs = {
+        "eager": True,
+        "onnxruntime": installed["onnxruntime"],
+        "openvino": installed["openvino"],
+        "eager:cuda": gpu,
+        "onnxruntime:cuda": gpu and version("onnxruntime-gpu") is not None,
+        "tensorrt": gpu and installed["tensorrt"],
+        "tensorrt-rtx": gpu and installed["tensorrt_rtx"],
+    }
+    return [name for name, able in runs.items() if able]
+
+
 def candidates_of(backends: Iterable[str], precisions: Iterable[Precision], options: MeasureOptions) -> list[Candidate]:
-    """What is measured: backends as they are, and those that run files in every precision that is asked for."""
-    found: dict[Candidate, None] = {}
+    """Backends as they are, and those that run files in every precision that is asked for."""
+    kinds = list(precisions)
+    candidates: dict[Candidate, None] = {}
+    unable = []
     for text in backends:
         candidate = options.applied(Candidate.parse(text))
         known = BACKENDS[candidate.backend]
         plain = candidate.precision is Precision.FP32 and candidate.backend != "eager"
-        wanted = [p for p in precisions if p.value in known] if plain else [candidate.precision]
-        found |= dict.fromkeys(replace(candidate, precision=precision) for precision in wanted)
-    if not found:
-        raise UsageError("there is no backend to measure")
-    return list(found)
+        wanted = [kind for kind in kinds if kind.value in known] if plain else [candidate.precision]
+        unable += [] if wanted else [candidate.backend]
+        candidates |= dict.fromkeys(replace(candidate, precision=precision) for precision in wanted)
+    if not candidates:
+        names = ", ".join(kind.value for kind in kinds)
+        able = [name for name, known in BACKENDS.items() if name != "eager" and {kind.value for kind in kinds} & known]
+        raise UsageError(f"{', '.join(unable) or 'no backend'} runs no {names} files; {', '.join(able) or 'none'} does")
+    return list(candidates)

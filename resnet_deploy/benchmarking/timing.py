@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import itertools
-import json
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -15,20 +13,20 @@ from numpy.typing import NDArray
 from resnet_deploy import _deps
 from resnet_deploy.backends.base import Backend, Candidate
 from resnet_deploy.benchmarking.conditions import Conditions, watch_with
-from resnet_deploy.benchmarking.ledger import Ledger
 from resnet_deploy.benchmarking.lost import Lost
 from resnet_deploy.benchmarking.machine import cores, cpu_name, gpus
 from resnet_deploy.benchmarking.measure import Interrupted, MeasureConfig, Measurement, measure
 from resnet_deploy.benchmarking.nvml import Gpu
 from resnet_deploy.benchmarking.report import record
 from resnet_deploy.benchmarking.settings import MeasureOptions
+from resnet_deploy.bundle.codec import key_of, now
+from resnet_deploy.bundle.ledger import Ledger
+from resnet_deploy.bundle.manifest import MeasurementRecord, SamplesFile
+from resnet_deploy.bundle.names import SAMPLES
 from resnet_deploy.bundle.opened import Subject
-from resnet_deploy.bundle.store import Transaction, key_of, now
 from resnet_deploy.data import Dataset
 from resnet_deploy.specs import Progress
 
-SAMPLES = "samples.json"
-SECTION = "measurements"  # of the manifest
 STAGES = ("enqueue_s", "h2d_s", "compute_s", "d2h_s")
 
 
@@ -51,14 +49,14 @@ class Timings:
         self._subject, self._dataset, self._config, self._options = subject, dataset, config, options
         self._ledger, self._lost, self._threads, self._fresh = ledger, lost, threads, fresh
         self._progress = progress
-        self.found: dict[tuple[Candidate, int], dict[str, Any]] = {}
+        self.found: dict[tuple[Candidate, int], MeasurementRecord] = {}
 
     def run(self, candidates: list[Candidate], batches: tuple[int, ...]) -> None:
         """Measure what is missing, batch by batch. Raises KeyboardInterrupt once what there is has been kept."""
-        known = self._ledger.bundle.manifest[SECTION]
+        known = self._ledger.bundle.manifest.measurements
         keys = {(candidate, size): self._key(candidate, size) for size in batches for candidate in candidates}
         kept = {pair: known[key] for pair, key in keys.items() if not self._fresh and key in known}
-        self.found |= {pair: entry for pair, entry in kept.items() if not entry.get("partial")}
+        self.found |= {pair: entry for pair, entry in kept.items() if not entry.partial}
         gpu = Gpu.open() if any(candidate.device == "cuda" for candidate in candidates) else None
         loaded: dict[Candidate, Backend] = {}
         try:
@@ -125,7 +123,9 @@ class Timings:
             for candidate, measurement in measured.items()
         }  # fmt: skip
         samples = {keys[candidate, size]: _raw(measurement) for candidate, measurement in measured.items()}
-        self._ledger.keep(SECTION, entries, functools.partial(_add_samples, self._ledger, samples))
+        self._ledger.keep(
+            "measurements", entries, lambda change: change.merge(SAMPLES, SamplesFile, lambda kept: kept | samples)
+        )
         self.found |= {(candidate, size): entries[keys[candidate, size]] for candidate in measured}
 
     def _key(self, candidate: Candidate, batch: int) -> str:
@@ -149,10 +149,3 @@ def _raw(measurement: Measurement) -> dict[str, Any]:
         found |= {name: [getattr(stage, name) for stage in measurement.stages] for name in STAGES}
         found["queued_images_per_s"] = measurement.queued
     return found
-
-
-def _add_samples(ledger: Ledger, samples: dict[str, Any], change: Transaction) -> None:
-    if SAMPLES in ledger.bundle.manifest["artifacts"]:
-        samples = json.loads(ledger.bundle.artifact(SAMPLES).read_bytes()) | samples
-    change.stage(SAMPLES).write_text(json.dumps(samples))
-    change.add(SAMPLES, kind="samples")

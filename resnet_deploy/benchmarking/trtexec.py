@@ -17,6 +17,7 @@ from typing import Any
 
 from resnet_deploy.backends.base import PLANS, Candidate
 from resnet_deploy.benchmarking.report import Latency, Result
+from resnet_deploy.bundle.manifest import PlanFile
 from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.engine.flavours import TENSORRT, TENSORRT_RTX, version_tuple
 from resnet_deploy.engine.options import Profile, best_profile
@@ -207,18 +208,18 @@ def _compare(subject: Subject, tool: str, candidate: Candidate, result: Result, 
 def settings_of(subject: Subject, candidate: Candidate, result: Result, duration_s: float) -> tuple[Settings, str]:
     """What a result was measured with, and the version that built its plan."""
     name = subject.file(candidate)
-    entry = subject.bundle.manifest["artifacts"][name]
+    plan = subject.bundle.manifest.files(PlanFile)[name]
     told = getattr(result, "settings", None) or {}
     spec = subject.input_spec
     settings = Settings(
         plan=subject.bundle.artifact(name).resolve(), input=spec.name, duration_s=duration_s,
         shape=(result.batch, *(int(size) for size in spec.shape[1:])),
-        profile=best_profile(map(Profile.parse, entry["profiles"]), result.batch) or 0,
+        profile=best_profile(map(Profile.parse, plan.profiles), result.batch) or 0,
         cuda_graph=told.get("cuda_graph", "no_cuda_graph" not in candidate.options),
         spin_wait=told.get("spin_wait", True), streams=told.get("streams", candidate.count("streams")),
         data_transfers=told.get("data_transfers", True) and not told.get("inputs_on_device", False),
     )  # fmt: skip
-    return settings, str(entry["origin"]["version"])
+    return settings, plan.origin.version
 
 
 def compare(result: Result, throughput_qps: float, medians_s: dict[str, float]) -> list[Figure]:

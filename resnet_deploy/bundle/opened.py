@@ -5,19 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from resnet_deploy.backends.base import PLANS, Backend, Candidate
+from resnet_deploy.bundle.manifest import CalibrationUse, GraphFile, ModelDescription, PlanFile
+from resnet_deploy.bundle.names import WEIGHTS
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.data import Dataset, open_data
+from resnet_deploy.engine.plan import Origin
 from resnet_deploy.errors import UnavailableError, UsageError
-from resnet_deploy.specs import Head, HeadKind, InputFormat, Precision, Preprocessing, TensorSpec
-
-if TYPE_CHECKING:
-    from resnet_deploy.engine.plan import Origin
-
-WEIGHTS = "weights.safetensors"
-CALIBRATION = "calibration.json"
+from resnet_deploy.specs import HeadKind, Precision, Preprocessing, TensorSpec
 
 
 @dataclass
@@ -27,20 +24,24 @@ class Subject:
     bundle: Bundle
 
     @property
-    def description(self) -> dict[str, Any]:
-        return dict(self.bundle.manifest["model"])
+    def description(self) -> ModelDescription:
+        """What the bundle is a model of."""
+        return self.bundle.manifest.model
 
     @property
     def max_batch(self) -> int:
-        return int(self.description["request"]["max_batch"])
+        """The largest batch that the graphs are proven for."""
+        return self.description.request.max_batch
 
     @property
     def preprocessing(self) -> Preprocessing:
-        return Preprocessing.from_dict(self.description["preprocessing"])
+        """From a decoded image to what the model takes."""
+        return self.description.preprocessing
 
     @property
     def input_spec(self) -> TensorSpec:
-        return TensorSpec.from_dict(self.description["input"])
+        """Name, dtype and shape of the input."""
+        return self.description.input
 
     @cached_property
     def model(self) -> Any:
@@ -48,56 +49,57 @@ class Subject:
         from resnet_deploy.models.create import load_model
         from resnet_deploy.models.deploy import DeployModel
 
-        described = self.description
-        loaded = load_model(described["architecture"], weights=self.bundle.artifact(WEIGHTS))
-        head = Head.parse(described["request"]["head"], l2_normalize=described["head"]["l2_normalize"])
+        description = self.description
+        loaded = load_model(description.architecture, weights=self.bundle.artifact(WEIGHTS))
         return DeployModel(
-            loaded.network, head=head, input_format=InputFormat(described["input_format"]), preprocessing=self.preprocessing
+            loaded.network, head=description.head, input_format=description.input_format, preprocessing=self.preprocessing
         )
 
     def backend(self, candidate: Candidate, threads: int | None) -> Backend:
+        """Load a candidate. Raises UsageError where its file has not been made, UnavailableError where it cannot run here."""
         from resnet_deploy.backends.load import load_backend
 
-        def artifact() -> tuple[Path, dict[str, Any]]:
-            name = self.file(candidate)
-            return self.bundle.artifact(name), self.bundle.manifest["artifacts"][name]
+        return load_backend(candidate, model=lambda: self.model, artifact=lambda: self._artifact(candidate), threads=threads)
 
-        return load_backend(candidate, model=lambda: self.model, artifact=artifact, threads=threads)
+    def _artifact(self, candidate: Candidate) -> tuple[Path, Origin | None]:
+        """The verified file that a candidate runs and, of a plan, its origin."""
+        name = self.file(candidate)
+        entry = self.bundle.entry(name)
+        return self.bundle.artifact(name), entry.origin if isinstance(entry, PlanFile) else None
 
     def data(self, source: str | Path, *, limit: int | None = None, strict: bool = False, crops: int = 1) -> Dataset:
-        described = self.description
-        kind = described["head"]["kind"]
-        if crops > 1 and kind not in {HeadKind.LOGITS.value, HeadKind.PROBABILITIES.value}:
-            raise UsageError(f"{crops} crops are averaged as probabilities; a bundle with the head {kind} has none to average")
+        """Open images as the model takes them. Raises UsageError and DataError."""
+        kind = self.description.head.kind
+        if crops > 1 and kind not in {HeadKind.LOGITS, HeadKind.PROBABILITIES}:
+            raise UsageError(
+                f"{crops} crops are averaged as probabilities; a bundle with the head {kind.value} has none to average"
+            )
         return open_data(
-            source, preprocessing=self.preprocessing, input_format=InputFormat(described["input_format"]),
-            num_classes=described["num_classes"], limit=limit, strict=strict, crops=crops,
+            source, preprocessing=self.preprocessing, input_format=self.description.input_format,
+            num_classes=self.description.num_classes, limit=limit, strict=strict, crops=crops,
         )  # fmt: skip
 
-    def seen(self) -> frozenset[str]:
-        """Digests of the images that the bundle was calibrated on: nothing in it is judged on them."""
-        if CALIBRATION not in self.bundle.manifest["artifacts"]:
-            return frozenset()
-        from resnet_deploy.precision.calibrate import Calibration
+    def calibration_of(self, candidate: Candidate) -> CalibrationUse | None:
+        """What a candidate's file was calibrated on; None where it was not quantized."""
+        entry = self.bundle.manifest.artifacts.get(candidate.artifact)
+        return entry.calibration if isinstance(entry, GraphFile) else None
 
-        return frozenset(Calibration.load(self.bundle.artifact(CALIBRATION)).images)
-
-    def seen_key(self) -> str | None:
-        """What identifies those images."""
-        entry = self.bundle.manifest["artifacts"].get(CALIBRATION)
-        return None if entry is None else str(entry["sha256"])
+    def seen(self, candidate: Candidate) -> frozenset[str]:
+        """Digests of the images that a candidate's file was calibrated on: it is not judged on them."""
+        use = self.calibration_of(candidate)
+        return frozenset() if use is None else frozenset(use.images)
 
     def made_from(self, candidate: Candidate) -> str:
-        """The hash of the file that a candidate runs."""
-        return str(self.bundle.manifest["artifacts"][self.file(candidate)]["sha256"])
+        """The digest of the file that a candidate runs."""
+        return self.bundle.sha256(self.file(candidate))
 
     def graph(self, candidate: Candidate) -> str:
         """The artifact that a candidate runs, or that its plan is built from. Raises UsageError where it has not been made."""
-        if candidate.artifact not in self.bundle.manifest["artifacts"]:
+        if candidate.artifact not in self.bundle.manifest.artifacts:
             data = " --calibration DATA" if candidate.precision in {Precision.INT8, Precision.FP8} else ""
             raise UsageError(
                 f"{self.bundle.path} has no {candidate.artifact} for {candidate}; make it with `resnet-deploy export "
-                f"{self.description['architecture']} -o {self.bundle.path} --precision {candidate.precision.value}{data}`"
+                f"{self.bundle.path} --precision {candidate.precision.value}{data}`"
             )
         return candidate.artifact
 
@@ -107,35 +109,32 @@ class Subject:
         graph = self.graph(candidate)
         return self._plan(candidate) if candidate.backend in PLANS else graph
 
-    def plans(self, candidate: Candidate) -> dict[str, Origin]:
-        """The plans of a candidate's flavour that were built from its graph as it is now, and where. Raises UsageError where
-        there is none."""
-        from resnet_deploy.engine.plan import Origin
-
-        artifacts = self.bundle.manifest["artifacts"]
-        graph = artifacts[self.graph(candidate)]["sha256"]
-        found = {
-            name: Origin.from_dict(entry["origin"])
-            for name, entry in artifacts.items()
-            if entry["kind"] == "plan" and entry["made_from"] == graph and entry["origin"]["flavour"] == candidate.backend
+    def plans(self, candidate: Candidate) -> dict[str, PlanFile]:
+        """The plans of a candidate's flavour that were built from its graph as it is now. Raises UsageError where there is
+        none."""
+        graph = self.bundle.sha256(self.graph(candidate))
+        plans = {
+            name: plan
+            for name, plan in self.bundle.manifest.files(PlanFile).items()
+            if plan.made_from == graph and plan.origin.flavour == candidate.backend
         }
-        if not found:
+        if not plans:
             raise UsageError(
                 f"{self.bundle.path} has no plan of {candidate.artifact} for {candidate.backend}; make one with `resnet-deploy "
                 f"build {self.bundle.path} --precision {candidate.precision.value} --flavour {candidate.backend}`"
             )
-        return found
+        return plans
 
     def _plan(self, candidate: Candidate) -> str:
         """The plan that runs here, of those that were built."""
         from resnet_deploy.engine.flavours import FLAVOURS
         from resnet_deploy.engine.plan import here, preflight
 
-        found = self.plans(candidate)
+        plans = self.plans(candidate)
         machine, refusal = here(FLAVOURS[candidate.backend]), None
-        for name, origin in found.items():
+        for name, plan in plans.items():
             try:
-                preflight(origin, machine)
+                preflight(plan.origin, machine)
             except UnavailableError as exc:
                 refusal = refusal or exc
             else:

@@ -1,108 +1,109 @@
-"""The folder that holds a model's artifacts: manifest.json names, hashes and judges all of it.
-
-Every change is staged in `.staging/`, then a complete next manifest is written there, then files are renamed into place,
-the manifest last. A run that is killed before the next manifest was whole changed nothing; one that is killed later is
-finished by whoever opens the bundle next.
-"""
+"""A bundle that is opened: what it holds, its files once their bytes were checked, and the way to change it."""
 
 from __future__ import annotations
 
 import contextlib
-import datetime
-import hashlib
-import json
-import shlex
+import os
 import shutil
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from filelock import FileLock, Timeout
+import msgspec
 
-from resnet_deploy import _deps
-from resnet_deploy._files import flush, full_disk, sha256_file, write_atomic, write_hashed, writing
-from resnet_deploy.errors import BundleError, IntegrityError
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
-
-MANIFEST = "manifest.json"
-SCHEMA_VERSION = 1
-_STAGING = ".staging"
-_LOCK = ".lock"
-_REMAKE = "Make it again with `resnet-deploy export ... --overwrite`"
+from resnet_deploy._files import write_atomic, writing
+from resnet_deploy.bundle import codec
+from resnet_deploy.bundle.disk import damage, read
+from resnet_deploy.bundle.locks import locked
+from resnet_deploy.bundle.manifest import Artifact, Manifest, PlanFile
+from resnet_deploy.bundle.names import MANIFEST, STAGING, WEIGHTS
+from resnet_deploy.bundle.transaction import Transaction, changing, recover
+from resnet_deploy.errors import BundleError, ConflictError, IntegrityError
 
 
 class Bundle:
-    """An opened bundle. `manifest` is the parsed manifest.json; change it inside `transaction` alone."""
+    """An opened bundle: what it held when it was opened, or after this handle's last change.
 
-    def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
+    Attributes:
+        path: the folder.
+        manifest: what it holds; change it by `transaction` alone.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
         self.path = path
         self.manifest = manifest
-        self._verified: set[str] = set()
+        self._verified: dict[str, str] = {}
 
     @classmethod
-    def open(cls, path: str | Path) -> Bundle:
-        """Open a bundle, finishing what a killed run had left to rename.
+    def open(cls, bundle: Bundle | str | Path) -> Bundle:
+        """Open a bundle, or look again at one that is open, finishing what a killed run had left to rename.
 
-        Raises BundleError where there is none, IntegrityError for a manifest that was changed by hand.
+        Raises:
+            BundleError: there is none, or it is of another version.
+            IntegrityError: its manifest was changed by hand.
         """
-        path = Path(path)
+        path = bundle.path if isinstance(bundle, Bundle) else Path(bundle)
         if not path.is_dir():
             raise BundleError(f"there is no bundle at {path}; make one with `resnet-deploy export ARCH -o {path}`")
-        if (path / _STAGING).exists():
-            with contextlib.suppress(BundleError), _locked(path):
-                _recover(path)
-        if not (path / MANIFEST).is_file():
+        if os.path.lexists(path / STAGING):
+            with contextlib.suppress(BundleError), locked(path):
+                recover(path)
+        manifest = read(path)
+        if manifest is None:
             raise BundleError(f"{path} has no {MANIFEST}; make a bundle with `resnet-deploy export ARCH -o {path}`")
-        return cls(path, _read_manifest(path / MANIFEST))
+        if not isinstance(bundle, Bundle):
+            return cls(path, manifest)
+        bundle.manifest, bundle._verified = manifest, {}
+        return bundle
 
-    @classmethod
-    def create(cls, path: str | Path, model: Mapping[str, Any], *, overwrite: bool = False) -> Bundle:
-        """A bundle for a model's description; nothing is written before the first transaction ends.
+    def entry(self, name: str) -> Artifact:
+        """What the manifest says of a file. Raises BundleError where the bundle has no such file."""
+        entry = self.manifest.artifacts.get(name)
+        if entry is None:
+            raise BundleError(f"{self.path} has no {name}; it has {', '.join(self.manifest.artifacts) or 'nothing'}")
+        return entry
 
-        A folder that holds the same architecture's bundle is reused: its files stay until they are replaced. Raises
-        BundleError for another architecture's bundle and for a folder of other things; overwrite replaces the bundle.
-        """
-        path = Path(path)
-        fresh: dict[str, Any] = {
-            "schema_version": SCHEMA_VERSION, "created": now(), "model": dict(model), "artifacts": {},
-            "parity": {}, "measurements": {},
-        }  # fmt: skip
-        if path.exists() and not path.is_dir():
-            raise BundleError(f"{path} is a file; a bundle is a folder")
-        if overwrite and _has_manifest(path):
-            return cls(path, fresh)
-        if _has_manifest(path):
-            found = cls.open(path).manifest["model"]["architecture"]
-            if found != model["architecture"]:
-                raise BundleError(
-                    f"{path} holds a bundle of {found}, not of {model['architecture']}. "
-                    "Choose another folder, or replace it with --overwrite"
-                )
-        elif path.is_dir() and any(not entry.name.startswith(".") for entry in path.iterdir()):
-            raise BundleError(f"{path} is not empty and holds no bundle; choose another folder")
-        return cls(path, fresh)
+    def sha256(self, name: str) -> str:
+        """The digest of a file: of the very bytes that this handle checked, whatever became of the file since."""
+        return self._verified.get(name) or self.entry(name).sha256
 
     def artifact(self, name: str) -> Path:
-        """The path of an artifact whose bytes are those that the manifest recorded. Raises IntegrityError."""
-        entry = self.manifest["artifacts"].get(name)
-        if entry is None:
-            known = ", ".join(self.manifest["artifacts"]) or "nothing"
-            raise BundleError(f"{self.path} has no {name}; it has {known}")
-        path = self.path / name
+        """The path of a file whose bytes are those that the manifest recorded.
+
+        Raises:
+            BundleError: the bundle has no such file, or another process replaced it meanwhile.
+            IntegrityError: it is gone or was changed; the message has the command that makes it again.
+        """
+        entry, path = self.entry(name), self.path / name
         if name not in self._verified:
-            remake = f"Build it again with `resnet-deploy build {self.path} ...`" if entry["kind"] == "plan" else _REMAKE
-            if not path.is_file():
-                raise IntegrityError(f"{path} is gone, but the manifest names it. {remake}")
-            if (found := sha256_file(path)) != entry["sha256"]:
-                raise IntegrityError(
-                    f"{path} was changed after it was made: its SHA-256 is {found[:16]}…, the manifest has "
-                    f"{entry['sha256'][:16]}…. {remake}"
-                )
-            self._verified.add(name)
+            problem = damage(path, entry)
+            if problem is not None:
+                self._explain(name, problem)
+            self._verified[name] = entry.sha256
         return path
+
+    def damaged(self) -> dict[str, str]:
+        """Files that are gone or were changed, and what is wrong with each."""
+        problems = {name: damage(self.path / name, entry) for name, entry in self.manifest.artifacts.items()}
+        return {name: problem for name, problem in problems.items() if problem is not None}
+
+    def _explain(self, name: str, problem: str) -> None:
+        current = read(self.path)
+        if current is not None and current.artifacts.get(name) != self.manifest.artifacts.get(name):
+            raise ConflictError(f"{self.path / name} was replaced by another process meanwhile; run the command again")
+        raise IntegrityError(f"{problem}. {self._remade_by(name)}")
+
+    def _remade_by(self, name: str) -> str:
+        """How a file is made again."""
+        entry = self.entry(name)
+        if isinstance(entry, PlanFile):
+            return f"Remove it, and build it again with `{self._recorded(entry, f'resnet-deploy build {self.path}')}`"
+        if name == WEIGHTS:
+            return f"Make the bundle again with `{self._recorded(entry, 'resnet-deploy export ARCH')} --overwrite`"
+        return f"Remove it, and make it again with `resnet-deploy export {self.path}`, or `{self._recorded(entry, 'export')}`"
+
+    def _recorded(self, entry: Artifact, otherwise: str) -> str:
+        return entry.command if entry.command.startswith("resnet-deploy ") else otherwise
 
     def extract(self, folder: Path, names: Iterable[str]) -> None:
         """Write artifacts to a new folder, as a bundle of those alone: what another program needs to run them.
@@ -114,158 +115,29 @@ class Bundle:
             folder.mkdir(parents=True)
             for name, path in kept.items():
                 shutil.copyfile(path, folder / name)
-        artifacts = {name: self.manifest["artifacts"][name] for name in kept}
-        write_atomic(folder / MANIFEST, _encode({**self.manifest, "artifacts": artifacts}))
+        artifacts = {name: self.manifest.artifacts[name] for name in kept}
+        write_atomic(folder / MANIFEST, codec.encode(msgspec.structs.replace(self.manifest, artifacts=artifacts)))
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[Transaction]:
-        """Change artifacts and manifest together, under the bundle's lock; all of it happens, or none.
+        """Change artifacts and manifest together: all of it happens when the block ends, or none.
 
-        Raises BundleError where another process holds the lock or the folder is not writable, StorageError on a full disk.
+        The block holds no lock, so it may take as long as it needs; what it changes is applied to the manifest that is on disk
+        when it ends.
+
+        Raises:
+            ConflictError: what it was made from was replaced meanwhile, or another model's bundle is there now.
+            BundleError: another process holds the lock for too long, or the folder is not writable.
+            StorageError: the disk is full.
         """
-        with writing(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
-        with _locked(self.path):
-            _recover(self.path)
-            staging = self.path / _STAGING
-            with writing(staging):
-                staging.mkdir()
-            change = Transaction(self.path, json.loads(json.dumps(self.manifest)))
-            try:
-                with full_disk(self.path):
-                    yield change
-                    change.commit()
-            except BaseException:
-                _drop(staging)
-                raise
-            _recover(self.path)
-            self.manifest = change.manifest
-            self._verified -= change.files
+        with changing(self.path, self.manifest) as change:
+            yield change
+        assert change.result is not None
+        self.manifest = change.result
+        for name in change.files:
+            self._verified.pop(name, None)
 
-    def record(self, section: str, entries: Mapping[str, Any]) -> None:
-        """Add results by key to `parity`, `measurements` or another section, which a manifest need not have yet."""
+    def record(self, section: str, records: Mapping[str, Any]) -> None:
+        """Add records by key to `parity`, `measurements`, `scenarios` or `roofs`. Raises as `transaction` does."""
         with self.transaction() as change:
-            change.manifest.setdefault(section, {}).update(entries)
-
-
-class Transaction:
-    """What will be true of a bundle once its `with` block ends."""
-
-    def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
-        self.manifest = manifest
-        self.files: set[str] = set()
-        self._staging = path / _STAGING
-        self._digests: dict[str, str] = {}
-
-    def stage(self, name: str) -> Path:
-        """Where to write an artifact that is to be called `name`."""
-        self.files.add(name)
-        return self._staging / name
-
-    def write(self, name: str, data: Buffer) -> None:
-        """Stage an artifact from memory."""
-        self._digests[name] = write_hashed(self.stage(name), data)
-
-    def add(self, name: str, **entry: Any) -> None:
-        """Name a staged artifact in the manifest, with its hash and size. entry: what else is known of it."""
-        path = self._staging / name
-        if entry.get("kind") != "plan":  # one that a power failure spoils is known by its hash, and built again
-            flush(path)
-        self.manifest["artifacts"][name] = {
-            **entry, "sha256": self._digests.get(name) or sha256_file(path), "size_bytes": path.stat().st_size,
-            "created": now(), "command": command(), "packages": _deps.versions(),
-        }  # fmt: skip
-
-    def commit(self) -> None:
-        write_atomic(self._staging / MANIFEST, _encode(self.manifest))
-
-
-def now() -> str:
-    """The time in UTC, to the second, as ISO 8601."""
-    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-
-
-def command() -> str:
-    """The command that is running, as a shell takes it."""
-    program = Path(sys.argv[0]).name
-    return shlex.join(["resnet-deploy" if program == "cli.py" else program, *sys.argv[1:]])
-
-
-def key_of(**parts: Any) -> str:
-    """A short key of what a result depends on: equal parts, equal key."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _has_manifest(path: Path) -> bool:
-    return (path / MANIFEST).exists() or (path / _STAGING / MANIFEST).exists()
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """The bundle's lock; the kernel frees it when its holder dies."""
-    lock = FileLock(path / _LOCK)
-    try:
-        with writing(path):
-            lock.acquire(timeout=0)
-    except Timeout:
-        raise BundleError(f"another process is working on {path}; wait for it to end") from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _recover(path: Path) -> None:
-    """Finish a transaction whose next manifest is whole, drop one whose isn't. The lock is held."""
-    staging = path / _STAGING
-    if (staging / MANIFEST).is_file():
-        stale = _artifact_names(path / MANIFEST) - _artifact_names(staging / MANIFEST)
-        for file in sorted(staging.iterdir()):
-            if file.name != MANIFEST and not file.name.startswith("."):
-                file.replace(path / file.name)
-        (staging / MANIFEST).replace(path / MANIFEST)
-        for name in stale:
-            (path / Path(name).name).unlink(missing_ok=True)
-    _drop(staging)
-
-
-def _drop(staging: Path) -> None:
-    """The manifest goes first: without it, whatever else is left counts for nothing."""
-    (staging / MANIFEST).unlink(missing_ok=True)
-    shutil.rmtree(staging, ignore_errors=True)
-
-
-def _artifact_names(manifest: Path) -> set[str]:
-    try:
-        return set(json.loads(manifest.read_bytes())["artifacts"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return set()
-
-
-def _encode(manifest: dict[str, Any]) -> bytes:
-    """Readable JSON that carries its own digest."""
-    body = {name: value for name, value in manifest.items() if name != "digest"}
-    manifest["digest"] = _digest(body)
-    return (json.dumps(body | {"digest": manifest["digest"]}, indent=1, allow_nan=False) + "\n").encode()
-
-
-def _digest(body: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-
-
-def _read_manifest(path: Path) -> dict[str, Any]:
-    try:
-        manifest = json.loads(path.read_bytes())
-        version = manifest["schema_version"]
-    except (OSError, ValueError, KeyError, TypeError) as exc:
-        raise IntegrityError(f"{path} cannot be read as a manifest ({exc}). {_REMAKE}") from exc
-    if version != SCHEMA_VERSION:
-        raise BundleError(
-            f"{path} has schema version {version}, this resnet-deploy reads {SCHEMA_VERSION}. "
-            "Use the version that made it, or make the bundle again"
-        )
-    digest = manifest.pop("digest", None)
-    if digest != _digest(manifest):
-        raise IntegrityError(f"{path} was changed by hand: its digest does not match. {_REMAKE}")
-    manifest["digest"] = digest
-    return dict(manifest)
+            change.record(section, records)

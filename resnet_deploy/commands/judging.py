@@ -54,8 +54,10 @@ def verify(bundle: str, data: str, by_layer: bool, as_json: bool, **given: Any) 
     if parted is not None:
         results["layers"] = parted.to_dict()
     show(results, lambda: text.verdicts(found) + ("" if parted is None else f"\n\n{text.layers(parted)}"), as_json)
-    for item in found[0].data["skipped"]:
-        click.echo(f"Warning: skipped {item['name']}: {item['reason']}", err=True)
+    for item in found[0].data.skipped:
+        click.echo(f"Warning: skipped {item.name}: {item.reason}", err=True)
+    for warning in dict.fromkeys(warning for verdict in found for warning in verdict.warnings):
+        click.echo(f"Warning: {warning}", err=True)
     judge([f"{verdict.candidate}: {failure}" for verdict in found for failure in verdict.failures])
 
 

@@ -23,15 +23,13 @@ from resnet_deploy.terminal.progress import Bars
 @click.command()
 @click.argument("target", metavar="ARCH|DIR")
 @click.option("-o", "--output", metavar="DIR", help="The bundle of an ARCH. [default: build/ARCH]")
-@click.option("--data", help="A folder of images, an .npz file, `digits`, or `random:N`. [default: random:32]")
+@click.option("--data", help="A folder of images, an .npz file, `digits`, or `random:N`. [default: random pixels]")
 @click.option("--batch", help="Batch sizes. [default: 1,8,32]")
 @click.option(
     "--backend",
     "backends",
     multiple=True,
-    default=["eager", "onnxruntime"],
-    show_default=True,
-    help="What to measure, as in onnxruntime:cuda or eager:fp16,channels_last; may be repeated.",
+    help="What to measure, as in onnxruntime:cuda or eager:fp16,channels_last; may be repeated. [default: all that run here]",
 )
 @click.option(
     "--duration",
@@ -84,7 +82,7 @@ def bench(target: str, as_json: bool, detail: bool, **given: Any) -> None:
     import resnet_deploy as rd
 
     with Bars() as bars:
-        report = rd.bench(target, progress=bars, **given_of(given))
+        report = rd.bench(target, progress=bars, **given_of({**given, "backends": given["backends"] or None}))
     show(report.to_dict(), lambda: text.bench(report, detail=detail), as_json)
     for warning in report.warnings:
         click.echo(f"Warning: {warning}", err=True)

@@ -57,9 +57,9 @@ data_options = options(
 export_options = options(
     click.option("--weights", help="A .pth, .pt or .safetensors file, IMAGENET1K_V1, IMAGENET1K_V2 or DEFAULT."),
     click.option("--num-classes", type=int, help="Classes of the classifier. [default: the checkpoint's]"),
-    click.option("--new-head", is_flag=True, help="A fresh classifier for --num-classes (transfer learning)."),
+    click.option("--new-head", is_flag=True, default=None, help="A fresh classifier for --num-classes (transfer learning)."),
     click.option("--head", help="logits, probabilities, embedding, features or topk:K. [default: logits]"),
-    click.option("--l2-normalize", is_flag=True, help="Embeddings of unit length."),
+    click.option("--l2-normalize", is_flag=True, default=None, help="Embeddings of unit length."),
     click.option(
         "--input",
         type=click.Choice(["float", "uint8"]),

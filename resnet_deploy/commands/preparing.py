@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from resnet_deploy import _json
 from resnet_deploy.commands.options import export_options, flag, json_option, precision_options
 from resnet_deploy.commands.output import given_of, show
 from resnet_deploy.terminal import preparing as text
@@ -46,27 +47,31 @@ def doctor(as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("architecture", metavar="ARCH")
-@click.option("-o", "--output", required=True, metavar="DIR", help="The bundle's folder.")
+@click.argument("architecture", metavar="ARCH|DIR")
+@click.option("-o", "--output", metavar="DIR", help="The bundle's folder. [default: DIR, which is added to]")
 @export_options
 @precision_options
 @json_option
-def export(architecture: str, output: str, as_json: bool, **given: Any) -> None:
-    """Export ARCH to a checked ONNX file in a bundle, and to others in lower precision.
+def export(architecture: str, output: str | None, as_json: bool, **given: Any) -> None:
+    """Export ARCH to a checked ONNX file in a bundle, and to others in lower precision; or add to the bundle DIR.
+
+    What a bundle holds stays: what is not said is taken from it, and a request that differs is refused without --overwrite.
 
     \b
     Example:
         resnet-deploy export resnet50 --weights ckpt.pth --input uint8 --head topk:5 -o build/resnet50
         resnet-deploy export resnet50 --weights ckpt.pth --precision fp16,int8 --calibration train/ -o build/resnet50
+        resnet-deploy export build/resnet50 --precision bf16
     """
     import resnet_deploy as rd
 
     with Bars() as bars:
         bundle = rd.export(architecture, output, progress=bars, **given_of(given))
-    summary = {"bundle": str(bundle.path), "model": bundle.manifest["model"], "artifacts": bundle.manifest["artifacts"]}
+    content = _json.plain(bundle.manifest)
+    summary = {"bundle": str(bundle.path), "model": content["model"], "artifacts": content["artifacts"]}
     show(summary, lambda: text.exported(bundle), as_json)
-    for entry in bundle.manifest["artifacts"].values():
-        for warning in entry.get("warnings", []):
+    for entry in bundle.manifest.artifacts.values():
+        for warning in entry.notes:
             click.echo(f"Warning: {warning}", err=True)
 
 
@@ -105,7 +110,7 @@ def build(bundle: str, as_json: bool, **given: Any) -> None:
         plans = rd.build(bundle, progress=bars, **given_of({**given, "batch": given["batch"] or None}))
     show({"bundle": bundle, "plans": [plan.to_dict() for plan in plans]}, lambda: text.plans(bundle, plans), as_json)
     for plan in plans:
-        for warning in plan.entry["warnings"]:
+        for warning in plan.entry.warnings:
             click.echo(f"Warning: {plan.name}: {warning}", err=True)
 
 

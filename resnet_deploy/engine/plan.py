@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import platform
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta
 
 from resnet_deploy.engine.flavours import FLAVOURS, TENSORRT, Flavour, gpu, make_log, native_error, no_device, version_tuple
-from resnet_deploy.errors import EngineError, IntegrityError, UnavailableError
+from resnet_deploy.errors import EngineError, UnavailableError
 from resnet_deploy.specs import to_dict
 
 # The first four bytes of a plan, by the package that wrote it; its version is at offset 24. Neither is documented: they
@@ -27,23 +28,14 @@ class Origin:
     TensorRT-RTX plan was built for, () where it is for that GPU. platform: operating system and processor.
     """
 
-    flavour: str
-    version: str
-    platform: str
-    gpu: str | None = None
-    compute_capability: str | None = None
-    targets: tuple[str, ...] = ()
+    flavour: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9-]{0,30}$(?!\n)")]
+    version: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.+ -]{1,64}$(?!\n)")]
+    platform: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}$(?!\n)")]
+    gpu: Annotated[str, Meta(max_length=200)] | None = None
+    compute_capability: Annotated[str, Meta(pattern=r"^[0-9]{1,2}\.[0-9]$(?!\n)")] | None = None
+    targets: tuple[Annotated[str, Meta(pattern=r"^sm[0-9]{2,3}$(?!\n)")], ...] = ()
     version_compatible: bool = False
-    hardware_compatible: str | None = None
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Origin:
-        """Read a manifest's entry; what else it has is left alone. Raises IntegrityError where a field is missing."""
-        try:
-            values = {field.name: data[field.name] for field in fields(cls)}
-        except KeyError as exc:
-            raise IntegrityError(f"the manifest does not say {exc.args[0]} of this plan: build it again") from exc
-        return cls(**values | {"targets": tuple(values["targets"])})
+    hardware_compatible: Annotated[str, Meta(pattern=r"^[a-z-]{1,40}$(?!\n)")] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return to_dict(self)

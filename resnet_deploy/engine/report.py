@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,15 +72,6 @@ class PlanReport:
 
     def to_dict(self) -> dict[str, Any]:
         return {**to_dict(self), "convolutions": self.convolutions}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> PlanReport:
-        """Read what `to_dict` wrote, or the manifest has."""
-        layers = tuple(EngineLayer(**{**layer, "onnx": tuple(layer["onnx"])}) for layer in data["engine_layers"])
-        return cls(
-            engine_layers=layers, layers=dict(data["layers"]), reformats=data["reformats"],
-            unfused_adds=tuple(data["unfused_adds"]),
-        )  # fmt: skip
 
 
 def summarize(found: Iterable[EngineLayer], convolutions: Iterable[str], additions: Iterable[str]) -> PlanReport:

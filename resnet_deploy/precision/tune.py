@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -34,7 +35,7 @@ class Sensitivity:
     @property
     def error(self) -> float:
         """One minus the mean cosine: it adds up over blocks, and has no unit."""
-        return max(0.0, 1.0 - self.report.cosine_mean)
+        return 2.0 if math.isnan(self.report.cosine_mean) else max(0.0, 1.0 - self.report.cosine_mean)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +86,10 @@ class Tuner:
     def report(self, keep: Sequence[str]) -> ParityReport:
         """Quantized but for some blocks, each Q/DQ pair as it is written, against FP32."""
         graph, _ = quantize(self._graph, self._calibration, self._with(keep))
+        return self.judged(graph)
+
+    def judged(self, graph: Graph) -> ParityReport:
+        """A graph of this network as it is written, against FP32."""
         comparison = Comparison()
         for expected, found, (_, labels) in zip(self._expected, _answers(graph, self._images), self._images, strict=True):
             comparison.add(expected, found, labels)

@@ -8,17 +8,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from resnet_deploy.bundle.store import Bundle, command
+from resnet_deploy import _json
+from resnet_deploy.bundle.locks import command
+from resnet_deploy.bundle.manifest import CalibrationFile, GraphFile, PlanFile, ReportFile
+from resnet_deploy.bundle.names import BENCH, CALIBRATION, SAMPLES
+from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import BundleError, IntegrityError, StorageError, UsageError
 from resnet_deploy.reporting.facts import source
 from resnet_deploy.reporting.rows import Report, key_of_row
 from resnet_deploy.reporting.schema import complaint
 
-BENCH = "bench.json"
-SAMPLES = "samples.json"
-CALIBRATION = "calibration.json"
 _PROGRAM = "resnet-deploy"
-_MADE = {"onnx", "calibration", "plan"}  # the kinds of artifacts that a run measures
+_MADE = (GraphFile, CalibrationFile, PlanFile)  # the kinds of artifacts that a run measures
 
 
 def keep_report(bundle: Bundle, report: Report) -> dict[str, Any]:
@@ -31,13 +32,13 @@ def keep_report(bundle: Bundle, report: Report) -> dict[str, Any]:
     if not _is_kept(bundle, content):
         with contextlib.suppress(BundleError, StorageError), bundle.transaction() as change:
             change.stage(BENCH).write_text(json.dumps(content, indent=1))
-            change.add(BENCH, kind="report")
+            change.add(BENCH, ReportFile)
     return _whole(bundle, content)
 
 
 def _is_kept(bundle: Bundle, content: Report) -> bool:
     """But for the machine's load and the command, which say nothing new."""
-    if BENCH not in bundle.manifest["artifacts"]:
+    if BENCH not in bundle.manifest.artifacts:
         return False
     try:
         known = json.loads(bundle.artifact(BENCH).read_bytes())
@@ -49,7 +50,7 @@ def _is_kept(bundle: Bundle, content: Report) -> bool:
 
 def _commands(bundle: Bundle) -> list[str]:
     """The commands that made the bundle's files and this run; none where a program of the user's own did."""
-    made = [str(entry.get("command")) for entry in bundle.manifest["artifacts"].values() if entry["kind"] in _MADE]
+    made = [entry.command for entry in bundle.manifest.artifacts.values() if isinstance(entry, _MADE)]
     found = list(dict.fromkeys([*made, command()]))
     return found if all(line.startswith(f"{_PROGRAM} ") for line in found) else []
 
@@ -78,37 +79,37 @@ def load_report(run: Bundle | str | Path) -> dict[str, Any]:
 
 
 def _of_bundle(bundle: Bundle) -> dict[str, Any]:
-    if BENCH not in bundle.manifest["artifacts"]:
+    if BENCH not in bundle.manifest.artifacts:
         raise UsageError(f"{bundle.path} has no recorded run; measure it with `{_PROGRAM} bench {bundle.path}`")
     return _whole(bundle, json.loads(bundle.artifact(BENCH).read_bytes()))
 
 
 def _whole(bundle: Bundle, content: Report) -> dict[str, Any]:
     """A report with the raw samples that the bundle keeps of its rows, and where its calibration came from."""
-    artifacts, found = bundle.manifest["artifacts"], {**content, "samples": _samples(bundle, content["results"])}
-    if calibration := artifacts.get(CALIBRATION):
+    found = {**content, "samples": _samples(bundle, content["results"])}
+    if calibration := bundle.manifest.files(CalibrationFile).get(CALIBRATION):
         # The data's name, its digest and the method that was asked for.
-        data, _ = source(str(calibration.get("data", "")).rsplit(" ", 2)[0])
-        found["calibration"] = {"source": data or "DATA", "method": calibration.get("method")}
+        data, _ = source(calibration.data.rsplit(" ", 2)[0])
+        found["calibration"] = {"source": data or "DATA", "method": calibration.method}
     return found
 
 
 def _samples(bundle: Bundle, results: list[dict[str, Any]]) -> dict[str, Any]:
     """By row; none where the file is not as it was written."""
-    if SAMPLES not in bundle.manifest["artifacts"]:
+    if SAMPLES not in bundle.manifest.artifacts:
         return {}
     try:
         kept = json.loads(bundle.artifact(SAMPLES).read_bytes())
     except IntegrityError:
         return {}
     # The measurement of the very figures that the report has: one that was made later is another's.
-    measured = {_text(entry): key for key, entry in bundle.manifest["measurements"].items()}
-    of_rows = {_key(result): measured.get(_text(result)) for result in results}
+    measured = {_text(_json.plain(entry.latency_s)): key for key, entry in bundle.manifest.measurements.items()}
+    of_rows = {_key(result): measured.get(_text(result["latency_s"])) for result in results}
     return {row: {"host_s": kept[key]["host_s"]} for row, key in of_rows.items() if key in kept}
 
 
-def _text(one: Mapping[str, Any]) -> str:
-    return json.dumps(one["latency_s"], sort_keys=True)
+def _text(latency_s: Mapping[str, Any]) -> str:
+    return json.dumps(latency_s, sort_keys=True)
 
 
 def _key(result: Mapping[str, Any]) -> str:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnet_deploy._files import write_atomic, writing
-from resnet_deploy.bundle.store import MANIFEST, Bundle
+from resnet_deploy.bundle.names import BENCH, CALIBRATION, MANIFEST, SAMPLES
+from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import BundleError, UsageError
-from resnet_deploy.reporting.recorded import BENCH, CALIBRATION, SAMPLES, keep_report, load_report
+from resnet_deploy.reporting.recorded import keep_report, load_report
 from resnet_deploy.reporting.words import share
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def _taken(folder: Path) -> set[str]:
     if not (folder / MANIFEST).exists():
         return set()
     try:
-        artifacts = set(Bundle.open(folder).manifest["artifacts"])
+        artifacts = set(Bundle.open(folder).manifest.artifacts)
     except BundleError:
         artifacts = set()
     return artifacts | {MANIFEST, BENCH, SAMPLES, CALIBRATION}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from resnet_deploy.backends.base import Candidate
+from resnet_deploy.bundle.manifest import PlanFile
 from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.engine.flavours import TENSORRT, version_tuple
 from resnet_deploy.engine.options import Profile, best_profile
@@ -67,16 +68,16 @@ def _plans(subject: Subject, candidate: Candidate, options: TritonOptions) -> Ar
     build = f"resnet-deploy build {subject.bundle.path} --precision {candidate.precision.value}"
     if options.server is not None:
         version = tensorrt_of(options.server)
-        readable = {name: origin for name, origin in plans.items() if fits(origin, version)}
+        readable = {name: plan for name, plan in plans.items() if fits(plan.origin, version)}
         if not readable:
-            check_release(options.server, *next(iter(plans.items())), build)
+            name, plan = next(iter(plans.items()))
+            check_release(options.server, name, plan.origin, build)
         plans = readable
-    newest = max((origin.version for origin in plans.values()), key=version_tuple)
-    plans = {name: origin for name, origin in plans.items() if origin.version == newest}
-    entries = [subject.bundle.manifest["artifacts"][name] for name in plans]
-    if len({tuple(entry["profiles"]) for entry in entries}) > 1:
+    newest = max((plan.origin.version for plan in plans.values()), key=version_tuple)
+    plans = {name: plan for name, plan in plans.items() if plan.origin.version == newest}
+    if len({plan.profiles for plan in plans.values()}) > 1:
         raise UsageError(f"{', '.join(plans)} have different profiles; choose one with --plan, or build them with the same")
-    profiles = tuple(map(Profile.parse, entries[0]["profiles"]))
+    profiles = tuple(map(Profile.parse, next(iter(plans.values())).profiles))
     largest = max(profile.max for profile in profiles)
     if gap := next((size for size in range(1, largest + 1) if best_profile(profiles, size) is None), None):
         raise UsageError(
@@ -84,15 +85,16 @@ def _plans(subject: Subject, candidate: Candidate, options: TritonOptions) -> Ar
             f"`{build} --batch 1:{largest}:{largest}`"
         )
     inputs, outputs = interface(subject.bundle.artifact(candidate.artifact))
-    files, by_capability = _files(plans)
+    origins = {name: plan.origin for name, plan in plans.items()}
+    files, by_capability = _files(origins)
     return Artifact(
         candidate=candidate, files=files, by_capability=by_capability, inputs=inputs, outputs=outputs, max_batch=largest,
         profiles=profiles, preferred=tuple(sorted({profile.opt for profile in profiles} - {1})),
-        warnings=tuple(_warnings(options, next(iter(plans.values())))),
+        warnings=tuple(_warnings(options, next(iter(origins.values())))),
     )  # fmt: skip
 
 
-def _named(subject: Subject, candidate: Candidate, name: str) -> dict[str, Origin]:
+def _named(subject: Subject, candidate: Candidate, name: str) -> dict[str, PlanFile]:
     plans = subject.plans(candidate)
     if name not in plans:
         raise UsageError(f"{name} is not a plan of {candidate.artifact} for {candidate.backend}; there is {', '.join(plans)}")
@@ -156,19 +158,15 @@ def _within(subject: Subject, found: Artifact, options: TritonOptions, bound_s: 
 
 def _measured(subject: Subject, found: Artifact) -> dict[int, float]:
     """The p99 latency in seconds of what is served, by batch size; of several measurements the newest."""
-    hashes = {subject.bundle.manifest["artifacts"][name]["sha256"] for name in found.files.values()}
+    hashes = {subject.bundle.sha256(name) for name in found.files.values()}
     records = [
         record
-        for record in subject.bundle.manifest["measurements"].values()
-        if record.get("made_from") in hashes
-        and record.get("candidate") == str(found.candidate)
-        and not record.get("partial")  # of a run that was interrupted
+        for record in subject.bundle.manifest.measurements.values()
+        if record.made_from in hashes and record.candidate == str(found.candidate) and not record.partial
     ]
     if not records:
         raise UsageError(
             f"{subject.bundle.path} has no measurement of {', '.join(found.files.values())} to keep a latency bound by; take "
             f"it with `resnet-deploy bench {subject.bundle.path} --backend {found.candidate}`, or leave --latency-bound out"
         )
-    return {
-        int(record["batch"]): float(record["latency_s"]["p99"]) for record in sorted(records, key=lambda r: str(r["measured"]))
-    }
+    return {record.batch: record.latency_s.p99 for record in sorted(records, key=lambda record: record.measured)}

@@ -49,7 +49,7 @@ def cpp(bundle: Bundle | str | Path, output: str | Path, *, backend: str = "onnx
     if precision not in kinds:
         raise UsageError(f"unknown precision {precision!r}; choose {', '.join(kinds)}")
     candidate = Candidate.parse(f"{backend}:{precision}")
-    subject = Subject(bundle if isinstance(bundle, Bundle) else Bundle.open(bundle))
+    subject = Subject(Bundle.open(bundle))
     names = tuple(subject.plans(candidate)) if backend in PLANS else (subject.graph(candidate),)
     output = Path(output)
     _check_new(output)

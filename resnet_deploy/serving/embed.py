@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_deploy import _deps
+from resnet_deploy import _deps, _json
 from resnet_deploy.backends.base import Backend, Candidate, Outputs
 from resnet_deploy.benchmarking.machine import cores
 from resnet_deploy.bundle.opened import Subject
@@ -25,7 +25,7 @@ from resnet_deploy.serving.listing import Listing, list_images, text_of
 from resnet_deploy.serving.parts import SCHEMA_VERSION, Output
 from resnet_deploy.serving.pipeline import Decoders
 from resnet_deploy.serving.tables import LABELS, Answers, check_outputs
-from resnet_deploy.specs import MAX_BATCH, InputFormat, Progress, TensorSpec, silent, to_dict
+from resnet_deploy.specs import MAX_BATCH, Progress, TensorSpec, silent, to_dict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,9 +115,9 @@ class Job:
 
     @property
     def decoder(self) -> Decoder:
-        described, most = self.subject.description, self.options.max_pixels
+        most = self.options.max_pixels
         transform = Transform(
-            preprocessing=self.subject.preprocessing, input_format=InputFormat(described["input_format"]), max_pixels=most
+            preprocessing=self.subject.preprocessing, input_format=self.subject.description.input_format, max_pixels=most
         )
         return Decoder(transform=transform, max_pixels=most)
 
@@ -171,18 +171,18 @@ def embed(
 
 
 def _outputs(subject: Subject) -> list[TensorSpec]:
-    return [TensorSpec.from_dict(spec) for spec in subject.description["outputs"]]
+    return list(subject.description.outputs)
 
 
 def _columns(subject: Subject) -> dict[str, str]:
     lists = {spec.name: f"{'int64' if 'int' in spec.dtype else 'float32'} [{spec.shape[1]}]" for spec in _outputs(subject)}
-    named = "topk_indices" in lists and subject.description["class_names"] is not None
+    named = "topk_indices" in lists and subject.description.class_names is not None
     return {"path": "string", **lists, **({LABELS: lists["topk_indices"].replace("int64", "string")} if named else {})}
 
 
 def _request(subject: Subject, asked: EmbedOptions, listing: Listing) -> dict[str, Any]:
     """What the output depends on: equal requests, equal outputs."""
-    described, candidate = subject.description, asked.candidate
+    described, candidate = _json.plain(subject.description), asked.candidate
     package = {"eager": "torch"}.get(candidate.backend, candidate.backend.replace("-", "_"))
     return {
         "schema_version": SCHEMA_VERSION,
@@ -258,7 +258,7 @@ class _Writer:
         self._writing: Future[None] | None = None
 
     def _fresh(self) -> Answers:
-        return Answers(_outputs(self._job.subject), self._job.subject.description["class_names"])
+        return Answers(_outputs(self._job.subject), self._job.subject.description.class_names)
 
     def add(self, *result: Any) -> tuple[bytes, str] | None:
         first_bad = self._answers.add(*result)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import resnet_deploy
+from resnet_deploy import _json
 from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.errors import UsageError
 from resnet_deploy.serving.model_config import new_config, string_parameters, to_dict
@@ -27,7 +28,7 @@ def ensemble(subject: Subject, network: Model, options: TritonOptions, labels: l
 
     Raises UsageError where one of them would meet bfloat16, which Triton's Python models cannot read or write.
     """
-    kind = subject.description["head"]["kind"]
+    kind = subject.description.head.kind.value
     scored = kind in {HeadKind.LOGITS.value, HeadKind.PROBABILITIES.value}
     met = to_dict(network.config)["input"] + (to_dict(network.config)["output"] if scored else [])
     if any(entry["data_type"] == "TYPE_BF16" for entry in met):
@@ -65,8 +66,8 @@ def _identity(network: Model) -> dict[str, str]:
 
 def _decode(subject: Subject, network: Model, options: TritonOptions) -> Model:
     pixels = network.config.input[0]
-    described = subject.description
-    parameters = {"preprocessing": json.dumps(described["preprocessing"]), "input_format": described["input_format"]}
+    model = _json.plain(subject.description)
+    parameters = {"preprocessing": json.dumps(model["preprocessing"]), "input_format": model["input_format"]}
     config = _python(
         network, "decode", options,
         [{"name": "image", "data_type": "TYPE_STRING", "dims": [1]}],

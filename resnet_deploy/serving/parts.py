@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from resnet_deploy._deps import require
 from resnet_deploy._files import write_atomic, writing
-from resnet_deploy.bundle.store import key_of
+from resnet_deploy.bundle.codec import key_of
 from resnet_deploy.errors import OutputError
 from resnet_deploy.serving.tables import bad_rows, write_bad, write_good, write_table
 

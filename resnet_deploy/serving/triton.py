@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from resnet_deploy.bundle.names import slug
 from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import DataError, UsageError
@@ -15,7 +15,7 @@ from resnet_deploy.serving.ensemble import ensemble
 from resnet_deploy.serving.model_config import new_config, string_parameters
 from resnet_deploy.serving.options import TritonOptions
 from resnet_deploy.serving.repository import IDENTITY, Added, File, Model, add
-from resnet_deploy.specs import HeadKind, Progress, TensorSpec, silent
+from resnet_deploy.specs import HeadKind, InputFormat, Progress, TensorSpec, silent
 
 _TYPES = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32", "float16": "TYPE_FP16", "bfloat16": "TYPE_BF16", "int64": "TYPE_INT64"}
 _PLATFORMS = {"onnxruntime": "onnxruntime_onnx", "tensorrt": "tensorrt_plan"}
@@ -51,9 +51,9 @@ def triton(bundle: Bundle | str | Path, output: str | Path, *, progress: Progres
     the repository held stays as it was, and a server that polls it sees a version whole or not at all.
     """
     asked = TritonOptions(**options)
-    subject = Subject(bundle if isinstance(bundle, Bundle) else Bundle.open(bundle))
+    subject = Subject(Bundle.open(bundle))
     artifact = choose_artifact(subject, asked)
-    name = asked.name or re.sub(r"[^\w.+=-]+", "-", str(subject.description["architecture"]))
+    name = asked.name or slug(subject.description.architecture)
     labels = _labels(subject, asked)
     progress("copy", 0, None)
     models = [_model(subject, artifact, asked, name, labels)]
@@ -67,9 +67,8 @@ def triton(bundle: Bundle | str | Path, output: str | Path, *, progress: Progres
 
 
 def _model(subject: Subject, artifact: Artifact, options: TritonOptions, name: str, labels: list[str] | None) -> Model:
-    entries = subject.bundle.manifest["artifacts"]
     files = {
-        file: File(path=subject.bundle.artifact(source), sha256=entries[source]["sha256"])
+        file: File(path=subject.bundle.artifact(source), sha256=subject.bundle.sha256(source))
         for file, source in artifact.files.items()
     }
     beside = {} if labels is None else {LABELS: File(content="".join(f"{label}\n" for label in labels).encode())}
@@ -77,7 +76,7 @@ def _model(subject: Subject, artifact: Artifact, options: TritonOptions, name: s
 
 
 def _config(subject: Subject, artifact: Artifact, options: TritonOptions, name: str, labelled: bool) -> Any:
-    layout = "FORMAT_NHWC" if subject.description["input_format"] == "uint8" else "FORMAT_NCHW"
+    layout = "FORMAT_NHWC" if subject.description.input_format is InputFormat.UINT8 else "FORMAT_NCHW"
     fields: dict[str, Any] = {
         "name": name, "platform": _PLATFORMS[options.platform], "backend": options.platform,
         "max_batch_size": artifact.max_batch,
@@ -104,12 +103,12 @@ def _config(subject: Subject, artifact: Artifact, options: TritonOptions, name: 
 
 def _identity(subject: Subject) -> str:
     """Whose model it is: what all its versions share. Weights and precision are a version's own."""
-    described = subject.description
-    transform = described["preprocessing"]
+    model = subject.description
+    transform = model.preprocessing
     return (
-        f"{described['architecture']}, {described['num_classes']} classes, {described['input_format']} input of "
-        f"{transform['crop']} pixels (resize {transform['resize']}, mean {transform['mean']}, std {transform['std']}), head "
-        f"{described['request']['head']}{' of unit length' if described['head']['l2_normalize'] else ''}"
+        f"{model.architecture}, {model.num_classes} classes, {model.input_format.value} input of {transform.crop} pixels "
+        f"(resize {transform.resize}, mean {list(transform.mean)}, std {list(transform.std)}), head "
+        f"{model.request.head}{' of unit length' if model.head.l2_normalize else ''}"
     )
 
 
@@ -138,17 +137,17 @@ def _warm_up(artifact: Artifact) -> list[dict[str, Any]]:
 
 def _labels(subject: Subject, options: TritonOptions) -> list[str] | None:
     """Names of the classes, where the head scores classes and they are known. Raises DataError for a file that cannot be."""
-    described = subject.description
-    scores = described["head"]["kind"] in {HeadKind.LOGITS.value, HeadKind.PROBABILITIES.value}
+    model = subject.description
+    scores = model.head.kind in {HeadKind.LOGITS, HeadKind.PROBABILITIES}
     if options.labels is None:
-        return described["class_names"] if scores else None
+        return list(model.class_names) if scores and model.class_names is not None else None
     if not scores:
-        raise UsageError(f"labels name the classes of logits and probabilities; the head is {described['head']['kind']}")
+        raise UsageError(f"labels name the classes of logits and probabilities; the head is {model.head.kind.value}")
     path = Path(options.labels)
     try:
         names = path.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as exc:
         raise DataError(f"{path} cannot be read as labels, one name a line: {exc}") from exc
-    if len(names) != described["num_classes"]:
-        raise DataError(f"{path} has {len(names)} lines; the model has {described['num_classes']} classes, one a line each")
+    if len(names) != model.num_classes:
+        raise DataError(f"{path} has {len(names)} lines; the model has {model.num_classes} classes, one a line each")
     return names

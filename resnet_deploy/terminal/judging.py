@@ -18,8 +18,8 @@ def verdicts(found: list[Verdict]) -> str:
     names = [name for name in found[0].report.to_dict() if name != "images"]
     rows = [{"": name, **{c: _figure(getattr(v.report, name)) for c, v in columns.items()}} for name in names]
     rows.append({"": "gate", **{column: verdict.gate for column, verdict in columns.items()}})
-    crops = f" ({about['crops']} crops each)" if about["crops"] > 1 else ""
-    return f"{about['images']} images of {about['source']}{crops}, against eager PyTorch\n\n{table(rows)}"
+    crops = f" ({about.crops} crops each)" if about.crops > 1 else ""
+    return f"{about.images} images of {about.source}{crops}, against eager PyTorch\n\n{table(rows)}"
 
 
 def layers(found: Divergence) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from resnet_deploy.bundle.manifest import GraphFile
+from resnet_deploy.bundle.names import FP32
 from resnet_deploy.terminal.tables import counted, table
 
 if TYPE_CHECKING:
@@ -34,18 +36,16 @@ def models(rows: list[dict[str, Any]]) -> str:
 
 
 def exported(bundle: Bundle) -> str:
-    model, artifacts = bundle.manifest["model"], bundle.manifest["artifacts"]
-    checks = artifacts["model.fp32.onnx"]["checks"]
-    worst = max(check["max_rel_error"] for check in checks)
-    batches = ", ".join(str(check["batch"]) for check in checks)
-    files = [
-        {"file": name, "bytes": f"{entry['size_bytes']:,}", "sha256": entry["sha256"][:16]} for name, entry in artifacts.items()
-    ]
+    model, artifacts = bundle.manifest.model, bundle.manifest.artifacts
+    checks = bundle.manifest.files(GraphFile)[FP32].checks
+    worst = max(check.max_rel_error for check in checks)
+    batches = ", ".join(str(check.batch) for check in checks)
+    files = [{"file": name, "bytes": f"{entry.size_bytes:,}", "sha256": entry.sha256[:16]} for name, entry in artifacts.items()]
     return "\n".join(
         [
-            f"{bundle.path}: {model['architecture']}, weights {model['weights']['source']}",
-            f"input   {_shaped(model['input'])}",
-            f"output  {', '.join(_shaped(spec) for spec in model['outputs'])}",
+            f"{bundle.path}: {model.architecture}, weights {model.weights.source}",
+            f"input   {model.input}",
+            f"output  {', '.join(map(str, model.outputs))}",
             f"checked against eager at batch {batches}: relative error at most {worst:.1e}",
             "",
             table(files),
@@ -53,21 +53,17 @@ def exported(bundle: Bundle) -> str:
     )
 
 
-def _shaped(spec: dict[str, Any]) -> str:
-    return f"{spec['name']} {spec['dtype']} [{', '.join(map(str, spec['shape']))}]"
-
-
 def plans(bundle: str, found: list[Plan]) -> str:
     rows = [
         {
             "plan": plan.name,
-            "MB": f"{plan.entry['size_bytes'] / 1e6:.1f}",
-            "profiles": ", ".join(plan.entry["profiles"]),
+            "MB": f"{plan.entry.size_bytes / 1e6:.1f}",
+            "profiles": ", ".join(plan.entry.profiles),
             "convolutions": counted(plan.report.convolutions),
             "layers": len(plan.report.engine_layers),
             "reformats": plan.report.reformats,
             "unfused adds": len(plan.report.unfused_adds),
-            "built": "before" if plan.reused else f"in {plan.entry['builder_s']:.1f} s",
+            "built": "before" if plan.reused else f"in {plan.entry.builder_s:.1f} s",
         }
         for plan in found
     ]

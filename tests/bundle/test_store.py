@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from resnet_deploy.bundle.store import MANIFEST, Bundle
+from resnet_deploy.bundle.names import MANIFEST
+from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import BundleError, IntegrityError, StorageError
 
 MODEL = {"architecture": "resnet18", "request": {}}
@@ -30,8 +31,8 @@ def make(path: Path, version: int, **model: object) -> Bundle:
 def state(path: Path) -> int:
     """The one version that everything in a bundle is of; an error where it is a mixture."""
     bundle = Bundle.open(path)
-    texts = {bundle.artifact(name).read_text().split()[1] for name in bundle.manifest["artifacts"]}
-    assert texts == {str(bundle.manifest["model"]["version"])}
+    texts = {bundle.artifact(name).read_text().split()[1] for name in bundle.manifest.artifacts}
+    assert texts == {str(bundle.manifest.model.version)}
     return int(texts.pop())
 
 
@@ -39,7 +40,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     made = make(tmp_path / "b", 1)
     found = Bundle.open(tmp_path / "b")
     assert found.manifest == made.manifest
-    entry = found.manifest["artifacts"]["graph.bin"]
+    entry = found.manifest.artifacts["graph.bin"]
     assert entry["size_bytes"] == len("graph.bin 1") and "torch" in entry["packages"] and entry["created"]
     assert state(tmp_path / "b") == 1
     assert sorted(p.name for p in (tmp_path / "b").iterdir()) == [".lock", "graph.bin", MANIFEST, "weights.bin"]
@@ -176,7 +177,7 @@ def test_two_processes_do_not_write_at_once(tmp_path: Path) -> None:
         other.kill()
         other.wait()
     bundle.record("parity", {"a": 1})
-    assert Bundle.open(tmp_path).manifest["parity"] == {"a": 1}
+    assert Bundle.open(tmp_path).manifest.parity == {"a": 1}
 
 
 def test_a_read_only_parent_is_refused(tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def test_a_plan_for_another_gpu_is_refused(bundle: Bundle, tmp_path: Path, flavo
     ready(bundle, flavour)
     other = Bundle.open(shutil.copytree(bundle.path, tmp_path / "b"))
     with other.transaction() as change:
-        for entry in change.manifest["artifacts"].values():
+        for entry in change.manifest.artifacts.values():
             if entry["kind"] == "plan":
                 entry["origin"] |= {"gpu": "Another GPU", "compute_capability": "1.0", "targets": []}
     with pytest.raises(UnavailableError, match="Another GPU"):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 import resnet_deploy as rd
-from resnet_deploy.bundle.opened import CALIBRATION
+from resnet_deploy.bundle.names import CALIBRATION
 from resnet_deploy.precision.auto import distance
 from resnet_deploy.precision.calibrate import Calibration, image_digest
 

@@ -124,9 +124,9 @@ def test_export_reconstructs_for_tensorrt_alone(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(reconstruct, "reconstruct", functools.partial(reconstructed, steps=(2, 2)))
     made: dict[str, Any] = {"precision": "int8", "input": "uint8", "max_batch": 2}
     bundle = rd.export("resnet_cifar:8", tmp_path / "b", calibration="random:40", **made)
-    plain = bundle.manifest["artifacts"]
+    plain = bundle.manifest.artifacts
     bundle = rd.export("resnet_cifar:8", tmp_path / "b", calibration="random:40", reconstruct=True, **made)
-    found = bundle.manifest["artifacts"]
+    found = bundle.manifest.artifacts
     assert found["model.int8.onnx"]["settings"]["reconstruct"] is True
     assert found["model.int8.onnx"]["sha256"] != plain["model.int8.onnx"]["sha256"]
     assert found["model.int8-cpu.onnx"] == plain["model.int8-cpu.onnx"]

@@ -93,7 +93,7 @@ def test_a_newer_measurement_is_no_sample_of_an_older_report(own: Path) -> None:
     """A run that is killed before its report leaves samples that belong to no row of the last one."""
     bundle = Bundle.open(own / "bundle")
     with bundle.transaction() as change:
-        for entry in change.manifest["measurements"].values():
+        for entry in change.manifest.measurements.values():
             entry["latency_s"]["p50"] *= 1.5
     assert load_report(own / "bundle")["samples"] == {}
 

@@ -47,7 +47,7 @@ def with_tensorrt(
     """A plan of TensorRT in a bundle's manifest, as a GPU machine would have recorded it; nothing here ever reads one."""
     precision = graph.split(".")[1]
     name = f"model.{precision}.tensorrt-{version}.{gpu.lower().replace(' ', '-')}.plan"
-    artifacts = bundle.manifest["artifacts"]
+    artifacts = bundle.manifest.artifacts
     origin = {"flavour": "tensorrt", "version": version, "platform": "Linux-x86_64", "gpu": gpu, "targets": [],
               "compute_capability": capability, "version_compatible": False, "hardware_compatible": None}  # fmt: skip
     with bundle.transaction() as change:

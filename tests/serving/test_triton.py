@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 import resnet_deploy as rd
-from resnet_deploy.bundle.store import Bundle, now
+from resnet_deploy.bundle.codec import now
+from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.engine.plan import Origin
 from resnet_deploy.errors import DataError, RepositoryError, ServingError, UsageError
 from resnet_deploy.lowering import LoweringOptions, lower
@@ -142,7 +143,7 @@ def test_releases() -> None:
 
 def measured(bundle: Bundle, candidate: str, artifact: str, p99_s: dict[int, float]) -> None:
     """Measurements as `bench` records them."""
-    made_from = bundle.manifest["artifacts"][artifact]["sha256"]
+    made_from = bundle.manifest.artifacts[artifact].sha256
     bundle.record("measurements", {
         f"key{size}": {"candidate": candidate, "made_from": made_from, "batch": size, "measured": now(),
                        "latency_s": {"p50": time_s / 2, "p99": time_s}}

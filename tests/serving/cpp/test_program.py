@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 
 from resnet_deploy.backends.base import Candidate
+from resnet_deploy.bundle.names import MANIFEST
 from resnet_deploy.bundle.opened import Subject
-from resnet_deploy.bundle.store import MANIFEST, Bundle
-from resnet_deploy.steps import export
+from resnet_deploy.bundle.store import Bundle
+from resnet_deploy.pipeline.export import export
 from tests.conftest import DIGITS
 from tests.serving.cpp.programs import PIXELS, Edit, answers, build, changed, classify, compare, expected, ppm, run
 
@@ -29,7 +30,7 @@ def test_logits_equal_pythons(program: Path, digits_bundle: Bundle, images: list
     found = answers(program, digits_bundle.path, images, "--batch", str(batch), "--top", "3", "--contexts", "2")
     wanted = expected(digits_bundle)
     compare(found, wanted)
-    names = digits_bundle.manifest["model"]["class_names"]
+    names = digits_bundle.manifest.model.class_names
     for answer, logits in zip(found, wanted["logits"], strict=True):
         assert [best["class"] for best in answer["top"]] == np.argsort(-logits, kind="stable")[:3].tolist()
         assert [best["label"] for best in answer["top"]] == [names[best["class"]] for best in answer["top"]]
@@ -201,7 +202,7 @@ def test_a_manifest_that_is_as_good(program: Path, digits_bundle: Bundle, images
     folder = changed(digits_bundle, tmp_path / "bundle", lambda manifest: manifest.update(later=odd))
     Bundle.open(folder)
     run(program, folder, images[0])
-    folder = changed(digits_bundle, tmp_path / "unnamed", lambda manifest: manifest["model"].update(class_names=None))
+    folder = changed(digits_bundle, tmp_path / "unnamed", lambda manifest: manifest.model.update(class_names=None))
     assert all(best["label"] is None for best in answers(program, folder, images[:1])[0]["top"])
 
 
@@ -276,7 +277,7 @@ def test_no_leak_and_no_undefined_behaviour(
     (tmp_path / "no.ppm").write_bytes(b"P6 # ")
     for bad in ("short.ppm", "no.ppm", "nowhere.ppm"):
         run(program, digits_bundle.path, *images, tmp_path / bad, "--contexts", "3", code=2, env=strict)
-    folder = changed(digits_bundle, tmp_path / "bundle", lambda manifest: manifest["model"].update(input_format="float"))
+    folder = changed(digits_bundle, tmp_path / "bundle", lambda manifest: manifest.model.update(input_format="float"))
     run(program, folder, images[0], code=2, env=strict)
 
 

@@ -30,7 +30,7 @@ def test_the_project(digits_bundle: Bundle, tmp_path: Path) -> None:
     for name in FILES - {"bundle", "CMakePresets.json"}:
         assert (project.path / name).read_bytes() == (SOURCES / name).read_bytes()
     own = Bundle.open(project.path / "bundle")
-    assert list(own.manifest["artifacts"]) == ["model.fp32.onnx"] and own.manifest["model"] == digits_bundle.manifest["model"]
+    assert list(own.manifest.artifacts) == ["model.fp32.onnx"] and own.manifest.model == digits_bundle.manifest.model
     assert own.artifact("model.fp32.onnx").read_bytes() == digits_bundle.artifact("model.fp32.onnx").read_bytes()
     assert project.path.stat().st_mode & 0o777 == 0o755 and [path.name for path in project.path.parent.iterdir()] == ["project"]
 

@@ -39,7 +39,7 @@ def bundle(rtx_build: Path, digits_bundle: Bundle, tmp_path_factory: pytest.Temp
 
 
 def plan_of(bundle: Bundle) -> tuple[str, dict[str, Any]]:
-    return next((name, entry) for name, entry in bundle.manifest["artifacts"].items() if entry["kind"] == "plan")
+    return next((name, entry) for name, entry in bundle.manifest.artifacts.items() if entry["kind"] == "plan")
 
 
 def test_plans_that_are_none_are_refused_before_cuda_is_asked(rtx_units: Ask, bundle: Bundle, tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_plans_of_another_version_or_system(
     found: str,
 ) -> None:
     name, _ = plan_of(bundle)
-    folder = changed(bundle, tmp_path / "bundle", lambda manifest: manifest["artifacts"][name]["origin"].update(origin))
+    folder = changed(bundle, tmp_path / "bundle", lambda manifest: manifest.artifacts[name].origin.update(origin))
     said = run(classify(rtx_build), folder, images[0], code=3).stderr
     assert "the plan was built with tensorrt-rtx" in said and found in said and "Build it again here with" in said
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from resnet_deploy.bundle.store import Bundle, Transaction
-from resnet_deploy.errors import BundleError, IntegrityError, StorageError
+from resnet_deploy.bundle import codec
+from resnet_deploy.bundle.store import Bundle
+from resnet_deploy.bundle.transaction import Transaction
+from resnet_deploy.errors import BundleError, ConflictError, IntegrityError, StorageError
 
 
 class Ledger:
     """Where records go. refused: why the last that the bundle did not take was refused; None where it took all.
 
-    A bundle on a read-only file system, a full disk, or one that another process is working on can be measured all the same.
+    A bundle on a read-only file system, on a full disk, or whose files another process replaced meanwhile can be measured all
+    the same: what was found is told, and why it is not kept.
     """
 
     def __init__(self, bundle: Bundle) -> None:
@@ -25,12 +28,13 @@ class Ledger:
             with self.bundle.transaction() as change:
                 if write is not None:
                     write(change)
-                change.manifest.setdefault(section, {}).update(entries)
+                change.record(section, entries)
         except IntegrityError:
             raise
         except (BundleError, StorageError) as exc:
             self.refused = str(exc)
-            self.bundle.manifest.setdefault(section, {}).update(entries)
+            if not isinstance(exc, ConflictError):
+                self.bundle.manifest = codec.replaced(self.bundle.manifest, section, entries)
             return False
         return True
 

@@ -1,0 +1,332 @@
+"""manifest.json as typed, frozen objects: what is read, checked, written and published as a schema is this one definition.
+
+Patterns end in `$(?!\\n)`: `$` alone would let a line break through.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar
+
+from msgspec import Meta, Struct
+
+from resnet_deploy.bundle.names import FILE_NAME
+from resnet_deploy.engine.plan import Origin
+from resnet_deploy.engine.report import PlanReport
+from resnet_deploy.specs import Head, InputFormat, Precision, Preprocessing, TensorSpec
+
+SCHEMA_VERSION: Literal[2] = 2
+
+FileName = Annotated[str, Meta(pattern=FILE_NAME)]
+Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
+Key = Annotated[str, Meta(pattern=r"^[0-9a-f]{16}$(?!\n)")]
+ImageDigest = Annotated[str, Meta(pattern=r"^[0-9a-f]{16}$(?!\n)")]
+Origins = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.+=-]{1,4096}$(?!\n)")]  # digests joined by +, or a published file's name
+Text = Annotated[str, Meta(max_length=100_000)]
+Name = Annotated[str, Meta(min_length=1, max_length=1000)]
+Time = Annotated[str, Meta(max_length=40)]
+Count = Annotated[int, Meta(ge=0, le=2**53)]
+Positive = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+Seconds = Annotated[float, Meta(ge=0)]
+ProfileText = Annotated[str, Meta(pattern=r"^[0-9]{1,6}:[0-9]{1,6}:[0-9]{1,6}$(?!\n)")]
+Facts = dict[str, Any]  # of runtimes and machines, as they say them; nothing is computed from it
+Source = Literal["checkpoint", "option", "assumed"]
+
+
+class Record(Struct, frozen=True, kw_only=True):
+    """What is recorded of one thing; unknown fields are left out when it is read."""
+
+
+# --- the model ---------------------------------------------------------------------------------------------------------------
+
+
+class Request(Record, frozen=True, kw_only=True):
+    """What was asked of `export`: equal requests give equal files. weights: their digest, None for random ones."""
+
+    weights: Origins | None
+    num_classes: Positive | None
+    new_head: bool
+    head: Name
+    l2_normalize: bool
+    input: InputFormat
+    image_size: Positive | None
+    resize: Positive | None
+    mean: tuple[float, float, float] | None
+    std: tuple[float, float, float] | None
+    max_batch: Positive
+    opset: Annotated[int, Meta(ge=1, le=1000)]
+
+
+class WeightsOrigin(Record, frozen=True, kw_only=True):
+    """Where the weights are from. source: what the user called them, or `random`. key: of a checkpoint with several networks.
+    top1_accuracy: a fraction, as their publisher, the checkpoint or the training's own log says; reported_by: which of them.
+    members: an ensemble's.
+    """
+
+    source: Text
+    sha256: Origins | None = None
+    key: Text | None = None
+    new_head: bool = False
+    seed: int | None = None
+    top1_accuracy: Annotated[float, Meta(ge=0, le=1)] | None = None
+    reported_by: Text | None = None
+    members: tuple[WeightsOrigin, ...] = ()
+
+
+class ModelDescription(Record, frozen=True, kw_only=True):
+    """What the files of a bundle are a model of."""
+
+    architecture: Name
+    request: Request
+    family: Text
+    paper: Text | None
+    num_classes: Positive
+    class_names: tuple[Name, ...] | None
+    weights: WeightsOrigin
+    head: Head
+    input_format: InputFormat
+    preprocessing: Preprocessing
+    preprocessing_source: dict[str, Source] = {}
+    input: TensorSpec
+    outputs: Annotated[tuple[TensorSpec, ...], Meta(min_length=1)]
+    parameters: Count
+    macs: Count
+
+
+# --- files -------------------------------------------------------------------------------------------------------------------
+
+
+class Artifact(Record, frozen=True, kw_only=True, tag_field="kind"):
+    """A file of the bundle. command, packages: what made it."""
+
+    sha256: Sha256
+    size_bytes: Count
+    created: Time
+    command: Text
+    packages: dict[str, Text]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Warnings that were given when it was made."""
+        return tuple(getattr(self, "warnings", ()))
+
+
+class WeightsFile(Artifact, frozen=True, kw_only=True, tag="weights"):
+    """What the eager reference is rebuilt from. made_from: the digest of the checkpoint."""
+
+    made_from: Origins | None
+
+
+class Check(Record, frozen=True, kw_only=True):
+    """An export against eager at one batch size."""
+
+    batch: Positive
+    max_abs_error: Seconds
+    max_rel_error: Seconds
+    cosine_min: float
+
+
+class CalibrationUse(Record, frozen=True, kw_only=True):
+    """What a quantized file was calibrated on. images: digests, `auto`'s held-back ones too: it is never judged on them."""
+
+    method: Name
+    data: Text
+    key: Key
+    images: tuple[ImageDigest, ...]
+
+
+class GraphFile(Artifact, frozen=True, kw_only=True, tag="onnx"):
+    """An ONNX file. made_from: the digest of the weights (FP32) or of the FP32 graph. key: of all that it depends on.
+    settings: of the lowering, with which it can be made again."""
+
+    precision: Precision
+    made_from: Sha256 | None = None
+    opset: Positive | None = None
+    checks: tuple[Check, ...] = ()
+    settings: Facts = {}
+    calibration: CalibrationUse | None = None
+    key: Key | None = None
+    quantized_layers: Count | None = None
+    quantized_tensors: Count | None = None
+
+
+class CalibrationFile(Artifact, frozen=True, kw_only=True, tag="calibration"):
+    """Ranges of tensors. images: how many were seen."""
+
+    method: Name
+    images: Count
+    data: Text
+    key: Key
+    warnings: tuple[Text, ...] = ()
+
+
+class PlanFile(Artifact, frozen=True, kw_only=True, tag="plan"):
+    """A TensorRT plan. made_from: the digest of its graph."""
+
+    precision: Precision
+    made_from: Sha256
+    key: Key
+    origin: Origin
+    profiles: Annotated[tuple[ProfileText, ...], Meta(min_length=1)]
+    flags: Facts
+    builder_s: Seconds
+    report: PlanReport
+    warnings: tuple[Text, ...] = ()
+
+
+class TimingCache(Artifact, frozen=True, kw_only=True, tag="timing_cache"):
+    """Times of kernels, for the next build."""
+
+    origin: Origin
+
+
+class SamplesFile(Artifact, frozen=True, kw_only=True, tag="samples"):
+    """Raw samples by the key of their measurement."""
+
+
+class ProfilesFile(Artifact, frozen=True, kw_only=True, tag="profiles"):
+    """What layers took."""
+
+
+class ReportFile(Artifact, frozen=True, kw_only=True, tag="report"):
+    """The last run of `bench`."""
+
+
+class LoadGenLog(Artifact, frozen=True, kw_only=True, tag="loadgen_log"):
+    """A log of MLPerf's LoadGen. key: of its scenario's record."""
+
+    key: Key
+
+
+File = WeightsFile | GraphFile | CalibrationFile | PlanFile | TimingCache | SamplesFile | ProfilesFile | ReportFile | LoadGenLog
+
+
+# --- what was judged and measured --------------------------------------------------------------------------------------------
+
+
+class SkippedImage(Record, frozen=True, kw_only=True):
+    """An image that could not be read, and why."""
+
+    name: Text
+    reason: Text
+
+
+class JudgedData(Record, frozen=True, kw_only=True):
+    """The images of a verdict. calibrated_on: how many were left out since the candidate had seen them."""
+
+    source: Text
+    sha256: Sha256
+    crops: Positive
+    images: Positive
+    calibrated_on: Count
+    skipped: tuple[SkippedImage, ...] = ()
+    notes: tuple[Text, ...] = ()
+
+
+class ParityRecord(Record, frozen=True, kw_only=True):
+    """A candidate against the reference. made_from, reference: digests of the files that ran."""
+
+    candidate: Name
+    made_from: Sha256
+    reference: Sha256 | None = None
+    data: JudgedData
+    batch: Positive
+    runtime: Facts
+    created: Time
+    report: dict[str, bool | int | float | str | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latency:
+    """Seconds an inference of a whole batch."""
+
+    p50: Annotated[float, Meta(gt=0)]
+    p90: Seconds
+    p99: Seconds
+    mean: Seconds
+    iqr: Seconds
+
+
+class MeasurementRecord(Record, frozen=True, kw_only=True):
+    """A candidate's figures at one batch size, as `benchmarking.report.Result` explains them."""
+
+    candidate: Name
+    made_from: Sha256
+    batch: Positive
+    threads: Count | None
+    runtime: Facts
+    measured: Time
+    latency_s: Latency
+    device_latency_s: Latency
+    images_per_s: Annotated[float, Meta(gt=0)]
+    samples: Count
+    noisy: bool
+    warm: bool
+    warmup_runs: Count
+    enqueue_latency_s: Latency | None = None
+    h2d_latency_s: Latency | None = None
+    compute_latency_s: Latency | None = None
+    d2h_latency_s: Latency | None = None
+    host_latency_s: Latency | None = None
+    throughput_images_per_s: Annotated[float, Meta(gt=0)] | None = None
+    conditions: Facts | None = None
+    settings: Facts = {}
+    partial: bool = False
+
+
+class ScenarioRecord(Record, frozen=True, kw_only=True):
+    """One of MLPerf's scenarios, as LoadGen judged it."""
+
+    candidate: Name
+    made_from: Sha256 | None = None
+    scenario: Literal["single-stream", "multi-stream", "server", "offline"]
+    valid: bool
+    reason: Text
+    notes: tuple[Text, ...]
+    metrics: dict[str, float | int]
+    log_files: tuple[FileName, ...]
+    threads: Count | None
+    runtime: Facts
+    measured: Time
+    conditions: Facts | None = None
+    error: Text | None = None
+
+
+class CeilingRecord(Record, frozen=True, kw_only=True):
+    """What a device could do, measured: operations and bytes a second."""
+
+    name: Text
+    flop_s: dict[str, Seconds]
+    memory_bytes_s: Seconds
+    host_bytes_s: Seconds | None
+    source: Text
+    names: tuple[Text, ...] = ()
+
+
+# --- the whole ---------------------------------------------------------------------------------------------------------------
+
+
+class Manifest(Record, frozen=True, kw_only=True):
+    """What a bundle holds."""
+
+    schema_version: Literal[2] = SCHEMA_VERSION
+    created: Time
+    model: ModelDescription
+    artifacts: dict[FileName, File] = {}
+    parity: dict[Key, ParityRecord] = {}
+    measurements: dict[Key, MeasurementRecord] = {}
+    scenarios: dict[Key, ScenarioRecord] = {}
+    roofs: dict[Key, CeilingRecord] = {}
+    tuning: Facts | None = None
+
+    def files(self, kind: type[F]) -> dict[str, F]:
+        """Artifacts of one kind by name."""
+        return {name: entry for name, entry in self.artifacts.items() if isinstance(entry, kind)}
+
+    @property
+    def digests(self) -> frozenset[str]:
+        """Of every file."""
+        return frozenset(entry.sha256 for entry in self.artifacts.values())
+
+
+F = TypeVar("F", bound=Artifact)

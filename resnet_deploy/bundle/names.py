@@ -1,0 +1,48 @@
+"""What the files of a bundle are called, and which names a file of one may have."""
+
+from __future__ import annotations
+
+import re
+
+from resnet_deploy.specs import Precision
+
+MANIFEST = "manifest.json"
+WEIGHTS = "weights.safetensors"
+FP32 = "model.fp32.onnx"
+CALIBRATION = "calibration.json"
+SAMPLES = "samples.json"
+PROFILES = "profiles.json"
+BENCH = "bench.json"
+
+LOCK = ".lock"
+WRITER = ".writer"
+STAGING = ".staging"
+DRAFT = ".draft-"
+
+# A plain file name: no separator, no leading dot or dash, nothing that a shell or a terminal takes for more than a name.
+FILE_NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.+=-]{0,199}$(?!\n)"
+
+
+def graph_file(precision: Precision, *, cpu: bool = False) -> str:
+    """The ONNX file in a precision. cpu: the INT8 file for ONNX Runtime's CPU kernels, which have a placement of their own."""
+    return f"model.{precision.value}{'-cpu' if cpu else ''}.onnx"
+
+
+def plan_file(precision: Precision, flavour: str, version: str, built_for: str) -> str:
+    """A plan: it is named after the package and version that built it, and the GPUs that it is for."""
+    return f"model.{precision.value}.{flavour}-{version}.{built_for}.plan"
+
+
+def timing_cache_file(flavour: str, version: str, built_for: str) -> str:
+    """The times of kernels that a builder keeps."""
+    return f"timing.{flavour}-{version}.{built_for}.cache"
+
+
+def loadgen_prefix(candidate: str, scenario: str) -> str:
+    """What the names of LoadGen's logs of a candidate in a scenario begin with."""
+    return f"loadgen.{slug(candidate)}.{scenario}."
+
+
+def slug(text: str) -> str:
+    """A text as a part of a file's name."""
+    return re.sub(r"[^\w.=+-]+", "-", text, flags=re.ASCII).strip("-.") or "model"

@@ -1,0 +1,213 @@
+"""`export`: a checked FP32 graph in a bundle, and the other precisions that are made from it. What is there is added to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from resnet_deploy import _json
+from resnet_deploy.bundle.disk import check_folder, has_manifest
+from resnet_deploy.bundle.manifest import Manifest, ModelDescription, Request, WeightsOrigin
+from resnet_deploy.bundle.store import Bundle
+from resnet_deploy.bundle.transaction import changing
+from resnet_deploy.errors import BundleError, UsageError
+from resnet_deploy.lowering import LoweringOptions, lower
+from resnet_deploy.models import registry
+from resnet_deploy.pipeline.restore import restore
+from resnet_deploy.pipeline.write import write_graph, write_weights
+from resnet_deploy.specs import MAX_BATCH, OPSET, Head, InputFormat, OptionGroup, Preprocessing, Progress, silent
+
+_ARGUMENT = "the architecture"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions(OptionGroup):
+    """What is exported. The names and defaults are those of `resnet-deploy export`.
+
+    weights, num_classes, new_head: as in `create_model`. head: logits, probabilities, embedding, features or topk:K.
+    l2_normalize: unit-length embeddings. input: float (normalized NCHW float32) or uint8 (NHWC pixels).
+    image_size: pixels, square, of the input; resize: of the shorter edge before the crop; mean, std: of each channel in
+    [0, 1]; by default the checkpoint's own, else the architecture's. max_batch: the largest batch that is proven.
+    """
+
+    weights: str | Path | None = None
+    num_classes: int | None = None
+    new_head: bool = False
+    head: str = "logits"
+    l2_normalize: bool = False
+    input: str = "float"
+    image_size: int | None = None
+    resize: int | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    max_batch: int = MAX_BATCH
+    opset: int = OPSET
+
+    def __post_init__(self) -> None:
+        Head.parse(self.head, l2_normalize=self.l2_normalize)
+        if self.input not in {f.value for f in InputFormat}:
+            raise UsageError(f"unknown input {self.input!r}; choose float or uint8")
+        if self.max_batch < 1:
+            raise UsageError(f"the largest batch must be at least 1; found {self.max_batch}")
+        if self.image_size is not None and self.image_size < 32:
+            raise UsageError(f"an image of {self.image_size} pixels is too small for a residual network; use 32 or more")
+
+    def preprocessing(self, known: Preprocessing) -> Preprocessing:
+        """A checkpoint's preprocessing with what was asked for in its place."""
+        crop = self.image_size or known.crop
+        # A size of its own keeps the ratio of resize to crop: 256 to 224.
+        resize = self.resize or round(known.resize * crop / known.crop)
+        return replace(known, crop=crop, resize=resize, mean=self.mean or known.mean, std=self.std or known.std)
+
+    def request(self, row: registry.Architecture) -> Request:
+        """What the exported files depend on, without loading anything heavy: equal requests, equal files."""
+        return Request(
+            weights=_digest(row, self.weights), num_classes=self.num_classes, new_head=self.new_head, head=self.head,
+            l2_normalize=self.l2_normalize, input=InputFormat(self.input), image_size=self.image_size, resize=self.resize,
+            mean=self.mean, std=self.std, max_batch=self.max_batch, opset=self.opset,
+        )  # fmt: skip
+
+
+def export(
+    architecture: Bundle | str | Path,
+    output: str | Path | None = None,
+    *,
+    overwrite: bool = False,
+    progress: Progress = silent,
+    **options: Any,
+) -> Bundle:
+    """Make a bundle with a checked FP32 ONNX model, or add to one; then make the other precisions that are asked for.
+
+    A folder that holds a bundle keeps all that is in it: what is not said is taken from it, what is there is not made again,
+    and a file that was removed is.
+
+    Args:
+        architecture: a name, as `list_models` has it; or a bundle, to which is added.
+        output: the bundle's folder; needed for a name.
+        overwrite: make the bundle new, whatever the folder's bundle holds.
+        progress: told what is being done.
+        **options: fields of `ExportOptions` and of `LoweringOptions`.
+
+    Returns:
+        The opened bundle.
+
+    Raises:
+        UsageError: an argument that cannot be meant.
+        CheckpointError: weights that are not this architecture's.
+        BundleError: the folder's bundle was made by another request (and overwrite is not given), or cannot be written.
+        ExportError: the graph does not answer as the eager model does.
+        CalibrationError: images or ranges that cannot be this model's.
+    """
+    precisions, others = LoweringOptions.split(options)
+    asked, unknown = ExportOptions.split(others)
+    if unknown:
+        raise TypeError(f"export() got an unexpected keyword argument {next(iter(unknown))!r}")
+    name, path = _place(architecture, output)
+    if has_manifest(path) and not overwrite:
+        bundle = Bundle.open(architecture if isinstance(architecture, Bundle) else path)
+        _check_request(bundle, name, asked, others)
+        restore(bundle, bundle.manifest.artifacts, progress)
+    elif name is None:
+        raise UsageError(f"--overwrite makes a bundle new: give its architecture, as in `export ARCH -o {path} --overwrite`")
+    else:
+        check_folder(path)
+        bundle = _make(registry.architecture(name), path, asked, overwrite, progress)
+    lower(bundle, precisions, progress)
+    return bundle
+
+
+def _place(architecture: Bundle | str | Path, output: str | Path | None) -> tuple[str | None, Path]:
+    """The architecture that is named, if one is, and the bundle's folder."""
+    if isinstance(architecture, Bundle):
+        own: Path | None = architecture.path
+    else:
+        named = str(architecture) in registry.ARCHITECTURES
+        own = Path(architecture) if not named and has_manifest(Path(architecture)) else None
+    if own is None and output is None:
+        raise UsageError(f"give a folder for the bundle of {architecture}: -o DIR")
+    if own is not None and output is not None and Path(output).resolve() != own.resolve():
+        raise UsageError(f"{own} is a bundle, and is added to where it is; it cannot be exported to {output}")
+    return (None, own) if own is not None else (str(architecture), Path(output or ""))
+
+
+def _check_request(bundle: Bundle, name: str | None, asked: ExportOptions, said: Iterable[str]) -> None:
+    """Raise BundleError where something that was said is otherwise in a bundle: what differs, and what would be lost."""
+    model, request = bundle.manifest.model, bundle.manifest.model.request
+    row = registry.architecture(model.architecture)
+    transform = model.preprocessing
+    known: dict[str, Any] = {
+        "weights": request.weights, "num_classes": model.num_classes, "new_head": request.new_head, "head": request.head,
+        "l2_normalize": request.l2_normalize, "input": request.input.value, "image_size": transform.crop,
+        "resize": transform.resize, "mean": transform.mean, "std": transform.std, "max_batch": request.max_batch,
+        "opset": request.opset,
+    }  # fmt: skip
+    different = []
+    if name is not None and registry.architecture(name).name != model.architecture:
+        different.append(f"{_ARGUMENT} is {model.architecture} there, {name} here")
+        row = registry.architecture(name)
+    for option in said:
+        value = getattr(asked, option)
+        there, here = known[option], _digest(row, value) if option == "weights" else value
+        if isinstance(here, (tuple, list)):
+            there, here = tuple(there), tuple(map(float, here))
+        if value is not None and there != here:
+            different.append(f"--{option.replace('_', '-')} is {_shown(there)} there, {_shown(here)} here")
+    if different:
+        raise BundleError(
+            f"{bundle.path} holds a bundle that was made otherwise: {'; '.join(different)}. Choose another folder, or replace "
+            f"it with --overwrite, which loses {contents(bundle.manifest)}"
+        )
+
+
+def _shown(value: Any) -> str:
+    return "random weights" if value is None else str(value)[:40]
+
+
+def contents(manifest: Manifest) -> str:
+    """What a bundle holds, in words."""
+    counts = {
+        "verdict": len(manifest.parity), "measurement": len(manifest.measurements), "scenario": len(manifest.scenarios)
+    }  # fmt: skip
+    records = [f"{count} {name}{'s' if count > 1 else ''}" for name, count in counts.items() if count]
+    return ", ".join([*manifest.artifacts, *records]) or "nothing"
+
+
+def _digest(row: registry.Architecture, weights: str | Path | None) -> str | None:
+    from resnet_deploy.models.checkpoint import weights_digest
+
+    return None if weights is None else weights_digest(row, str(weights))
+
+
+def _make(row: registry.Architecture, path: Path, asked: ExportOptions, overwrite: bool, progress: Progress) -> Bundle:
+    """A new bundle of an architecture: its weights and its FP32 graph."""
+    request = asked.request(row)
+    progress("load", 0, None)
+    from resnet_deploy.models.create import load_model
+    from resnet_deploy.models.deploy import DeployModel
+
+    loaded = load_model(row.name, weights=asked.weights, num_classes=asked.num_classes, new_head=asked.new_head)
+    model = DeployModel(
+        loaded.network, head=Head.parse(asked.head, l2_normalize=asked.l2_normalize), input_format=InputFormat(asked.input),
+        preprocessing=asked.preprocessing(loaded.preprocessing),
+    )  # fmt: skip
+    description = _describe(model, loaded, row, request)
+    with changing(path, None) as change:
+        change.describe(description, overwrite=overwrite)
+        weights = write_weights(change, model.network, description, made_from=loaded.weights["sha256"])
+        write_graph(change, model, description.request, weights.sha256, progress)
+    return Bundle.open(path)
+
+
+def _describe(model: Any, loaded: Any, row: registry.Architecture, request: Request) -> ModelDescription:
+    from resnet_deploy.models.complexity import complexity
+
+    classes = model.network.num_classes
+    cost = complexity(row, num_classes=classes, image_size=model.preprocessing.crop)
+    return ModelDescription(
+        architecture=row.name, request=request, family=row.family, paper=row.paper, num_classes=classes,
+        class_names=loaded.class_names, weights=_json.convert(loaded.weights, WeightsOrigin), head=model.head,
+        input_format=model.input_format, preprocessing=model.preprocessing, input=model.input_spec,
+        outputs=tuple(model.output_specs()), parameters=cost.parameters, macs=cost.macs,
+    )  # fmt: skip
