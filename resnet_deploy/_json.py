@@ -44,7 +44,7 @@ def convert(value: Any, kind: type[T]) -> T:
     """Plain Python values (dicts, lists, numbers) as an object of a type. Raises ValueError, as `decode` does."""
     import msgspec
 
-    _check(value, "$", 0)
+    value = _writable(value, "$", 0)
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as exc:
@@ -70,8 +70,7 @@ def encode(value: Any, *, indent: int | None = 1) -> bytes:
     Raises:
         ValueError: a number in it is NaN or infinite, which JSON has no word for; the message names the field.
     """
-    values = plain(value)
-    _check(values, "$", 0)
+    values = _writable(plain(value), "$", 0)
     return (json.dumps(values, indent=indent, allow_nan=False) + "\n").encode()
 
 
@@ -82,18 +81,22 @@ def schema(kind: type[Any]) -> dict[str, Any]:
     return dict(msgspec.json.schema(kind)) | {"$schema": "https://json-schema.org/draft/2020-12/schema"}
 
 
-def _check(value: Any, where: str, depth: int) -> None:
-    """Raises ValueError for numbers that are not finite, and for what is nested too deeply."""
+def _writable(value: Any, where: str, depth: int) -> Any:
+    """A value as JSON can hold it: bytes of names that are no text become `\\xNN`.
+
+    Raises ValueError for numbers that are not finite, and for what is nested too deeply.
+    """
     if depth > MAX_DEPTH:
         raise ValueError("it is nested too deeply")
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{_field(where)} is {value}; a recorded figure must be finite")
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode()
     if isinstance(value, dict):
-        for name, item in value.items():
-            _check(item, f"{where}.{name}", depth + 1)
-    elif isinstance(value, (list, tuple)) and not all(type(item) is float and math.isfinite(item) for item in value):
-        for index, item in enumerate(value):
-            _check(item, f"{where}[{index}]", depth + 1)
+        return {_writable(name, where, depth): _writable(item, f"{where}.{name}", depth + 1) for name, item in value.items()}
+    if isinstance(value, (list, tuple)) and not all(type(item) is float and math.isfinite(item) for item in value):
+        return [_writable(item, f"{where}[{index}]", depth + 1) for index, item in enumerate(value)]
+    return value
 
 
 def _located(data: bytes, kind: type[Any], message: str) -> str:

@@ -63,6 +63,14 @@ def test_what_is_not_finite_is_never_written(value: float) -> None:
         _json.encode(Whole(free={"a": [0.0, value]}))
 
 
+def test_names_of_files_that_are_no_text_can_be_written() -> None:
+    name = b"caf\xe9.jpg".decode("utf-8", "surrogateescape")
+    assert _json.decode(_json.encode(Whole(free=[name, {name: "é"}])), Whole).free == [
+        "caf\\udce9.jpg",
+        {"caf\\udce9.jpg": "é"},
+    ]
+
+
 def test_the_schema_is_that_of_the_types() -> None:
     item = _json.schema(Whole)["$defs"]["Item"]
     assert item["properties"]["size"]["minimum"] == 0 and item["required"] == ["name"]

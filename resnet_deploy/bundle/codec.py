@@ -37,11 +37,16 @@ def key_of(**parts: Any) -> str:
 
 def encode(manifest: Manifest) -> bytes:
     """A manifest as its file has it. Raises ValueError for a figure that is not finite, or a value that could not be read."""
-    text = _json.encode(manifest).decode()
-    body = f"{text.removesuffix(_END)},\n ".encode()
-    data = body + f'"digest": "{hashlib.sha256(body).hexdigest()}"\n}}\n'.encode()
+    data = signed(_json.plain(manifest))
     _json.decode(data, Manifest)
     return data
+
+
+def signed(values: dict[str, Any]) -> bytes:
+    """Readable JSON that ends in its own digest. Raises ValueError for a figure that is not finite."""
+    text = _json.encode({name: value for name, value in values.items() if name != "digest"}).decode()
+    body = f"{text.removesuffix(_END)},\n ".encode()
+    return body + f'"digest": "{hashlib.sha256(body).hexdigest()}"{_END}'.encode()
 
 
 def decode(data: bytes, path: object, remake: str) -> Manifest:

@@ -37,7 +37,7 @@ class Record(Struct, frozen=True, kw_only=True):
     """What is recorded of one thing; unknown fields are left out when it is read."""
 
 
-# --- the model ---------------------------------------------------------------------------------------------------------------
+# --- the model ---
 
 
 class Request(Record, frozen=True, kw_only=True):
@@ -93,7 +93,7 @@ class ModelDescription(Record, frozen=True, kw_only=True):
     macs: Count
 
 
-# --- files -------------------------------------------------------------------------------------------------------------------
+# --- files ---
 
 
 class Artifact(Record, frozen=True, kw_only=True, tag_field="kind"):
@@ -201,7 +201,7 @@ class LoadGenLog(Artifact, frozen=True, kw_only=True, tag="loadgen_log"):
 File = WeightsFile | GraphFile | CalibrationFile | PlanFile | TimingCache | SamplesFile | ProfilesFile | ReportFile | LoadGenLog
 
 
-# --- what was judged and measured --------------------------------------------------------------------------------------------
+# --- what was judged and measured ---
 
 
 class SkippedImage(Record, frozen=True, kw_only=True):
@@ -303,7 +303,7 @@ class CeilingRecord(Record, frozen=True, kw_only=True):
     names: tuple[Text, ...] = ()
 
 
-# --- the whole ---------------------------------------------------------------------------------------------------------------
+# --- the whole ---
 
 
 class Manifest(Record, frozen=True, kw_only=True):

@@ -28,7 +28,7 @@
 namespace resnet_deploy {
 namespace {
 
-constexpr std::int64_t kSchemaVersion = 1;
+constexpr std::int64_t kSchemaVersion = 2;
 constexpr std::size_t kMaxManifestBytes = std::size_t{256} << 20;
 constexpr int kMaxDepth = 64;
 constexpr std::int64_t kMaxElements = std::int64_t{1} << 40;
@@ -39,7 +39,7 @@ constexpr const char* kRemake = ". Make the bundle again with `resnet-deploy exp
 
 // ---- JSON: RFC 8259, as Python's json module writes it ----------------------------------------------------------------
 
-// Numbers stay text: nothing is lost of one that no field of ours needs, and the digest is over their very digits.
+// Numbers stay text: nothing is lost of one that no field of ours needs, and messages show the very digits.
 struct Json {
   enum class Kind { null, boolean, number, string, array, object };
   Kind kind = Kind::null;
@@ -274,41 +274,6 @@ std::string json_string(std::string_view text) {
 
 namespace {
 
-// Python's json.dumps(value, sort_keys=True): what a manifest's digest is over. without: a name left out at the top.
-void canonical(const Json& value, std::string& out, std::optional<std::string_view> without = {}) {
-  switch (value.kind) {
-    case Json::Kind::null:
-      out += "null";
-      break;
-    case Json::Kind::boolean:
-      out += value.truth ? "true" : "false";
-      break;
-    case Json::Kind::number:
-      out += value.text;
-      break;
-    case Json::Kind::string:
-      out += json_string(value.text);
-      break;
-    case Json::Kind::array:
-      for (std::size_t i = 0; i < value.items.size(); ++i) canonical(value.items[i], out += i == 0 ? "[" : ", ");
-      out += value.items.empty() ? "[]" : "]";
-      break;
-    case Json::Kind::object: {
-      std::vector<std::size_t> order(value.keys.size());
-      std::iota(order.begin(), order.end(), std::size_t{0});
-      std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return value.keys[a] < value.keys[b]; });
-      out += '{';
-      bool first = true;
-      for (const std::size_t i : order) {
-        if (value.keys[i] == without) continue;
-        out += std::exchange(first, false) ? "" : ", ";
-        canonical(value.items[i], (out += json_string(value.keys[i])) += ": ");
-      }
-      out += '}';
-    }
-  }
-}
-
 // A value of the manifest with its place, for messages.
 class Field {
  public:
@@ -453,6 +418,17 @@ std::string read_file(const std::filesystem::path& path, std::uintmax_t most = U
   return data;
 }
 
+// Whether a manifest's last member is the SHA-256 of all bytes before it.
+bool has_its_digest(std::string_view text) {
+  constexpr std::string_view before = "\"digest\": \"";
+  constexpr std::string_view after = "\"\n}\n";
+  constexpr std::size_t digits = 64;
+  constexpr std::size_t tail = before.size() + digits + after.size();
+  if (text.size() < tail) return false;
+  const std::string_view body = text.substr(0, text.size() - tail);
+  return text.substr(body.size()) == std::string(before) + sha256(body) + std::string(after);
+}
+
 // A manifest.json whose schema version and digest are right.
 Json read_manifest(const std::filesystem::path& bundle) {
   const auto path = bundle / "manifest.json";
@@ -460,9 +436,10 @@ Json read_manifest(const std::filesystem::path& bundle) {
   if (!std::filesystem::is_directory(bundle, error)) {
     bad_input("there is no bundle at " + bundle.string() + "; make one with `resnet-deploy cpp DIR -o PROJECT`");
   }
+  const std::string text = read_file(path, kMaxManifestBytes);
   Json manifest;
   try {
-    manifest = Parser(read_file(path, kMaxManifestBytes)).document();
+    manifest = Parser(text).document();
   } catch (const Error& found) {
     bad_input(path.string() + " cannot be read as a manifest (" + found.what() + ")" + kRemake);
   }
@@ -471,9 +448,7 @@ Json read_manifest(const std::filesystem::path& bundle) {
     bad_input(path.string() + " has schema version " + std::to_string(version) + ", this program reads " +
               std::to_string(kSchemaVersion) + ". Generate the program again with the resnet-deploy that made the bundle");
   }
-  std::string body;
-  canonical(manifest, body, "digest");
-  if (root.at("digest").text() != sha256(body)) {
+  if (!has_its_digest(text)) {
     bad_input(path.string() + " was changed by hand: its digest does not match" + kRemake);
   }
   return manifest;

@@ -18,9 +18,12 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from resnet_deploy.backends.base import Candidate
+from resnet_deploy.bundle.codec import signed
+from resnet_deploy.bundle.names import MANIFEST
 from resnet_deploy.bundle.opened import Subject
-from resnet_deploy.bundle.store import MANIFEST, Bundle, _encode
+from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.preprocessing import normalize
+from resnet_deploy.specs import InputFormat
 
 SOURCES = Path(__file__).parent
 PIXELS = np.random.default_rng(7).integers(0, 256, (5, 32, 32, 3), np.uint8)
@@ -105,7 +108,7 @@ def answers(program: Path, bundle: Path, images: list[str], *options: str) -> li
 def expected(bundle: Bundle, backend: str = "onnxruntime") -> dict[str, NDArray[Any]]:
     subject = Subject(bundle)
     pixels: NDArray[Any] = PIXELS
-    if subject.description["input_format"] == "float":
+    if subject.description.input_format is InputFormat.FLOAT:
         pixels = normalize(PIXELS, subject.preprocessing)
         pixels = pixels.astype(np.float16) if ":fp16" in backend else pixels
     with subject.backend(Candidate.parse(backend), threads=None) as running:
@@ -131,5 +134,5 @@ def changed(bundle: Bundle, folder: Path, edit: Edit) -> Path:
     shutil.copytree(bundle.path, folder)
     manifest = json.loads((folder / MANIFEST).read_text())
     edit(manifest)
-    (folder / MANIFEST).write_bytes(_encode(manifest))
+    (folder / MANIFEST).write_bytes(signed(manifest))
     return folder

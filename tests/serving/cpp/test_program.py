@@ -172,9 +172,9 @@ def test_a_full_disk(program: Path, digits_bundle: Bundle, images: list[str], tm
 @pytest.mark.parametrize(
     ("edit", "said"),
     [
-        (lambda m: m.update(schema_version=2), "has schema version 2, this program reads 1"),
+        (lambda m: m.update(schema_version=3), "has schema version 3, this program reads 2"),
         (lambda m: m.update(schema_version=10**30), "schema_version is not a whole number"),
-        (lambda m: m.update(schema_version="1"), "schema_version is not a whole number"),
+        (lambda m: m.update(schema_version="2"), "schema_version is not a whole number"),
         (lambda m: m.pop("model"), "has no model"),
         (lambda m: m["model"].pop("input"), "has no model.input"),
         (
@@ -198,11 +198,11 @@ def test_manifests_that_cannot_be_used(
 
 def test_a_manifest_that_is_as_good(program: Path, digits_bundle: Bundle, images: list[str], tmp_path: Path) -> None:
     """What this version does not know, and every odd string and number, changes nothing."""
-    odd = {"é\ud83d\ude00\udc80\x00\"\\/\x7f": [1e-05, 10**40, -0.0, 1e300, True, None, {}], "": {"": ""}}  # fmt: skip
+    odd = {"é😀\x00\"\\/\x7f": [1e-05, 10**40, -0.0, 1e300, True, None, {}], "": {"": ""}}  # fmt: skip
     folder = changed(digits_bundle, tmp_path / "bundle", lambda manifest: manifest.update(later=odd))
     Bundle.open(folder)
     run(program, folder, images[0])
-    folder = changed(digits_bundle, tmp_path / "unnamed", lambda manifest: manifest.model.update(class_names=None))
+    folder = changed(digits_bundle, tmp_path / "unnamed", lambda manifest: manifest["model"].update(class_names=None))
     assert all(best["label"] is None for best in answers(program, folder, images[:1])[0]["top"])
 
 

@@ -13,6 +13,40 @@ std::string bytes(const std::string& hex) {
   return found;
 }
 
+// Python's json.dumps(value, sort_keys=True).
+void canonical(const resnet_deploy::Json& value, std::string& out) {
+  switch (value.kind) {
+    case resnet_deploy::Json::Kind::null:
+      out += "null";
+      break;
+    case resnet_deploy::Json::Kind::boolean:
+      out += value.truth ? "true" : "false";
+      break;
+    case resnet_deploy::Json::Kind::number:
+      out += value.text;
+      break;
+    case resnet_deploy::Json::Kind::string:
+      out += resnet_deploy::json_string(value.text);
+      break;
+    case resnet_deploy::Json::Kind::array:
+      for (std::size_t i = 0; i < value.items.size(); ++i) canonical(value.items[i], out += i == 0 ? "[" : ", ");
+      out += value.items.empty() ? "[]" : "]";
+      break;
+    case resnet_deploy::Json::Kind::object: {
+      std::vector<std::size_t> order(value.keys.size());
+      std::iota(order.begin(), order.end(), std::size_t{0});
+      std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return value.keys[a] < value.keys[b]; });
+      out += '{';
+      bool first = true;
+      for (const std::size_t i : order) {
+        out += std::exchange(first, false) ? "" : ", ";
+        canonical(value.items[i], (out += resnet_deploy::json_string(value.keys[i])) += ": ");
+      }
+      out += '}';
+    }
+  }
+}
+
 std::string answer(const std::string& what, const std::string& given) {
   using namespace resnet_deploy;
   if (what == "json") {
