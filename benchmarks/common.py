@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from resnet_deploy.benchmarking.machine import describe_machine
+from resnet_deploy._machine import describe_machine
 
 HEADER = ("what", "ours", "peer", "ratio", "middle half", "rounds", "limit", "met")
 

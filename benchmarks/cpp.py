@@ -19,7 +19,7 @@ import numpy as np
 from common import Limit, Row, arguments, compare, finish, fresh
 
 import resnet_deploy
-from resnet_deploy.benchmarking.machine import cores
+from resnet_deploy._machine import cores
 from resnet_deploy.serving.cpp import SOURCES
 
 AT_MOST = Limit(bound="at most", value=1.0)

@@ -28,7 +28,7 @@ IMAGES, SMALL, LARGE, KILLS, BATCH = 600, 2_000, 20_000, 10, 8
 
 def decoders(bundle: Path, images: Path) -> float:
     """Images a second of the decoders, with nobody to wait for."""
-    from resnet_deploy.benchmarking.machine import cores
+    from resnet_deploy._machine import cores
     from resnet_deploy.bundle.opened import Subject
     from resnet_deploy.bundle.store import Bundle
     from resnet_deploy.serving.embed import EmbedOptions, Job

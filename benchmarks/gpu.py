@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import resnet_deploy as rd
+from resnet_deploy._machine import describe_machine
 from resnet_deploy.backends.base import PLANS, Candidate
-from resnet_deploy.benchmarking.machine import describe_machine
 from resnet_deploy.bundle.opened import Subject
 
 DIGITS = Path(__file__).parent.parent / "examples" / "digits" / "resnet20.safetensors"

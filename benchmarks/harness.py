@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 from onnx import helper
 
 import resnet_deploy
+from resnet_deploy._machine import cores
 from resnet_deploy.backends.base import Backend, Candidate
 from resnet_deploy.backends.ort import OrtBackend
 from resnet_deploy.benchmarking.conditions import watch_with
-from resnet_deploy.benchmarking.machine import cores
 from resnet_deploy.benchmarking.measure import MeasureConfig, measure
 from resnet_deploy.bundle.opened import Subject
 

@@ -19,10 +19,10 @@ from typing import Any
 
 from common import Limit, Row, compare, finish, parser
 
+from resnet_deploy._machine import cores
 from resnet_deploy.backends.base import PLANS, Backend, Candidate
 from resnet_deploy.benchmarking.conditions import watch
 from resnet_deploy.benchmarking.lost import said
-from resnet_deploy.benchmarking.machine import cores
 from resnet_deploy.benchmarking.measure import MeasureConfig, measure
 from resnet_deploy.building import ensure_plan
 from resnet_deploy.bundle.opened import Subject

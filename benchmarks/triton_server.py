@@ -28,7 +28,7 @@ import numpy as np
 from common import Row, compare, finish, parser
 
 import resnet_deploy as rd
-from resnet_deploy.benchmarking.machine import cores
+from resnet_deploy._machine import cores
 from resnet_deploy.bundle.opened import Subject
 
 ROOT = Path(__file__).parent.parent

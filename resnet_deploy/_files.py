@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import hashlib
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +19,7 @@ from resnet_deploy.errors import BundleError, StorageError
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+_ALIVE = ".lock"  # in a draft: whose holder still writes it
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR}
 
@@ -73,6 +77,49 @@ def write_hashed(path: Path, data: Buffer) -> str:
         with writing(path):
             path.write_bytes(data)
         return digest.result()
+
+
+@contextlib.contextmanager
+def drafted(parent: Path, prefix: str) -> Iterator[Path]:
+    """A folder for what is being written, gone when the block ends; what killed runs left of theirs is removed.
+
+    A lock in it, which the kernel frees, tells the living from the dead.
+
+    Args:
+        parent: where the folder is made; it must exist.
+        prefix: what its name begins with.
+
+    Raises:
+        BundleError: writing is refused.
+        StorageError: the disk is full.
+    """
+    from filelock import FileLock
+
+    with writing(parent):
+        _sweep(parent, prefix)
+        folder = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
+    alive = FileLock(folder / _ALIVE)
+    try:
+        with writing(parent):
+            alive.acquire(timeout=0)
+        yield folder
+    finally:
+        alive.release()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sweep(parent: Path, prefix: str) -> None:
+    """Remove the drafts whose locks nobody holds."""
+    from filelock import FileLock, Timeout
+
+    for folder in parent.glob(f"{glob.escape(prefix)}*"):
+        if folder.is_symlink() or not (folder / _ALIVE).is_file():
+            continue
+        lock = FileLock(folder / _ALIVE)
+        with contextlib.suppress(Timeout, OSError):
+            lock.acquire(timeout=0)
+            shutil.rmtree(folder, ignore_errors=True)
+            lock.release()
 
 
 def flush(path: Path) -> None:

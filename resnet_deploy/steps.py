@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_deploy import _deps, _json
+from resnet_deploy._machine import exact_int8
 from resnet_deploy.backends.base import Backend, Candidate
 from resnet_deploy.bundle.codec import key_of, now
 from resnet_deploy.bundle.ledger import Ledger
@@ -24,9 +25,13 @@ from resnet_deploy.errors import DataError, UsageError
 from resnet_deploy.parity import Comparison, ParityReport, average_views, judge, parse_gates
 from resnet_deploy.pipeline.restore import restore
 from resnet_deploy.preprocessing import CENTRE
-from resnet_deploy.specs import MAX_BATCH, Progress, silent
+from resnet_deploy.specs import MAX_BATCH, Precision, Progress, silent
 
 REFERENCE = Candidate(backend="eager")
+_SATURATES = (
+    "this processor has no VNNI: its INT8 kernels add products in 16 bits, which saturate. Judge the file itself with "
+    "onnxruntime:int8,simulate; for processors like this one, export with --reduce-range"
+)
 Guard = Callable[[Candidate], AbstractContextManager[None]]
 
 
@@ -257,4 +262,6 @@ def verdict(candidate: Candidate, record: ParityRecord, limits: Mapping[str, flo
     """Judge a parity record, now made or from the manifest."""
     report = ParityReport(**record.report)  # type: ignore[arg-type]
     failures = judge(report, candidate.precision, limits)
+    if failures and candidate.precision is Precision.INT8 and candidate.device == "cpu" and "simulate" not in candidate.options:
+        warnings += () if exact_int8() else (_SATURATES,)
     return Verdict(candidate=candidate, data=record.data, report=report, failures=failures, warnings=warnings)

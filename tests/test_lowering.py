@@ -16,11 +16,12 @@ from resnet_deploy.lowering import LoweringOptions
 from resnet_deploy.models.checkpoint import read, save
 from resnet_deploy.models.registry import architecture
 from tests.conftest import DIGITS
+from tests.cpu import EXACT_INT8
 from tests.test_cli import fails, load, run
 
 MADE = {"weights": DIGITS, "input": "uint8", "max_batch": 8, "calibration": "digits:train", "calibration_images": 200}
 ALL = ("model.fp16.onnx", "model.bf16.onnx", "model.int8.onnx", "model.int8-cpu.onnx", "model.fp8.onnx")
-INT8 = ["openvino:int8", "onnxruntime:int8", "onnxruntime:int8,simulate"]
+INT8 = ["openvino:int8", "onnxruntime:int8", "onnxruntime:int8,simulate"] if EXACT_INT8 else ["onnxruntime:int8,simulate"]
 
 
 def outliers(path: Path, *, blocks: tuple[str, ...] = ("layer2.1", "layer3.1"), by: float = 400.0) -> Path:
@@ -68,11 +69,14 @@ def times(bundle: Bundle) -> dict[str, int]:
 
 def test_every_precision_is_a_file_with_its_origin(made: Bundle) -> None:
     artifacts = made.manifest.artifacts
-    assert set(ALL) < set(artifacts) and artifacts["calibration.json"]["images"] >= 150
+    assert set(ALL) < set(artifacts) and artifacts["calibration.json"].images >= 150
     for name in ALL:
-        assert artifacts[name]["made_from"] == artifacts["model.fp32.onnx"]["sha256"]
-    assert artifacts["model.int8.onnx"]["quantized_layers"] == 19  # all but the classifier
-    assert artifacts["model.int8.onnx"]["calibration"] == artifacts["calibration.json"]["method"]
+        assert artifacts[name].made_from == artifacts["model.fp32.onnx"].sha256
+    int8, ranges = artifacts["model.int8.onnx"], artifacts["calibration.json"]
+    assert int8.quantized_layers == 19  # all but the classifier
+    assert (int8.calibration.method, int8.calibration.key) == (ranges.method, ranges.key)
+    assert len(int8.calibration.images) == ranges.images == len(artifacts["model.fp8.onnx"].calibration.images)
+    assert artifacts["model.fp16.onnx"].calibration is None
 
 
 def test_the_same_request_makes_nothing_again(made: Bundle) -> None:
@@ -102,9 +106,9 @@ def test_every_precision_passes_its_gate(made: Bundle) -> None:
 def test_nothing_is_judged_on_what_was_calibrated_on(made: Bundle, tmp_path: Path) -> None:
     calibrated = made.manifest.artifacts["calibration.json"].images
     (found,) = rd.verify(made, "digits:train", backends=["onnxruntime:int8"], threads=1)
-    assert found.data["calibrated_on"] >= calibrated and found.report.images == 1197 - found.data["calibrated_on"]
+    assert found.data.calibrated_on >= calibrated and found.report.images == 1197 - found.data.calibrated_on
     (held_out,) = rd.verify(made, "digits", backends=["onnxruntime:int8"], threads=1)
-    assert held_out.data["calibrated_on"] == 0 and held_out.report.images == 600
+    assert held_out.data.calibrated_on == 0 and held_out.report.images == 600
     few = MADE | {"calibration": "digits", "calibration_images": 600, "calibration_method": "max"}
     seen = rd.export("resnet20", tmp_path / "seen", precision="int8", **few)
     with pytest.raises(DataError, match="calibrated on all images"):
@@ -134,7 +138,7 @@ def test_bench_measures_every_precision(copy: Path) -> None:
     assert [(r.backend, r.precision) for r in report.results] == [
         ("eager", "fp32"), ("onnxruntime", "fp32"), ("onnxruntime", "int8"), ("openvino", "fp32"), ("openvino", "int8"),
     ]  # fmt: skip
-    assert all(result.gate == "pass" for result in report.results)
+    assert all(result.gate == "pass" for result in report.results if EXACT_INT8 or result.precision == "fp32")
 
 
 @pytest.mark.parametrize("backend", INT8)
@@ -233,7 +237,7 @@ def test_grouped_convolutions_have_a_policy(tmp_path: Path) -> None:
     counts = {}
     for policy in ("auto", "quantize", "keep"):
         artifacts = rd.export(name, tmp_path / "b", precision="int8", grouped=policy, **options).manifest.artifacts
-        counts[policy] = [artifacts[file]["quantized_layers"] for file in ("model.int8.onnx", "model.int8-cpu.onnx")]
+        counts[policy] = [artifacts[file].quantized_layers for file in ("model.int8.onnx", "model.int8-cpu.onnx")]
     assert counts == {"auto": [7, 9], "quantize": [9, 9], "keep": [7, 7]}
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from resnet_deploy.benchmarking.machine import cores
+from resnet_deploy._machine import cores
 from resnet_deploy.benchmarking.nvml import Gpu, GpuInfo, GpuState
 
 INTERVAL_S = 0.25  # clocks and temperature move in seconds; NVML itself refreshes power about ten times a second

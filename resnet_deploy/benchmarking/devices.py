@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from resnet_deploy.benchmarking.machine import cpu_name
+from resnet_deploy._machine import cpu_name
 from resnet_deploy.errors import UnavailableError, UsageError
 
 COPY_BYTES = {"cpu": 256 * 2**20, "cuda": 2**30}  # above every last-level cache, so that memory is what is measured

@@ -12,9 +12,9 @@ from typing import Any
 from numpy.typing import NDArray
 
 from resnet_deploy import _deps
+from resnet_deploy._machine import cores, cpu_name, gpus
 from resnet_deploy.backends.base import Backend, Candidate
 from resnet_deploy.backends.layers import WARM_UPS
-from resnet_deploy.benchmarking.machine import cores, cpu_name, gpus
 from resnet_deploy.bundle.codec import key_of, now
 from resnet_deploy.bundle.manifest import ProfilesFile
 from resnet_deploy.bundle.names import PROFILES

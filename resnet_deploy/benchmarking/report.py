@@ -110,7 +110,7 @@ class ScenarioResult:
 
 @dataclass(frozen=True, kw_only=True)
 class BenchReport:
-    """machine: as `benchmarking.machine` describes it. model: the manifest's description. results: batch by batch.
+    """machine: as `_machine` describes it. model: the manifest's description. results: batch by batch.
     scenarios: of LoadGen, candidate by candidate. unmeasured: of backends that died. verdicts: what the results say, as
     `benchmarking.verdicts` has them. profiles: layers, batch by batch. trtexec: what it says of the same plans. interrupted: by
     Ctrl-C; what there is is what was done by then."""

@@ -7,9 +7,9 @@ from dataclasses import asdict
 from typing import Any
 
 from resnet_deploy import _deps, _json
+from resnet_deploy._machine import cores, cpu_name, gpus
 from resnet_deploy.backends.base import Candidate
 from resnet_deploy.benchmarking.devices import Roof, find_roof, measure_roof
-from resnet_deploy.benchmarking.machine import cores, cpu_name, gpus
 from resnet_deploy.benchmarking.roofline import floor
 from resnet_deploy.benchmarking.settings import MeasureOptions
 from resnet_deploy.bundle.codec import key_of

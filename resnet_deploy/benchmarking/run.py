@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from resnet_deploy import _json
+from resnet_deploy._machine import cores, describe_machine
 from resnet_deploy.backends.base import PLANS, Candidate
 from resnet_deploy.benchmarking.details import DetailOptions, Measured
 from resnet_deploy.benchmarking.lost import Lost
-from resnet_deploy.benchmarking.machine import cores, describe_machine
 from resnet_deploy.benchmarking.measure import MeasureConfig
 from resnet_deploy.benchmarking.report import BenchReport, Result, warnings_for
 from resnet_deploy.benchmarking.results import rows, unmeasured

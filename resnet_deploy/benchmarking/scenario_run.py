@@ -8,10 +8,10 @@ from typing import Any
 import msgspec
 
 from resnet_deploy import _deps
+from resnet_deploy._machine import cores, cpu_name, gpus
 from resnet_deploy.backends.base import Candidate
 from resnet_deploy.benchmarking.conditions import watch, watch_with
 from resnet_deploy.benchmarking.library import Library
-from resnet_deploy.benchmarking.machine import cores, cpu_name, gpus
 from resnet_deploy.benchmarking.report import ScenarioResult
 from resnet_deploy.benchmarking.scenarios import SUBMISSION_S, Figures, Runner, ScenarioOptions
 from resnet_deploy.bundle.codec import key_of, now

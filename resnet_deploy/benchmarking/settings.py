@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from resnet_deploy._deps import version
+from resnet_deploy._machine import gpus
 from resnet_deploy.backends.base import BACKENDS, Backend, Candidate
 from resnet_deploy.benchmarking.devices import DEVICES, find_roof
-from resnet_deploy.benchmarking.machine import gpus
 from resnet_deploy.bundle.manifest import GraphFile
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import UsageError

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_deploy import _deps
+from resnet_deploy._machine import cores, cpu_name, gpus
 from resnet_deploy.backends.base import Backend, Candidate
 from resnet_deploy.benchmarking.conditions import Conditions, watch_with
 from resnet_deploy.benchmarking.lost import Lost
-from resnet_deploy.benchmarking.machine import cores, cpu_name, gpus
 from resnet_deploy.benchmarking.measure import Interrupted, MeasureConfig, Measurement, measure
 from resnet_deploy.benchmarking.nvml import Gpu
 from resnet_deploy.benchmarking.report import record

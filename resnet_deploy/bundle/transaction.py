@@ -11,22 +11,20 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
-from filelock import FileLock, Timeout
 
 from resnet_deploy import _deps
-from resnet_deploy._files import flush, full_disk, sha256_file, write_atomic, write_hashed, writing
+from resnet_deploy._files import drafted, flush, full_disk, sha256_file, write_atomic, write_hashed, writing
 from resnet_deploy.bundle import codec
 from resnet_deploy.bundle.codec import now
 from resnet_deploy.bundle.disk import damage, read
 from resnet_deploy.bundle.locks import command, locked
 from resnet_deploy.bundle.manifest import Artifact, GraphFile, Manifest, ModelDescription, PlanFile
-from resnet_deploy.bundle.names import DRAFT, LOCK, MANIFEST, STAGING
+from resnet_deploy.bundle.names import DRAFT, MANIFEST, STAGING
 from resnet_deploy.errors import BundleError, ConflictError
 
 if TYPE_CHECKING:
@@ -179,35 +177,17 @@ def _outdated(path: Path, what: str) -> str:
 
 @contextlib.contextmanager
 def _draft(path: Path) -> Iterator[Path]:
-    """A folder beside the files, for a change that is being made; a lock in it tells the living from what was killed."""
+    """A folder beside the bundle's files, for a change that is being made."""
     fresh = not path.exists()
     with writing(path):
         path.mkdir(parents=True, exist_ok=True)
-        _sweep(path)
-        folder = Path(tempfile.mkdtemp(dir=path, prefix=DRAFT))
-    alive = FileLock(folder / LOCK)
     try:
-        with writing(path):
-            alive.acquire(timeout=0)
-        yield folder
+        with drafted(path, DRAFT) as folder:
+            yield folder
     finally:
-        alive.release()
-        shutil.rmtree(folder, ignore_errors=True)
         if fresh:
             with contextlib.suppress(OSError):  # it is not empty: the change was made, or another process works there
                 path.rmdir()
-
-
-def _sweep(path: Path) -> None:
-    """Remove the drafts of runs that were killed: nobody holds their locks."""
-    for folder in path.glob(f"{DRAFT}*"):
-        if folder.is_symlink() or not folder.is_dir():
-            continue
-        lock = FileLock(folder / LOCK)
-        with contextlib.suppress(Timeout, OSError):
-            lock.acquire(timeout=0)
-            shutil.rmtree(folder, ignore_errors=True)
-            lock.release()
 
 
 def recover(path: Path) -> None:

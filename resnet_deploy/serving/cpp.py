@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from resnet_deploy._files import writing
+from msgspec import Meta, Struct
+
+from resnet_deploy import _json
+from resnet_deploy._files import drafted, sha256_file, writing
 from resnet_deploy.backends.base import PLANS, Candidate
+from resnet_deploy.bundle.manifest import Sha256
 from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import BundleError, UsageError
-from resnet_deploy.specs import Precision
+from resnet_deploy.pipeline.restore import restore
+from resnet_deploy.specs import Precision, silent
 
+WRITTEN = ".resnet-deploy.json"
 SOURCES = Path(__file__).parent / "cpp_project"
 BACKENDS = ("onnxruntime", *sorted(PLANS))
 
@@ -39,7 +44,8 @@ class Project:
 def cpp(bundle: Bundle | str | Path, output: str | Path, *, backend: str = "onnxruntime", precision: str = "fp32") -> Project:
     """Write a CMake project that runs a bundle: a library of one header and one source, the program classify, the bundle.
 
-    output: a folder that is not there yet, or empty; it appears whole or not at all. backend: onnxruntime (its CPU kernels),
+    output: a folder that is not there yet, or empty: it appears whole or not at all; or a project that was written before, whose
+    own files are brought up to date where they were not edited. backend: onnxruntime (its CPU kernels),
     tensorrt or tensorrt-rtx, whose plans that were built are all taken: the program chooses the one for its machine.
     Raises UsageError for what has not been made, BundleError where the folder cannot be written, StorageError on a full disk.
     """
@@ -52,30 +58,58 @@ def cpp(bundle: Bundle | str | Path, output: str | Path, *, backend: str = "onnx
     subject = Subject(Bundle.open(bundle))
     names = tuple(subject.plans(candidate)) if backend in PLANS else (subject.graph(candidate),)
     output = Path(output)
-    _check_new(output)
+    if output.exists() and not output.is_dir():
+        raise BundleError(f"{output} is a file; a project is a folder")
+    restore(subject.bundle, names, silent)
     with writing(output):
         output.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}."))
-    try:
-        subject.bundle.extract(beside / "bundle", names)
-        with writing(output):
-            for source in SOURCES.iterdir():
-                if not source.name.startswith("."):
-                    shutil.copyfile(source, beside / source.name)
-            (beside / "CMakePresets.json").write_text(json.dumps(_presets(backend), indent=2) + "\n")
-            beside.chmod(0o755)
-            beside.replace(output)
-    except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise
+    with drafted(output.parent, f".{output.name}.") as folder, writing(output):
+        project = folder / "project"
+        _write(subject.bundle, project, names, backend)
+        if output.is_dir() and any(output.iterdir()):
+            _refresh(output, project)
+        else:
+            project.replace(output)
     return Project(path=output, backend=backend, precision=candidate.precision, artifacts=names)
 
 
-def _check_new(output: Path) -> None:
-    if output.exists() and not output.is_dir():
-        raise BundleError(f"{output} is a file; a project is a folder")
-    if output.is_dir() and any(output.iterdir()):
-        raise BundleError(f"{output} is not empty: nothing in it is overwritten. Choose another folder, or remove it first")
+class _Written(Struct, frozen=True, kw_only=True):
+    """The files of a project as they were written, by their paths in it: what was edited since is the user's."""
+
+    files: dict[Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+=-]*(/[A-Za-z0-9_][A-Za-z0-9_.+=-]*)?$(?!\n)")], Sha256]
+
+
+def _write(bundle: Bundle, project: Path, names: tuple[str, ...], backend: str) -> None:
+    bundle.extract(project / "bundle", names)
+    for source in SOURCES.iterdir():
+        if not source.name.startswith("."):
+            shutil.copyfile(source, project / source.name)
+    (project / "CMakePresets.json").write_text(json.dumps(_presets(backend), indent=2) + "\n")
+    files = {str(path.relative_to(project)): sha256_file(path) for path in sorted(project.rglob("*")) if path.is_file()}
+    (project / WRITTEN).write_bytes(_json.encode(_Written(files=files)))
+    project.chmod(0o755)
+
+
+def _refresh(output: Path, project: Path) -> None:
+    """Bring a project that was written before up to date: its own files alone, and none that was edited since."""
+    try:
+        before = _json.decode((output / WRITTEN).read_bytes(), _Written).files
+    except (OSError, ValueError):
+        raise BundleError(
+            f"{output} is not empty, and holds no project that `resnet-deploy cpp` wrote: nothing in it is overwritten. Choose "
+            "another folder, or remove it first"
+        ) from None
+    after = _json.decode((project / WRITTEN).read_bytes(), _Written).files
+    for name in {*before, *after}:
+        path = output / name
+        known = {before.get(name), after.get(name)}
+        if path.is_symlink() or path.parent.is_symlink() or (path.exists() and sha256_file(path) not in known):
+            raise BundleError(f"{path} was edited after it was written: it is not overwritten. Choose another folder")
+    (output / "bundle").mkdir(exist_ok=True)
+    for name in [*after, WRITTEN]:
+        (project / name).replace(output / name)
+    for name in set(before) - set(after):
+        (output / name).unlink(missing_ok=True)
 
 
 def _presets(backend: str) -> dict[str, Any]:

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_deploy import _deps, _json
+from resnet_deploy._machine import cores
 from resnet_deploy.backends.base import Backend, Candidate, Outputs
-from resnet_deploy.benchmarking.machine import cores
 from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import DataError, UsageError

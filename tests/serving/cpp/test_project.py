@@ -21,7 +21,16 @@ from resnet_deploy.serving.cpp import SOURCES
 from tests.conftest import ROOT
 from tests.serving.cpp.programs import answers, compare, expected, headers, lacking
 
-FILES = {"CMakeLists.txt", "CMakePresets.json", "README.md", "classify.cpp", "resnet_deploy.cpp", "resnet_deploy.h", "bundle"}
+FILES = {
+    ".resnet-deploy.json",
+    "CMakeLists.txt",
+    "CMakePresets.json",
+    "README.md",
+    "classify.cpp",
+    "resnet_deploy.cpp",
+    "resnet_deploy.h",
+    "bundle",
+}
 
 
 def test_the_project(digits_bundle: Bundle, tmp_path: Path) -> None:
@@ -52,7 +61,7 @@ def test_nothing_is_overwritten(digits_bundle: Bundle, tmp_path: Path) -> None:
     full, empty, file = tmp_path / "full", tmp_path / "empty", tmp_path / "file"
     full.mkdir(), empty.mkdir(), file.write_text("mine")  # type: ignore[func-returns-value]
     (full / ".hidden").write_text("mine")
-    with pytest.raises(BundleError, match="is not empty: nothing in it is overwritten"):
+    with pytest.raises(BundleError, match=r"is not empty, and holds no project .*nothing in it is overwritten"):
         rd.cpp(digits_bundle, full)
     with pytest.raises(BundleError, match="is a file; a project is a folder"):
         rd.cpp(digits_bundle, file)
@@ -86,11 +95,37 @@ def test_the_command(digits_bundle: Bundle, tmp_path: Path) -> None:
     done = CliRunner().invoke(main, call)
     assert done.exit_code == 0 and f"{tmp_path}/a: runs model.fp32.onnx with onnxruntime" in done.output
     done = CliRunner().invoke(main, call)
-    assert done.exit_code == 2 and "is not empty" in done.output
+    assert done.exit_code == 0, "its own finished output is brought up to date, as every command does"
     found = json.loads(CliRunner().invoke(main, [*call[:-1], str(tmp_path / "b"), "--json"]).output)
     assert found == {
         "project": str(tmp_path / "b"), "backend": "onnxruntime", "precision": "fp32", "artifacts": ["model.fp32.onnx"]
     }  # fmt: skip
+
+
+def test_a_project_is_brought_up_to_date_where_nobody_edited_it(digits_bundle: Bundle, tmp_path: Path) -> None:
+    project = rd.cpp(digits_bundle, tmp_path / "project").path
+    (project / "build").mkdir()
+    (project / "build" / "classify").write_text("built")
+    (project / "CMakeLists.txt").unlink()
+    (project / "bundle" / "model.fp32.onnx").unlink()
+    rd.cpp(digits_bundle, project)
+    assert (project / "CMakeLists.txt").is_file() and (project / "build" / "classify").read_text() == "built"
+    Bundle.open(project / "bundle").artifact("model.fp32.onnx")
+    (project / "classify.cpp").write_text("mine")
+    with pytest.raises(BundleError, match=r"classify\.cpp was edited after it was written"):
+        rd.cpp(digits_bundle, project)
+    assert (project / "classify.cpp").read_text() == "mine" and [path.name for path in tmp_path.iterdir()] == ["project"]
+
+
+def test_a_project_that_is_a_link_inside_is_refused(digits_bundle: Bundle, tmp_path: Path) -> None:
+    project, outside = rd.cpp(digits_bundle, tmp_path / "project").path, tmp_path / "outside"
+    shutil.copytree(project / "bundle", outside)
+    shutil.rmtree(project / "bundle")
+    (project / "bundle").symlink_to(outside)
+    (outside / "model.fp32.onnx").unlink()
+    with pytest.raises(BundleError, match="was edited"):
+        rd.cpp(digits_bundle, project)
+    assert not (outside / "model.fp32.onnx").exists()
 
 
 def test_an_installed_package_has_the_sources(tmp_path: Path) -> None:

@@ -36,6 +36,17 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
+def exact_int8() -> bool:
+    """Whether this processor's INT8 kernels are exact: x86 without VNNI adds pairs of 8-bit products in 16 bits, which saturate
+    (https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html). True where it cannot be read."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if not cpuinfo.is_file():
+        return True
+    lines = cpuinfo.read_text(errors="replace").splitlines()
+    flags = set(next((line.partition(":")[2] for line in lines if line.startswith("flags")), "").split())
+    return not flags or bool(flags & {"avx512_vnni", "avx_vnni"})
+
+
 def cores() -> int:
     """Logical cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
