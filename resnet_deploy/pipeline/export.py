@@ -10,6 +10,7 @@ from typing import Any
 from resnet_deploy import _json
 from resnet_deploy.bundle.disk import check_folder, has_manifest
 from resnet_deploy.bundle.manifest import Manifest, ModelDescription, Request, WeightsOrigin
+from resnet_deploy.bundle.names import FP32
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.bundle.transaction import changing
 from resnet_deploy.errors import BundleError, UsageError
@@ -108,7 +109,8 @@ def export(
     if has_manifest(path) and not overwrite:
         bundle = Bundle.open(architecture if isinstance(architecture, Bundle) else path)
         _check_request(bundle, name, asked, others)
-        restore(bundle, bundle.manifest.artifacts, progress)
+        # Of what nobody asked for now, a file that cannot be made again is no reason to fail.
+        restore(bundle, [FP32] if "precision" in precisions.said else bundle.manifest.artifacts, progress)
     elif name is None:
         raise UsageError(f"--overwrite makes a bundle new: give its architecture, as in `export ARCH -o {path} --overwrite`")
     else:

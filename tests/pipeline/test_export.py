@@ -198,7 +198,7 @@ def test_values_beyond_fp16_are_found_where_the_file_is_there_already(bundle: Bu
     text = (bundle.path / CALIBRATION).read_text()
     first = text.index('"high": ')
     ranges.write_text(text[:first] + '"high": 70000.0' + text[text.index(",", first) :])
-    with pytest.raises(CalibrationError, match="FP16 ends at 65,504|ranges"):
+    with pytest.raises(CalibrationError, match=r"FP16 ends at 65,504|ranges"):
         rd.export(bundle, precision="fp16", calibration=ranges)
 
 
