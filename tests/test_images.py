@@ -108,7 +108,7 @@ def test_no_program_is_started_for_postscript_by_any_name(tmp_path: Path) -> Non
     assert not called.exists() and done.stdout.strip() == "[]", done.stdout
 
 
-@pytest.mark.parametrize("format", ["PCX", "TGA", "ICO", "SGI", "JPEG2000", "PDF", "IM"])
+@pytest.mark.parametrize("format", ["PCX", "TGA", "ICO", "SGI", "JPEG2000", "PDF"])
 @each_reader
 def test_formats_that_are_not_meant_are_refused(
     tmp_path: Path, format: str, reader: Callable[[Path], np.ndarray | str]
@@ -191,7 +191,9 @@ def tiff(pixels: bytes, *, width: int, height: int, order: str = "<", **tags: in
     }  # fmt: skip
     entries = b"".join(struct.pack(f"{order}HHII", tag, 4, 1, value) for tag, value in values.items())
     mark = b"II*\0" if order == "<" else b"MM\0*"
-    return mark + struct.pack(f"{order}I", 8 + len(pixels)) + pixels + struct.pack(f"{order}H", len(values)) + entries + bytes(4)
+    return (
+        mark + struct.pack(f"{order}I", 8 + len(pixels)) + pixels + struct.pack(f"{order}H", len(values)) + entries + bytes(4)
+    )
 
 
 SIXTEEN = {

@@ -58,7 +58,8 @@ def order_folders(
             f"not known: which folder is which class cannot be told. Name the folders by class index (0 to {count - 1}), or "
             "give all classes"
         )
-    return ClassOrder(indices=tuple(range(len(folders))), class_names=tuple(folders), label_order="sorted")
+    notes = _text_order(folders, source)
+    return ClassOrder(indices=tuple(range(len(folders))), class_names=tuple(folders), label_order="sorted", notes=notes)
 
 
 def order_names(names: Sequence[str], *, source: str, class_names: Sequence[str] | None, num_classes: int | None) -> ClassOrder:
@@ -132,9 +133,26 @@ def _assumed(names: Sequence[str], what: str, *, source: str, class_names: Seque
     )  # fmt: skip
 
 
+def _text_order(folders: Sequence[str], source: str) -> tuple[str, ...]:
+    """A note on numbers that are no indices (1 to 10) and stand in another order as text."""
+    if not all(_is_number(name) for name in folders):
+        return ()
+    moved = [index for index, name in enumerate(sorted(folders, key=int)) if name != folders[index]]
+    if not moved:
+        return ()
+    return (
+        f"{source}: the folders are numbers, but not class indices from 0 on, and were sorted as text, as torchvision's "
+        f"ImageFolder does: {folders[moved[0]]} is class {moved[0]}",
+    )
+
+
+def _is_number(name: str) -> bool:
+    return name.isascii() and name.isdecimal() and len(name) <= _DIGITS
+
+
 def _as_indices(folders: Sequence[str], count: int | None) -> list[int] | None:
     """Folders that are numbers as class indices, below `count` or, where that is not known, without a gap."""
-    if not all(name.isascii() and name.isdecimal() and len(name) <= _DIGITS for name in folders):
+    if not all(_is_number(name) for name in folders):
         return None
     numbers = [int(name) for name in folders]
     if len(set(numbers)) != len(numbers) or max(numbers) >= (count or len(numbers)):

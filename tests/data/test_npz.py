@@ -22,6 +22,9 @@ def opened(source: Any, **options: Any) -> Dataset:
     return open_data(source, preprocessing=Preprocessing(resize=8, crop=8), input_format=InputFormat.UINT8, **options)
 
 
+TWO = np.zeros((2, 8, 8, 3), np.uint8)
+
+
 def header(shape: tuple[int, ...], descr: str = "'|u1'", version: int = 1) -> bytes:
     text = f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}".encode()
     width = 2 if version == 1 else 4
@@ -100,12 +103,12 @@ def test_other_compressions_are_not_numpys(tmp_path: Path, method: int) -> None:
         ({"images": np.zeros((1, 8, 8, 3), bool)}, r"images are bool"),
         ({"images": np.zeros((1, 8, 8, 3), complex)}, r"images are complex128"),
         ({"images": np.array(["a"])}, r"images are <U1 \[1\]"),
-        ({"images": np.zeros((2, 8, 8, 3), np.uint8), "labels": np.array([None, 1])}, "labels are objects"),
-        ({"images": np.zeros((2, 8, 8, 3), np.uint8), "labels": np.array(3)}, r"labels are int64 \[\], expected integers \[2\]"),
-        ({"images": np.zeros((2, 8, 8, 3), np.uint8), "labels": np.array([0, -1])}, "labels from -1 to 0; they are indices"),
-        ({"images": np.zeros((2, 8, 8, 3), np.uint8), "labels": np.array([0, 2**63], np.uint64)}, "labels from 0 to 9223372036854775808"),
-        ({"images": np.zeros((2, 8, 8, 3), np.uint8), "labels": np.array([0, np.nan])}, "labels are float64"),
-        ({"images": np.zeros((2, 8, 8, 3), np.uint8), "labels": np.array([True, False])}, "labels are bool"),
+        ({"images": TWO, "labels": np.array([None, 1])}, "labels are objects"),
+        ({"images": TWO, "labels": np.array(3)}, r"labels are int64 \[\], expected integers \[2\]"),
+        ({"images": TWO, "labels": np.array([0, -1])}, "labels from -1 to 0; they are indices"),
+        ({"images": TWO, "labels": np.array([0, 2**63], np.uint64)}, "labels from 0 to 9223372036854775808"),
+        ({"images": TWO, "labels": np.array([0, np.nan])}, "labels are float64"),
+        ({"images": TWO, "labels": np.array([True, False])}, "labels are bool"),
     ],
 )  # fmt: skip
 def test_arrays_of_other_kinds(tmp_path: Path, arrays: dict[str, Any], message: str) -> None:
