@@ -6,6 +6,8 @@ centre, divide by 255, normalize. Ten crops are those of its TenCrop.
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +16,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from resnet_deploy.errors import UsageError
+from resnet_deploy.images import to_rgb
 from resnet_deploy.specs import InputFormat, Preprocessing
 
 CENTRE = 4  # of ten crops
 MAX_PIXELS = 100_000_000  # decoded, 300 MB; more is a mistake or an attack
+LARGE_PIXELS = 25_000_000  # 75 MB decoded; larger images are decoded one at a time, else memory grows with the cores
+_LARGE = threading.Lock()
 
 Pixels = NDArray[np.uint8]
 
@@ -28,7 +33,8 @@ class Transform:
 
     crops: 1, the centre; or 10, the four corners, the centre, and the same of the mirrored image (1512.03385, section 4.1).
     max_pixels: of an image, as it is and resized; MAX_PIXELS where None.
-    Raises UsageError for crops that are not to be had, ValueError for an image that is too large.
+    Raises UsageError for crops that are not to be had; ValueError for an image that is too large, which is then not decoded, or
+    that `to_rgb` cannot convert; OSError for a damaged one.
     """
 
     preprocessing: Preprocessing
@@ -61,11 +67,12 @@ class Transform:
         for width, height in (image.size, size):  # a sliver of 1x65535 pixels grows to 4 gigapixels
             if width * height > most:
                 raise ValueError(f"{width}x{height} is more than {most // 10**6} megapixels")
-        if image.mode != "RGB":  # else it would be a copy
-            image = image.convert("RGB")
-        if size != image.size:
-            image = image.resize(size, Image.Resampling.BILINEAR)
-        return np.asarray(image)
+        pixels = max(image.width * image.height, size[0] * size[1])
+        with _LARGE if pixels > LARGE_PIXELS else contextlib.nullcontext():
+            image = to_rgb(image)
+            if size != image.size:
+                image = image.resize(size, Image.Resampling.BILINEAR)
+            return np.asarray(image)
 
 
 def normalize(pixels: Pixels, preprocessing: Preprocessing) -> NDArray[np.float32]:

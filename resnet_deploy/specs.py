@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import numbers
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields
 from enum import Enum
@@ -15,6 +17,9 @@ INPUT_NAME = "input"
 # (what is being done, steps done, steps in all or None)
 Progress = Callable[[str, int, "int | None"], None]
 MAX_BATCH = 32  # the largest batch that an export proves, unless asked for more
+MAX_SIDE = 8192  # pixels of an input's edge: 67 megapixels, of the 100 that an image may have
+MEAN_RANGE = (-10.0, 10.0)  # of RGB in [0, 1]; 124, of RGB in [0, 255], is a mistake
+STD_RANGE = (1e-4, 100.0)  # 1/255 is in use, for networks that take 0 to 255
 OPSET = 20  # of ONNX; TensorRT >= 10 and ONNX Runtime >= 1.17 read it
 
 
@@ -128,7 +133,8 @@ class TensorSpec:
 class Preprocessing:
     """Evaluation transform: resize the shorter edge, crop the centre, scale to [0, 1], normalize each channel.
 
-    resize, crop: pixels. mean, std: of RGB in [0, 1]. The steps are those of torchvision's ImageClassification preset.
+    resize, crop: pixels, 1 to 8,192. mean, std: of RGB in [0, 1]; -10 to 10, and 0.0001 to 100. The steps are those of
+    torchvision's ImageClassification preset. Raises UsageError for anything else.
     """
 
     resize: int
@@ -137,19 +143,42 @@ class Preprocessing:
     std: tuple[float, float, float] = IMAGENET_STD
 
     def __post_init__(self) -> None:
-        if self.crop < 1 or self.resize < 1:
-            raise UsageError(f"resize {self.resize} and crop {self.crop} must be at least 1 pixel")
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise UsageError(f"mean {self.mean} and std {self.std} need three channels each, and std above 0")
+        for name, side in (("resize", self.resize), ("crop", self.crop)):
+            if not _is_number(side, numbers.Integral) or not 1 <= side <= MAX_SIDE:
+                raise UsageError(f"{name} is {side!r}; it must be a whole number of pixels from 1 to {MAX_SIDE:,}")
+        for name, values, (low, high) in (("mean", self.mean, MEAN_RANGE), ("std", self.std, STD_RANGE)):
+            known = isinstance(values, (tuple, list)) and all(_is_number(value, numbers.Real) for value in values)
+            if not known or len(values) != 3 or not all(low <= value <= high for value in values):  # NaN is in no range
+                raise UsageError(
+                    f"{name} is {values}; it must be three numbers, of red, green and blue in [0, 1], from {low:g} to {high:g}"
+                )
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Preprocessing:
+        """Read what `to_dict` wrote. Raises KeyError, TypeError or ValueError for another form, UsageError for a range."""
         return cls(
-            resize=int(data["resize"]),
-            crop=int(data["crop"]),
-            mean=tuple(float(value) for value in data["mean"]),  # type: ignore[arg-type]
-            std=tuple(float(value) for value in data["std"]),  # type: ignore[arg-type]
+            resize=_whole(data["resize"]),
+            crop=_whole(data["crop"]),
+            mean=tuple(_real(value) for value in data["mean"]),  # type: ignore[arg-type]
+            std=tuple(_real(value) for value in data["std"]),  # type: ignore[arg-type]
         )
+
+
+def _is_number(value: Any, kind: type) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _real(value: Any) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, float) and not (math.isfinite(value) and value.is_integer()):  # int() would truncate, or overflow
+        raise ValueError(f"{value} is not a whole number")
+    return int(value)
 
 
 def to_dict(spec: Any) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from PIL import Image
 from resnet_deploy import preprocessing as preprocessing_module
 from resnet_deploy.data import Dataset, open_data
 from resnet_deploy.errors import DataError, UsageError
+from resnet_deploy.images import FORMATS
 from resnet_deploy.preprocessing import Transform, normalize
 from resnet_deploy.specs import InputFormat, Preprocessing
 from tests.peers import torchvision
@@ -90,9 +91,9 @@ def test_preprocess_of_slivers(size: tuple[int, int]) -> None:
     assert_equals_torchvision(noise(*size), Preprocessing(resize=256, crop=224))
 
 
-@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "LA", "P", "CMYK", "1", "I;16"])
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "LA", "P", "CMYK", "1"])
 def test_preprocess_of_every_mode(mode: str) -> None:
-    image = noise(300, 260, mode) if mode != "I;16" else Image.fromarray(np.arange(6400, dtype=np.uint16).reshape(80, 80))
+    image = noise(300, 260, mode)
     assert image.mode == mode
     assert_equals_torchvision(image, Preprocessing(resize=256, crop=224))
 
@@ -238,7 +239,7 @@ def test_a_class_folder_without_images_would_shift_the_labels(folder: Path) -> N
 
 def test_nothing_to_read(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no image")
-    with pytest.raises(DataError, match=r"has no images \(.bmp, .jpeg, .jpg"):
+    with pytest.raises(DataError, match=r"has no images \(.apng, .avif, .bmp, .gif, .jfif, .jpe, .jpeg, .jpg"):
         opened(tmp_path)
     with pytest.raises(
         DataError, match=r"absent does not exist; give a folder of images, an .npz file, `digits` or `random:N`"
@@ -247,7 +248,7 @@ def test_nothing_to_read(tmp_path: Path) -> None:
 
 
 def test_labels_beyond_the_models_classes(folder: Path) -> None:
-    with pytest.raises(DataError, match="labels from 0 to 2, but the model has classes 0 to 1"):
+    with pytest.raises(DataError, match=r"has 3 class folders \(Dog, cat, n10\), but the model has 2 classes"):
         opened(folder, num_classes=2)
 
 
@@ -299,25 +300,30 @@ def test_images_over_the_limit_are_skipped_before_they_are_decoded(folder: Path,
 def test_no_image_can_be_read(tmp_path: Path) -> None:
     for name in ("a.png", "b.jpg"):
         text_file(tmp_path / name)
-    with pytest.raises(DataError, match=r"none of the 2 images of .* can be read; .*a.png: cannot identify"):
+    with pytest.raises(DataError, match=r"none of the 2 images of .*; .*a.png: not an image that can be read \(JPEG"):
         images_of(opened(tmp_path))
 
 
 @pytest.mark.filterwarnings("ignore:::PIL")
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP"])
+@pytest.mark.parametrize("format", [*FORMATS, "EPS"])
 def test_damaged_bytes_never_end_in_another_error(tmp_path: Path, format: str) -> None:
     """The decoder may make something of them; otherwise the file is skipped."""
     whole = io.BytesIO()
-    noise(16, 12).save(whole, format)
+    try:
+        noise(16, 12).save(whole, format)
+    except KeyError:
+        pytest.skip(f"this Pillow has no {format}")
     generator = np.random.default_rng(0)
     for number in range(100):
         damaged = bytearray(whole.getvalue())
         for position in generator.integers(0, min(len(damaged), 150), 3):
             damaged[position] = generator.integers(256)
         (tmp_path / f"{number:03}.png").write_bytes(damaged[: None if number % 2 else -number])
+    Image.new("RGB", (2, 2)).save(tmp_path / "good.png")
     dataset = opened(tmp_path)
-    assert len(images_of(dataset)) == 100 - len(dataset.skipped)
+    assert len(images_of(dataset)) == 101 - len(dataset.skipped)
     assert dataset.skipped
+    assert format != "EPS" or len(dataset.skipped) == 100
 
 
 # Order, limits, identity.
@@ -425,12 +431,12 @@ def test_normalized_images_for_a_model_that_takes_pixels(tmp_path: Path) -> None
         ({"images": PIXELS[:0]}, r"has no images: `images` is \[0, 9, 12, 3\]"),
         ({"images": PIXELS[:, :0]}, r"has no images: `images` is \[5, 0, 12, 3\]"),
         ({"x": PIXELS}, "not a whole .npz file with an array `images`.*images"),
-        ({"images": np.array([{"a": 1}], object)}, "not a whole .npz file.*allow_pickle=False"),
+        ({"images": np.array([{"a": 1}], object)}, r"images are objects \[1\], which are not plain numbers or strings"),
         ({"images": PIXELS, "labels": np.arange(4)}, r"labels are int64 \[4\], expected integers \[5\]"),
         ({"images": PIXELS, "labels": np.zeros((5, 1), np.int64)}, r"labels are int64 \[5, 1\]"),
         ({"images": PIXELS, "labels": np.zeros(5)}, r"labels are float64 \[5\], expected integers \[5\]"),
         ({"images": PIXELS, "labels": np.arange(5)}, "labels from 0 to 4, but the model has classes 0 to 3"),
-        ({"images": PIXELS, "labels": np.arange(5) - 1}, "labels from -1 to 3"),
+        ({"images": PIXELS, "labels": np.arange(5) - 1}, r"labels from -1 to 3; they are indices of classes, from 0 on"),
     ],
 )
 def test_an_npz_that_cannot_be_used(tmp_path: Path, arrays: dict[str, Any], message: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import stat
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +13,12 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
 from resnet_deploy.errors import StorageError
-from resnet_deploy.preprocessing import Transform
+from resnet_deploy.images import open_image, reason_of
+from resnet_deploy.preprocessing import LARGE_PIXELS, Transform
 
-LARGE_PIXELS = 25_000_000  # 75 MB decoded; larger images are decoded one at a time on a machine
 _REDUCED = 4  # a large JPEG is decoded at an eighth, a quarter or half, still so many times what it is resized to
-_WIDE = {"I", "F"}  # more than 8 bits a channel: PIL would clip them to white
 # The machine fails, not the image: the run stops, and can go on later.
 _MACHINE = {errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT}
 
@@ -53,41 +50,28 @@ class Decoder:
     def __call__(self, path: bytes) -> NDArray[Any] | str:
         try:
             return self._read(path)
-        except UnidentifiedImageError:
-            return "not an image that can be read"
         except OSError as exc:
             if exc.errno in _MACHINE:
                 raise StorageError(f"cannot read {os.fsdecode(path)}: {exc.strerror}. Run the command again to go on") from exc
-            return exc.strerror or _reason(exc)
+            return exc.strerror or reason_of(exc)
         except MemoryError:
             raise
         except Exception as exc:  # damaged files make PIL's plugins raise a dozen kinds
-            return _reason(exc)
+            return reason_of(exc)
 
     def _read(self, path: bytes) -> NDArray[Any]:
-        found = os.stat(path)
-        if not stat.S_ISREG(found.st_mode):
-            raise ValueError("not a file")  # reading a pipe would wait for ever
-        if not found.st_size:
-            raise ValueError("an empty file")
-        with open(path, "rb") as file, Image.open(file) as image:
+        with open_image(path) as image:
             pixels = image.width * image.height
             if pixels > self.max_pixels:
                 raise ValueError(
                     f"{image.width}x{image.height} is {pixels / 1e6:,.1f} megapixels, more than {self.max_pixels / 1e6:,.1f}"
                 )
-            if image.mode.split(";")[0] in _WIDE:
-                raise ValueError(f"more than 8 bits a channel (mode {image.mode}); convert it to 8 bits")
             if pixels <= LARGE_PIXELS:
                 return self.transform(image)
             least = _REDUCED * self.transform.preprocessing.resize
             with _one_at_a_time():
                 image.draft(None, (least, least))  # of a JPEG; nothing for other formats
                 return self.transform(image)
-
-
-def _reason(exc: Exception) -> str:
-    return (str(exc).splitlines() or [""])[0][:300] or type(exc).__name__
 
 
 def _one_at_a_time() -> contextlib.AbstractContextManager[Any]:

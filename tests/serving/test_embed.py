@@ -249,12 +249,10 @@ def test_bad_images_are_listed(digits_bundle: Bundle, tmp_path: Path) -> None:
     assert table["path"].to_pylist() == good and table["logits"].null_count == 0
     np.testing.assert_allclose(column(table, "logits"), answers(digits_bundle, good)["logits"], atol=1e-5)
     lines = (tmp_path / "out.bad.csv").read_text().splitlines()
-    assert lines[0] == "path,reason" and lines[1] == f"{folder}/000/00003.jpg,not an image that can be read"
+    assert lines[0] == "path,reason" and lines[1].startswith(f'{folder}/000/00003.jpg,"not an image that can be read')
     assert lines[2].startswith(f"{folder}/001/00011.jpg,image file is truncated") and len(lines) == 3
     again = run(digits_bundle.path, folder, "-o", output, "--strict")
-    assert (
-        again.exit_code == 2 and "00003.jpg: not an image that can be read. Remove it, or run without --strict" in again.stderr
-    )
+    assert again.exit_code == 2 and "00003.jpg: not an image that can be read (JPEG" in again.stderr
 
 
 def test_strict_stops_and_goes_on_without(digits_bundle: Bundle, tmp_path: Path) -> None:

@@ -82,8 +82,8 @@ def png(width: int, height: int, data: bytes = b"") -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
 
 
-def sixteen(path: Path) -> None:
-    Image.fromarray(np.arange(6400, dtype=np.uint16).reshape(80, 80)).save(path)
+def floats(path: Path) -> None:
+    Image.fromarray(np.arange(6400, dtype=np.float32).reshape(80, 80)).save(path)
 
 
 def truncated(path: Path) -> None:
@@ -97,7 +97,7 @@ def truncated(path: Path) -> None:
         ("a.jpg", lambda path: path.write_bytes(b""), "an empty file"),
         ("a.jpg", lambda path: path.write_text("no image"), "not an image that can be read"),
         ("a.jpg", truncated, "image file is truncated"),
-        ("a.png", sixteen, "more than 8 bits a channel (mode I;16); convert it to 8 bits"),
+        ("a.tiff", floats, "grey pixels are 32-bit floats, whose range is not known; convert it to 8 or 16 bits"),
         ("a.png", lambda path: path.write_bytes(png(60_000, 60_000)), "60000x60000 is 3,600.0 megapixels, more than 100.0"),
         ("a.png", lambda path: path.write_bytes(png(20, 20, b"short")), "image file is truncated"),
         ("a.jpg", lambda path: None, "No such file or directory"),
@@ -105,7 +105,7 @@ def truncated(path: Path) -> None:
         ("a.jpg", lambda path: os.mkfifo(path), "not a file"),
         ("a.png", lambda path: Image.new("1", (1, 65_535)).save(path), "40x2621400 is more than 100 megapixels"),
     ],
-    ids=["empty", "text", "truncated", "16 bit", "bomb", "damaged", "absent", "folder", "pipe", "sliver"],
+    ids=["empty", "text", "truncated", "floats", "bomb", "damaged", "absent", "folder", "pipe", "sliver"],
 )
 def test_what_is_no_image(tmp_path: Path, name: str, make: Callable[[Path], object], reason: str) -> None:
     make(tmp_path / name)

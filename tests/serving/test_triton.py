@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -20,6 +21,7 @@ from resnet_deploy.lowering import LoweringOptions, lower
 from resnet_deploy.serving.model_config import read_config
 from resnet_deploy.serving.options import TritonOptions
 from resnet_deploy.serving.releases import RELEASES, fits, tensorrt_of
+from resnet_deploy.serving.steps import classify
 from resnet_deploy.serving.steps.classify import TritonPythonModel
 from resnet_deploy.specs import silent
 from tests.serving.conftest import with_tensorrt
@@ -215,6 +217,20 @@ def test_classify_of_float16_scores() -> None:
     assert found["topk_labels"].tolist() == [["b", "c"], ["a", "b"]] and found["topk_indices"].dtype == np.int64
     assert found["probabilities"].dtype == np.float32 and np.isfinite(found["probabilities"]).all()
     np.testing.assert_allclose(found["probabilities"].sum(1), 1, atol=1e-6)
+
+
+def test_labels_end_at_a_line_feed_alone(tmp_path: Path) -> None:
+    """As they are written; a name with another end of a line in it would shift all that follow."""
+    (tmp_path / "model.py").write_bytes(Path(classify.__file__).read_bytes())
+    (tmp_path / "labels.txt").write_bytes("two\u2028lines\nnext\x85one\nc\n".encode())
+    spec = importlib.util.spec_from_file_location("model_beside_labels", tmp_path / "model.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    step = module.TritonPythonModel()
+    parameters = {"top_k": {"string_value": "1"}, "scores": {"string_value": "logits"}}
+    step.initialize({"model_config": json.dumps({"parameters": parameters})})
+    assert step.labels.tolist() == ["two\u2028lines", "next\x85one", "c"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,134 @@
+"""Images in a fixed order, read by worker threads and given out in batches."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnet_deploy.data.labels import LabelOrder
+from resnet_deploy.errors import DataError
+from resnet_deploy.images import reason_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skipped:
+    """An image that could not be used, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """images: as the model takes them, (N, ...). labels: (N,) int64, where there are any."""
+
+    images: NDArray[Any]
+    labels: NDArray[np.int64] | None
+
+
+@dataclass(kw_only=True)
+class Dataset:
+    """Images in a fixed order. `read(i)` gives one as the model takes it, or raises OSError or ValueError.
+
+    labels: class indices, (len,) int64. class_names: names of all classes that labels may index, where they are known;
+    label_order: how folders or names became indices (`LabelOrder`), None without labels. notes: what was assumed, in words,
+    to be printed as warnings. crops: views of each image, along a first axis where there are several. skipped: filled while
+    `batches` runs; strict makes a bad image an error.
+    """
+
+    source: str
+    count: int
+    read: Callable[[int], NDArray[Any]] = field(repr=False)
+    name_of: Callable[[int], str] = field(repr=False)
+    digest: Callable[[], str] = field(repr=False)
+    labels: NDArray[np.int64] | None = None
+    class_names: tuple[str, ...] | None = None
+    label_order: LabelOrder | None = None
+    notes: list[str] = field(default_factory=list)
+    strict: bool = False
+    crops: int = 1
+    skipped: list[Skipped] = field(default_factory=list)
+    _sha256: str | None = None
+
+    def __len__(self) -> int:
+        return self.count
+
+    @property
+    def sha256(self) -> str:
+        """Of the files' bytes or the arrays' values, and of the labels."""
+        if self._sha256 is None:
+            labels = b"" if self.labels is None else self.labels.tobytes()
+            self._sha256 = hashlib.sha256(os.fsencode(self.digest()) + labels).hexdigest()
+        return self._sha256
+
+    def batches(self, batch: int, progress: Callable[[int], None] | None = None) -> Iterator[Batch]:
+        """All images once, decoded by worker threads one batch ahead. progress: told how many were read.
+
+        Raises DataError for a bad image where strict, and where none could be read.
+        """
+        self.skipped.clear()
+        images: list[NDArray[Any]] = []
+        kept: list[int] = []
+        for index, item in self._decoded(ahead=batch):
+            if progress is not None:
+                progress(index + 1)
+            if isinstance(item, Skipped):
+                self.skipped.append(item)
+                continue
+            images.append(item)
+            kept.append(index)
+            if len(images) == batch:
+                yield self._batch(images, kept)
+                images, kept = [], []
+        if images:
+            yield self._batch(images, kept)
+        if len(self.skipped) == self.count:
+            first = self.skipped[0]
+            raise DataError(f"none of the {self.count} images of {self.source} can be read; {first.name}: {first.reason}")
+
+    def _batch(self, images: list[NDArray[Any]], kept: list[int]) -> Batch:
+        return Batch(images=np.stack(images), labels=None if self.labels is None else self.labels[kept])
+
+    def _decoded(self, *, ahead: int) -> Iterator[tuple[int, NDArray[Any] | Skipped]]:
+        workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+        with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
+            numbers = iter(range(self.count))
+            waiting = deque((i, pool.submit(self._read, i)) for i in itertools.islice(numbers, ahead + workers))
+            while waiting:
+                index, future = waiting.popleft()
+                waiting.extend((i, pool.submit(self._read, i)) for i in itertools.islice(numbers, 1))
+                yield index, future.result()
+
+    def _read(self, index: int) -> NDArray[Any] | Skipped:
+        try:
+            return self.read(index)
+        except (OSError, ValueError) as exc:
+            reason = (isinstance(exc, OSError) and exc.strerror) or reason_of(exc)
+            bad = Skipped(name=self.name_of(index), reason=reason)
+            if self.strict:
+                raise DataError(f"{bad.name}: {bad.reason}. Remove it, or run without --strict to skip it") from exc
+            return bad
+
+
+def subset(dataset: Dataset, limit: int) -> Dataset:
+    """So many of a data set's images, evenly spaced, so that every class folder is represented. Raises DataError for none."""
+    if limit < 1:
+        raise DataError(f"a limit of {limit} leaves no image")
+    chosen = np.linspace(0, len(dataset) - 1, limit).round().astype(np.int64)
+    return Dataset(
+        source=f"{dataset.source} ({limit} of {len(dataset)})", count=limit, strict=dataset.strict, crops=dataset.crops,
+        read=lambda number: dataset.read(int(chosen[number])),
+        name_of=lambda number: dataset.name_of(int(chosen[number])),
+        digest=lambda: f"{dataset.digest()} {limit}",
+        labels=None if dataset.labels is None else dataset.labels[chosen],
+        class_names=dataset.class_names, label_order=dataset.label_order, notes=list(dataset.notes),
+    )  # fmt: skip
