@@ -1,7 +1,7 @@
 """The files that hold checkpoints: PyTorch's zip archives, its older sequence of pickles, and safetensors.
 
-Memory: a file is described before anything of it is loaded, and a description is bounded (16 MB, two million operations, some
-500 MB of memory at worst). Each storage is then as large as the file says that it is, which is at most the file itself.
+Memory: a file is described before anything of it is loaded, and a description is bounded (16 MiB and two million operations,
+which take some 600 MB at worst). A storage is as large as its part of the file, whatever the description claims.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from resnet_deploy.models.stored import Storage, StoredTensor, call, storage_dty
 
 _ZIP = b"PK"
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of PyTorch's format before 1.6
-_MAX_MEMBERS = 100_000
+_MAX_DIRECTORY = 8 << 20  # of a zip archive; a member takes some 90 bytes of it, and 700 in memory
 _SAFETENSORS = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
     "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "U16": torch.uint16, "U32": torch.uint32,
@@ -82,7 +82,7 @@ def _zip_archive(file: BinaryIO) -> Contents:
     try:
         archive = zipfile.ZipFile(file)
         members = {info.filename.partition("/")[2]: info for info in archive.infolist()}
-    except (zipfile.BadZipFile, NotImplementedError, struct.error, IndexError) as exc:
+    except (zipfile.BadZipFile, NotImplementedError, struct.error, IndexError, OverflowError) as exc:
         raise ValueError(f"its zip archive is damaged: {exc}") from exc
     size = _size(file)
     if large := [info for info in archive.infolist() if info.file_size > size]:
@@ -113,18 +113,18 @@ def _zip_archive(file: BinaryIO) -> Contents:
 def _check_directory(file: BinaryIO) -> None:
     """Refuse a directory of millions of members before zipfile makes an object of each."""
     size = _size(file)
-    file.seek(max(0, size - 22 - 65535))
+    file.seek(max(0, size - 22 - 65535 - 76))
     tail = file.read()
     file.seek(0)
     place = tail.rfind(b"PK\x05\x06")
     if place < 0 or len(tail) < place + 22:
         raise ValueError("its zip archive has no end: it is truncated")
-    (count,) = struct.unpack_from("<H", tail, place + 10)
-    wide = tail.rfind(b"PK\x06\x06", 0, place)
-    if wide >= 0 and len(tail) >= wide + 40:
-        (count,) = struct.unpack_from("<Q", tail, wide + 32)
-    if count > _MAX_MEMBERS:
-        raise ValueError(f"its zip archive has {count} members, more than a checkpoint's {_MAX_MEMBERS}")
+    (length,) = struct.unpack_from("<I", tail, place + 12)
+    if place >= 76 and tail.startswith(b"PK\x06\x06", place - 76):  # zip64's, which zipfile prefers
+        (wide,) = struct.unpack_from("<Q", tail, place - 36)
+        length = wide if length == 0xFFFFFFFF else max(length, wide)
+    if length > _MAX_DIRECTORY:
+        raise ValueError(f"its zip archive has a directory of {length} bytes, more than a checkpoint's {_MAX_DIRECTORY}")
 
 
 def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, size: int) -> bytearray:
@@ -138,7 +138,7 @@ def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, size: int) -> bytea
             while block := stream.read(1 << 20):  # to the end, where the CRC is checked
                 data[count : count + len(block)] = block
                 count += len(block)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, struct.error) as exc:
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OverflowError, struct.error) as exc:
         raise ValueError(f"its {info.filename} is damaged: {exc}") from exc
     if count != size:
         raise ValueError(f"its {info.filename} is cut off")
@@ -259,18 +259,21 @@ def _safetensors(file: BinaryIO) -> Contents:
 
 def _described(name: str, entry: Any) -> StoredTensor:
     try:
-        dtype, shape, (begin, end) = _SAFETENSORS.get(entry["dtype"]), tuple(entry["shape"]), entry["data_offsets"]
-        whole = all(type(value) is int and value >= 0 for value in (*shape, begin, end)) and len(shape) <= 64
+        kind, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
     except (KeyError, TypeError, ValueError) as exc:
         raise ValueError(f"its header describes {name} by other than dtype, shape and data_offsets") from exc
+    if len(shape) > 64 or not all(type(value) is int and 0 <= value < 1 << 63 for value in (*shape, begin, end)):
+        raise ValueError(f"its header gives {name} a shape or offsets that are not counts")
     stride = [1] * len(shape)
     for axis in range(len(shape) - 2, -1, -1):
         stride[axis] = stride[axis + 1] * shape[axis + 1]
-    kind = "dense" if dtype else f"of the type {entry['dtype']}"
-    storage = Storage(key=name, dtype=dtype or torch.uint8, size_bytes=end - begin) if whole else None
-    tensor = StoredTensor(storage=storage, dtype=dtype, shape=shape, stride=tuple(stride), kind=kind)
-    if not whole or begin > end or (dtype and tensor.size_bytes != end - begin):
-        raise ValueError(f"its header gives {name} offsets that its shape and type do not have")
+    dtype = _SAFETENSORS.get(kind) if isinstance(kind, str) else None
+    storage = Storage(key=name, dtype=dtype or torch.uint8, size_bytes=end - begin)
+    tensor = StoredTensor(
+        storage=storage, dtype=dtype, shape=shape, stride=tuple(stride), kind="dense" if dtype else f"of the type {kind!s:.40}"
+    )
+    if begin > end or (dtype and tensor.size_bytes != end - begin):
+        raise ValueError(f"its header gives {name} {end - begin} bytes, which its shape and type do not have")
     return tensor
 
 

@@ -1,6 +1,6 @@
 """Weights from files and from torchvision's server: read without running code, and matched strictly.
 
-Memory: reading takes at most the file's size, for the weights, and 512 MiB for what describes them.
+Memory: reading takes at most the file's size, for the weights, and 768 MiB for what describes them, whatever the file claims.
 """
 
 from __future__ import annotations

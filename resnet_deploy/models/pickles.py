@@ -94,10 +94,11 @@ class PickleReader:
                 position = int(place or 0)
                 self._spend(1)
                 self._step(opcode.name, argument)
-            (value,) = self._stack
+            if len(self._stack) != 1:
+                raise IndexError
         except (IndexError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as exc:
             raise ValueError(f"its pickle is damaged at byte {position}") from exc
-        return value
+        return self._stack[0]
 
     def _spend(self, count: int) -> None:
         self._left -= count
