@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import random
+import re
 import struct
 import subprocess
 import sys
@@ -201,7 +202,10 @@ def test_pickles_are_data(tmp_path: Path, body: bytes, message: str) -> None:
 
 
 def test_a_storage_that_claims_more_than_its_member(tmp_path: Path) -> None:
-    path = zipped(tmp_path / "w.pth", "data.pkl", lambda data: data.replace(b"h\x06K\x03tq", b"h\x06J\x00\x00\x00\x10tq"))
+    def claim(pickle: bytes) -> bytes:
+        return re.sub(rb"(?s)(h.)K\x03tq", lambda match: match[1] + b"J\x00\x00\x00\x10tq", pickle)
+
+    path = zipped(tmp_path / "w.pth", "data.pkl", claim)
     refused(path, r"fc.bias: its w/data/\d+ has 12 bytes where 1073741824 are described")
 
 
@@ -428,8 +432,8 @@ def claims(path: Path) -> None:
     path.write_bytes(data)
 
 
-def description(body: bytes) -> Callable[[Path], None]:
-    return lambda path: zipped(path, "data.pkl", lambda _: b"\x80\x02" + body + b".") and None
+def description(body: bytes) -> Callable[[Path], Path]:
+    return lambda path: zipped(path, "data.pkl", lambda _: b"\x80\x02" + body + b".")
 
 
 def header(text: bytes) -> Callable[[Path], None]:
