@@ -6,6 +6,7 @@ which take some 600 MB at worst). A storage is as large as its part of the file,
 
 from __future__ import annotations
 
+import io
 import json
 import struct
 import zipfile
@@ -151,8 +152,6 @@ def _check_stored(info: zipfile.ZipInfo) -> None:
 
 
 def _unpickled(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Any:
-    import io
-
     if info.file_size > MAX_BYTES:
         raise ValueError(f"its data.pkl has {info.file_size} bytes, more than a checkpoint's {MAX_BYTES}")
 

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import io
 import pickletools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -43,24 +44,6 @@ class Opaque:
     """An object that is of no use here: settings, a device, a set."""
 
 
-class _Bounded:
-    """A file that ends after so many bytes."""
-
-    def __init__(self, file: BinaryIO, limit: int) -> None:
-        self._file, self._end = file, file.tell() + limit
-
-    def read(self, size: int) -> bytes:
-        if size < 0 or self.tell() + size > self._end:
-            raise ValueError(f"it has a value of {size} bytes, more than its description may take")
-        return self._file.read(size)
-
-    def readline(self) -> bytes:
-        return self._file.readline(4096)
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-
 class PickleReader:
     """Reads one pickle after the other from a file.
 
@@ -87,8 +70,8 @@ class PickleReader:
             ValueError: for what is not a pickle, or one that is larger than a checkpoint's.
         """
         self._stack, self._memo = [], {}
-        source: Any = _Bounded(self._file, MAX_BYTES)
-        position = 0
+        start, position = self._file.tell(), 0
+        source = io.BytesIO(self._file.read(MAX_BYTES))  # so that a length in it cannot ask for more
         try:
             for opcode, argument, place in pickletools.genops(source):
                 position = int(place or 0)
@@ -98,6 +81,7 @@ class PickleReader:
                 raise IndexError
         except (IndexError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as exc:
             raise ValueError(f"its pickle is damaged at byte {position}") from exc
+        self._file.seek(start + source.tell())
         return self._stack[0]
 
     def _spend(self, count: int) -> None:
@@ -163,7 +147,7 @@ class PickleReader:
     def _top(self, count: int) -> list[Any]:
         """Take so many values off the stack."""
         values = self._stack[-count:]
-        if len(values) < count or any(value is _MARK for value in values):
+        if len(values) < count or _MARK in values:
             raise IndexError
         del self._stack[-count:]
         return values
