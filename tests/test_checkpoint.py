@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from resnet_deploy.errors import CheckpointError, UnavailableError, UsageError
 from resnet_deploy.models import checkpoint, registry
 from resnet_deploy.models.create import create_model, load_model
+from resnet_deploy.models.metadata import Metadata
 from resnet_deploy.specs import Preprocessing, to_dict
 from tests.conftest import DIGITS
 
@@ -63,7 +64,7 @@ def test_formats(state: State, tmp_path: Path, suffix: str) -> None:
     assert_loads(path, state)
     found = checkpoint.read(ROW, path)
     assert (found.source, found.sha256) == (str(path), hashlib.sha256(path.read_bytes()).hexdigest())
-    assert (found.num_classes, found.key, found.metadata) == (10, None, {})
+    assert (found.num_classes, found.key, found.metadata) == (10, None, Metadata())
     assert checkpoint.weights_digest(ROW, str(path)) == found.sha256
 
 
@@ -301,14 +302,16 @@ class Malicious:
 @pytest.mark.parametrize("write", ["zip", "legacy", "pickle", "beside weights"])
 def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path: Path, write: str) -> None:
     target, path = tmp_path / "owned", tmp_path / "w.pth"
+    message = r"was refused.*would run code.*re-save it: `model = torch.load\(.*`torch.save\(model.state_dict\(\)"
     if write == "pickle":
         path.write_bytes(pickle.dumps(Malicious(target)))
+        message = "a pickle that torch.save did not write|was refused"
     else:
         content = (
             {"fc.weight": torch.ones(10, 64), "extra": Malicious(target)} if write == "beside weights" else Malicious(target)
         )
         torch.save(content, path, _use_new_zipfile_serialization=write != "legacy")
-    with pytest.raises(CheckpointError, match=r"was refused.*would run code.*re-save it with torch.save\(model.state_dict\(\)"):
+    with pytest.raises(CheckpointError, match=message):
         create_model("resnet20", weights=path)
     assert not target.exists()
     torch.load(path, weights_only=False) if write != "pickle" else pickle.loads(path.read_bytes())
@@ -324,10 +327,8 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path: Path, write: str)
         ({"epoch": 3, "lr": 0.1}, "has no tensors; its keys are epoch, lr"),
         ({}, "has no tensors; its keys are none"),
         ({"state_dict": {}}, "has no tensors"),
-        ({"conv1.weight": torch.tensor([1.0, torch.nan])}, "conv1.weight has NaN or Inf"),
-        ({"conv1.weight": torch.tensor([torch.inf]).half()}, "conv1.weight has NaN or Inf"),
     ],
-    ids=["module", "list", "tensor", "no tensors", "empty", "empty nested", "nan", "inf"],
+    ids=["module", "list", "tensor", "no tensors", "empty", "empty nested"],
 )
 def test_pickles_that_are_not_weights(tmp_path: Path, content: Any, message: str) -> None:
     torch.save(content, tmp_path / "w.pth")
@@ -335,24 +336,9 @@ def test_pickles_that_are_not_weights(tmp_path: Path, content: Any, message: str
         create_model("resnet20", weights=tmp_path / "w.pth")
 
 
-@pytest.mark.parametrize(
-    ("metadata", "message"),
-    [
-        ("{", "not a whole .safetensors file"),
-        ("[1]", "not a whole .safetensors file"),
-        ('{"preprocessing": {"resize": 32}}', "records a preprocessing that cannot be used"),
-        ('{"preprocessing": [1]}', "records a preprocessing that cannot be used"),
-    ],
-)
-def test_damaged_metadata(state: State, tmp_path: Path, metadata: str, message: str) -> None:
-    save_file(state, tmp_path / "w.safetensors", {checkpoint.METADATA_KEY: metadata})
-    with pytest.raises(CheckpointError, match=message):
-        load_model("resnet20", weights=tmp_path / "w.safetensors")
-
-
 def test_metadata_of_others_is_left_alone(state: State, tmp_path: Path) -> None:
     save_file(state, tmp_path / "w.safetensors", {"format": "pt", "author": json.dumps(["someone"])})
-    assert checkpoint.read(ROW, tmp_path / "w.safetensors").metadata == {}
+    assert checkpoint.read(ROW, tmp_path / "w.safetensors").metadata == Metadata()
 
 
 # Published weights, from a real server on the loopback interface.

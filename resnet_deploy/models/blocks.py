@@ -183,7 +183,9 @@ def stem(kind: str, channels: int) -> dict[str, nn.Module]:
 def initialize(module: nn.Module) -> None:
     """He initialization (1502.01852) of every convolution by its fan-out; batch norms start as the identity."""
     for layer in module.modules():
-        if isinstance(layer, nn.Conv2d):
+        if (
+            isinstance(layer, nn.Conv2d) and not layer.weight.is_meta
+        ):  # there are no values, and torch imports a compiler for it
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)

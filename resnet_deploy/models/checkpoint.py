@@ -1,10 +1,10 @@
-"""Weights from files and from torchvision's server: read without running code, and matched strictly."""
+"""Weights from files and from torchvision's server: read without running code, and matched strictly.
+
+Memory: reading takes at most the file's size, for the weights, and 768 MiB for what describes them, whatever the file claims.
+"""
 
 from __future__ import annotations
 
-import argparse
-import json
-import pickle
 from dataclasses import dataclass, field, replace
 from http.client import HTTPException
 from pathlib import Path
@@ -14,18 +14,20 @@ from urllib.error import URLError
 import torch
 from torch import Tensor
 
+from resnet_deploy import _json
 from resnet_deploy._files import sha256_file, writing
 from resnet_deploy.errors import CheckpointError, StorageError, UnavailableError
+from resnet_deploy.models.archives import TorchScriptFile, open_contents
+from resnet_deploy.models.metadata import Metadata, parse
+from resnet_deploy.models.pickles import ForbiddenGlobal
 from resnet_deploy.models.registry import Architecture
-from resnet_deploy.specs import Preprocessing
+from resnet_deploy.models.state_dicts import readable, state_of
 
 WEIGHTS_URL = "https://download.pytorch.org/models/"
 
-# Where training scripts keep the weights; an average of them (EMA) is what those scripts evaluate, so it goes first.
-_NESTED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema", "state_dict", "model_state_dict", "model", "net")
-# What wrappers put before each name: DistributedDataParallel and EMA, torch.compile, Lightning.
-_PREFIXES = ("module.", "_orig_mod.", "model.")
 METADATA_KEY = "resnet_deploy"
+# The two lines that save a state dict.
+_RESAVE = "`model = {}('FILE'{})`, then `torch.save(model.state_dict(), 'weights.pth')`"
 MEMBERS = "members."  # what an ensemble puts before its members' names
 
 
@@ -33,30 +35,30 @@ MEMBERS = "members."  # what an ensemble puts before its members' names
 class Checkpoint:
     """A state dict and where it comes from.
 
-    key: where in the file it was nested. metadata: what `save` recorded (architecture, preprocessing, class_names).
-    resize: the evaluation size of published weights.
+    key: where in the file it was nested. metadata: what `save` recorded. resize: the evaluation size of published weights.
+    Raises CheckpointError for class names of another number than the classifier's rows.
     """
 
     state: dict[str, Tensor] = field(repr=False)
     source: str
     sha256: str
     key: str | None = None
-    metadata: dict[str, Any] = field(default_factory=dict)
+    metadata: Metadata = field(default_factory=Metadata)
     resize: int | None = None
+
+    def __post_init__(self) -> None:
+        names = self.metadata.class_names
+        if names is not None and self.num_classes is not None and len(names) != self.num_classes:
+            raise CheckpointError(
+                f"{self.source} records {len(names)} class_names for a classifier of {self.num_classes} classes; "
+                "save it again with one name a class, or with none"
+            )
 
     @property
     def num_classes(self) -> int | None:
         """Rows of the classifier; None where the checkpoint has none."""
         weight = self.state.get("fc.weight")
         return None if weight is None or weight.ndim == 0 else int(weight.shape[0])
-
-    @property
-    def preprocessing(self) -> Preprocessing | None:
-        data = self.metadata.get("preprocessing")
-        try:
-            return None if data is None else Preprocessing.from_dict(data)
-        except (KeyError, TypeError, ValueError) as exc:
-            raise CheckpointError(f"{self.source} records a preprocessing that cannot be used: {data}") from exc
 
 
 def is_published(weights: str) -> bool:
@@ -109,30 +111,48 @@ def read(row: Architecture, weights: str | Path) -> Checkpoint:
     return Checkpoint(state=found.state, source=name, sha256=found.sha256, resize=published.resize)
 
 
-def save(state: dict[str, Tensor], path: Path, metadata: dict[str, Any]) -> None:
-    """Write a .safetensors file that `read` gives back, metadata included. Raises StorageError on a full disk."""
+def save(state: dict[str, Tensor], path: Path, metadata: Any) -> None:
+    """Write a .safetensors file that `read` gives back, metadata included.
+
+    Args:
+        state: tensors by name.
+        path: the file.
+        metadata: a `Metadata`, or a dict of its fields; others are kept beside them.
+
+    Raises:
+        CheckpointError: metadata that `read` would refuse.
+        StorageError: a full disk.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
+    try:
+        text = _json.encode(metadata, indent=None).decode()
+        parse(text)
+    except ValueError as exc:
+        raise CheckpointError(f"{path} cannot record its metadata: {exc}") from exc
     tensors = {name: tensor.detach().contiguous() for name, tensor in state.items()}
     with writing(path):
         path.touch()
         mode = path.stat().st_mode  # save_file makes files that nobody else can read
         try:
-            save_file(tensors, path, metadata={METADATA_KEY: json.dumps(metadata)})
+            save_file(tensors, path, metadata={METADATA_KEY: text})
         except SafetensorError as exc:  # its only cause here is input and output
             raise StorageError(f"cannot write {path}: {exc}. Free some space and run the command again") from exc
         path.chmod(mode)
 
 
 def _existing(weights: str | Path) -> Path:
-    path = Path(weights).expanduser()
-    if not path.is_file():
-        found = "is a folder" if path.is_dir() else "does not exist"
-        raise CheckpointError(
-            f"{weights} {found}; give a .pth, .pt or .safetensors file, or IMAGENET1K_V1, IMAGENET1K_V2 or DEFAULT"
-        )
-    return path
+    try:
+        path = Path(weights).expanduser()
+        kind = "is a folder" if path.is_dir() else "is not a regular file" if path.exists() else "does not exist"
+        if path.is_file():
+            return path
+    except (OSError, RuntimeError, ValueError) as exc:  # a name that is too long, a home that nobody has
+        kind = f"cannot be opened ({exc})"
+    raise CheckpointError(
+        f"{weights} {kind}; give a .pth, .pt or .safetensors file, or IMAGENET1K_V1, IMAGENET1K_V2 or DEFAULT"
+    )
 
 
 def _fetch(file: str) -> Path:
@@ -156,75 +176,36 @@ def _fetch(file: str) -> Path:
 
 
 def _read_file(path: Path, source: str) -> Checkpoint:
-    metadata: dict[str, Any] = {}
-    if path.suffix == ".safetensors":
-        content, metadata = _load_safetensors(path)
-    else:
-        content = _load_pickle(path)
-    state, key = _unwrap(content, path)
-    state = _strip(state)
-    _check_finite(state, path)
-    return Checkpoint(state=state, source=source, sha256=sha256_file(path), key=key, metadata=metadata)
-
-
-def _load_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    from safetensors import SafetensorError, safe_open
-
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = dict(json.loads((file.metadata() or {}).get(METADATA_KEY, "{}")))
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError, TypeError, ValueError) as exc:
-        raise CheckpointError(f"{path} is not a whole .safetensors file ({exc}); copy or download it again") from exc
-
-
-def _load_pickle(path: Path) -> Any:
-    try:
-        # Training scripts save their argparse.Namespace beside the weights; it is plain data.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as exc:
-        reason = next((line for line in str(exc).splitlines() if "GLOBAL" in line or "global" in line), "not a checkpoint")
+        with path.open("rb") as file:
+            contents = open_contents(file, path)
+            metadata = _metadata(contents.metadata, path)
+            state, key = state_of(contents, path)
+        return Checkpoint(state=state, source=source, sha256=sha256_file(path), key=key, metadata=metadata)
+    except ForbiddenGlobal as exc:
         raise CheckpointError(
-            f"{path} was refused: it is damaged, or it holds more than tensors and loading it would run code "
-            f"({reason.strip()[:160]}). Where you trust it, re-save it with torch.save(model.state_dict(), ...)"
+            f"{path} was refused: it names {readable(exc.name)}, so it holds a whole module or another object in place of a "
+            f"state dict, and loading that would run code. Where you trust it, re-save it: "
+            + _RESAVE.format("torch.load", ", weights_only=False")
         ) from exc
-    except Exception as exc:  # torch raises a dozen kinds for damaged files, some without a message
-        reason = (str(exc) or type(exc).__name__).splitlines()[0]
+    except TorchScriptFile as exc:
         raise CheckpointError(
-            f"{path} cannot be read as a checkpoint: it is truncated or not one ({reason[:160]}). Copy or download it again"
+            f"{path} is a TorchScript archive, a program with its weights; expected a state dict. "
+            f"Where you trust it, re-save it: {_RESAVE.format('torch.jit.load', '')}"
+        ) from exc
+    except (ValueError, OSError, MemoryError) as exc:
+        raise CheckpointError(
+            f"{path} cannot be read as a checkpoint: {readable(str(exc)) or 'there is not enough memory'}. "
+            "Copy or download it again"
         ) from exc
 
 
-def _unwrap(content: Any, path: Path) -> tuple[dict[str, Tensor], str | None]:
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a state dict")
-    for key in _NESTED:
-        if _has_tensors(content.get(key)):
-            state, inner = _unwrap(content[key], path)
-            return state, key if inner is None else f"{key}.{inner}"
-    state = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
-    if not state:
-        raise CheckpointError(f"{path} has no tensors; its keys are {', '.join(map(str, list(content)[:8])) or 'none'}")
-    return state, None
-
-
-def _has_tensors(content: Any) -> bool:
-    """Whether there is a tensor at any depth: `ema` may hold the settings of the average alone."""
-    return isinstance(content, dict) and any(isinstance(v, Tensor) or _has_tensors(v) for v in content.values())
-
-
-def _strip(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Plain names: no wrapper's prefix, no averaging counter, and the classifier called fc."""
-    state = {name: tensor for name, tensor in state.items() if name != "n_averaged"}
-    while prefix := next((p for p in _PREFIXES if state and all(name.startswith(p) for name in state)), None):
-        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
-    if "fc.weight" not in state and "linear.weight" in state:
-        state = {name.replace("linear.", "fc.") if name.startswith("linear.") else name: t for name, t in state.items()}
-    return state
-
-
-def _check_finite(state: dict[str, Tensor], path: Path) -> None:
-    for name, tensor in state.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise CheckpointError(f"{path}: {name} has NaN or Inf; the training diverged or the file is damaged")
+def _metadata(texts: dict[str, str], path: Path) -> Metadata:
+    text = texts.get(METADATA_KEY)
+    try:
+        return Metadata() if text is None else parse(text)
+    except ValueError as exc:
+        raise CheckpointError(
+            f"{path} records metadata ({METADATA_KEY}) that cannot be used: {readable(str(exc))}. Save it again with that "
+            "corrected or left out"
+        ) from exc

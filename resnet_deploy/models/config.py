@@ -15,6 +15,15 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "activation": ("original", "bn-after-add", "relu-before-add", "relu-only", "full"),
 }
 
+MAX_CLASSES = 10_000_000  # the largest known classifiers, of faces, have some two million
+MAX_BLOCKS = 2_000  # of a network; 1603.05027's deepest has 333, and building takes a second for 500
+MAX_PARAMETERS = 1 << 31  # 8.6 GB in FP32
+# What each option's numbers may be, so that none asks for more than a machine has, or for a layer without channels.
+RANGES: dict[str, tuple[int, int]] = {
+    "layers": (1, MAX_BLOCKS), "widths": (1, 65_536), "groups": (1, 4096), "width_per_group": (1, 4096), "squeeze": (0, 4096),
+    "num_classes": (1, MAX_CLASSES),
+}  # fmt: skip
+
 
 @dataclass(frozen=True, kw_only=True)
 class ResNetConfig:
@@ -50,16 +59,34 @@ class ResNetConfig:
         for name, choices in CHOICES.items():
             if (value := getattr(self, name)) not in choices:
                 raise UsageError(f"unknown {name} {value!r}; choose from {', '.join(choices)}")
-        if not self.layers or min(self.layers) < 1 or len(self.layers) > len(self.widths):
-            raise UsageError(f"layers {self.layers} must be 1 to {len(self.widths)} stages of at least 1 block")
-        if min(self.groups, self.width_per_group, self.num_classes) < 1 or self.squeeze < 0:
-            raise UsageError("groups, width_per_group and classes must be at least 1")
+        for name, (least, most) in RANGES.items():
+            value = getattr(self, name)
+            _check_range(name, value if isinstance(value, tuple) else (value,), least, most)
+        if not 1 <= len(self.layers) <= len(self.widths):
+            raise UsageError(f"layers {_joined(self.layers)} must be 1 to {len(self.widths)} stages, as many as widths")
         if self.block == "basic" and (self.groups, self.width_per_group) != (1, 64):
             raise UsageError("a basic block has one group of base width 64; groups need block=bottleneck")
         if (dilate := self.replace_stride_with_dilation) and len(dilate) != len(self.layers) - 1:
             raise UsageError(f"replace_stride_with_dilation needs {len(self.layers) - 1} values; found {len(dilate)}")
         if self.activation in {"bn-after-add", "relu-before-add"} and self.squeeze:
             raise UsageError("squeeze-and-excitation is for the original and the pre-activation blocks")
+        self._check_size()
+
+    def _check_size(self) -> None:
+        """Refuse a network that no machine builds, before anything is built."""
+        if (blocks := sum(self.layers)) > MAX_BLOCKS:
+            raise UsageError(f"layers {_joined(self.layers)} are {blocks} blocks; a network has at most {MAX_BLOCKS}")
+        parameters = self.widths[len(self.layers) - 1] * self.expansion * self.num_classes
+        for width, depth in zip(self.widths, self.layers, strict=False):
+            inner = self.inner(width)
+            if inner < 1:
+                raise UsageError(f"width_per_group={self.width_per_group} leaves a stage of width {width} without channels")
+            block = 18 * width**2 if self.block == "basic" else 8 * width * inner + 9 * inner**2 // self.groups
+            parameters += depth * block
+        if parameters > MAX_PARAMETERS:
+            raise UsageError(
+                f"this network would have some {parameters:.2g} parameters; at most {MAX_PARAMETERS:.2g} are built"
+            )
 
     @property
     def stages(self) -> tuple[tuple[int, int, int, int], ...]:
@@ -110,11 +137,29 @@ def squeezed(channels: int, reduction: int) -> int:
     return max(8, (channels // reduction + 4) // 8 * 8)
 
 
+def _check_range(name: str, values: tuple[Any, ...], least: int, most: int) -> None:
+    for value in values:
+        if type(value) is not int or not least <= value <= most:
+            shown = str(value) if type(value) is not int or abs(value) < 10**18 else f"a number of {value.bit_length()} bits"
+            raise UsageError(f"{name} has {shown}; expected whole numbers from {least} to {most}")
+
+
+def _joined(values: tuple[int, ...]) -> str:
+    return "-".join(map(str, values))
+
+
 def _read(name: str, text: str, like: Any) -> Any:
     try:
         if isinstance(like, tuple):
-            numbers = tuple(int(part) for part in text.split("-"))
+            numbers = tuple(map(_number, text.split("-")))
             return tuple(map(bool, numbers)) if name == "replace_stride_with_dilation" else numbers
-        return int(text) if isinstance(like, int) else text
+        return _number(text) if isinstance(like, int) else text
     except ValueError:
-        raise UsageError(f"{name}={text} is not a number, or numbers joined by -, as in layers=3-4-6-3") from None
+        raise UsageError(f"{name}={text[:40]} is not a number, or numbers joined by -, as in layers=3-4-6-3") from None
+
+
+def _number(text: str) -> int:
+    """A number as it is written: no sign, no blank, no underscore, and no more digits than int() takes."""
+    if not (text.isascii() and text.isdecimal()) or len(text) > 1000:
+        raise ValueError
+    return int(text)

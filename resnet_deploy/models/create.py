@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from resnet_deploy.errors import CheckpointError, UsageError
 from resnet_deploy.models import checkpoint, registry
+from resnet_deploy.models.config import MAX_CLASSES
 from resnet_deploy.models.ensemble import Ensemble
+from resnet_deploy.models.matching import check_weights
 from resnet_deploy.models.registry import Architecture
 from resnet_deploy.models.resnet import ResNet
 from resnet_deploy.specs import Preprocessing
@@ -54,8 +56,8 @@ def load_model(
 ) -> LoadedModel:
     """As `create_model`, with the checkpoint's preprocessing, class names and provenance beside the network."""
     row = registry.architecture(name)
-    if num_classes is not None and num_classes < 1:
-        raise UsageError(f"a classifier needs at least 1 class; found {num_classes}")
+    if num_classes is not None and not 1 <= num_classes <= MAX_CLASSES:
+        raise UsageError(f"a classifier needs at least 1 class, and at most {MAX_CLASSES}; found {num_classes}")
     if not row.members:
         found = None if weights is None else checkpoint.read(row, weights)
         return _loaded(row, found, num_classes, new_head, seed=RANDOM_SEED)
@@ -80,13 +82,12 @@ def _loaded(
             weights={"source": "random", "seed": seed, "sha256": None},
         )  # fmt: skip
     network = _load(row, found, num_classes, new_head)
-    preprocessing = found.preprocessing or row.preprocessing
+    preprocessing = found.metadata.preprocessing or row.preprocessing
     if found.resize is not None:
         preprocessing = replace(preprocessing, resize=found.resize)
-    names = found.metadata.get("class_names")
     return LoadedModel(
         architecture=row, network=network, preprocessing=preprocessing,
-        class_names=tuple(names) if names and not new_head else None,
+        class_names=None if new_head else found.metadata.class_names,
         weights={"source": found.source, "sha256": found.sha256, "key": found.key, "new_head": new_head},
     )  # fmt: skip
 
@@ -150,23 +151,15 @@ def _settled(network: ResNet) -> ResNet:
 
 
 def _load(row: Architecture, found: checkpoint.Checkpoint, num_classes: int | None, new_head: bool) -> ResNet:
-    state = dict(found.state)
-    if new_head:
-        if num_classes is None:
-            raise UsageError("a new head needs its number of classes: --num-classes N")
-        state.pop("fc.weight", None)
-        state.pop("fc.bias", None)
-    elif num_classes is not None and found.num_classes not in (None, num_classes):
+    if new_head and num_classes is None:
+        raise UsageError("a new head needs its number of classes: --num-classes N")
+    if not new_head and num_classes is not None and found.num_classes not in (None, num_classes):
         raise CheckpointError(
             f"{found.source} classifies {found.num_classes} classes, not {num_classes}. Leave --num-classes out, or "
             "pass --new-head for a fresh, untrained classifier (transfer learning)"
         )
-    # The shapes are checked on the meta device, where building costs nothing.
     classes = num_classes or found.num_classes or row.num_classes
-    expected = _shapes(row, classes)
-    if new_head:
-        expected = {name: shape for name, shape in expected.items() if not name.startswith("fc.")}
-    _check_shapes(row, found, {name: tuple(tensor.shape) for name, tensor in state.items()}, expected)
+    state = check_weights(row, found, classes, new_head=new_head)
     network = _build(row, classes) if new_head else _empty(row, classes)
     network.load_state_dict(state, strict=not new_head)
     return network
@@ -181,50 +174,3 @@ def _empty(row: Architecture, num_classes: int) -> ResNet:
         if isinstance(layer, nn.BatchNorm2d):  # old checkpoints lack the counter
             layer.num_batches_tracked.zero_()
     return network
-
-
-def _shapes(row: Architecture, num_classes: int) -> dict[str, tuple[int, ...]]:
-    with torch.device("meta"):
-        state = ResNet(row.with_classes(num_classes)).state_dict()
-    # Checkpoints older than PyTorch 0.4.1 have no counters; load_state_dict fills them in.
-    return {name: tuple(tensor.shape) for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
-
-
-def _check_shapes(
-    row: Architecture,
-    found: checkpoint.Checkpoint,
-    state: dict[str, tuple[int, ...]],
-    expected: dict[str, tuple[int, ...]],
-) -> None:
-    counters = {name for name in state if name.endswith("num_batches_tracked")}
-    missing = [name for name in expected if name not in state]
-    unexpected = [name for name in state if name not in expected and name not in counters]
-    differing = [name for name in expected if name in state and state[name] != expected[name]]
-    if not (missing or unexpected or differing):
-        return
-    message = [f"{found.source} is not a checkpoint of {row.name}:"]
-    for what, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", differing)):
-        if names:
-            message.append(f"{len(names)} {what} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''}).")
-    if differing:
-        name = differing[0]
-        message.append(f"{name} is {list(state[name])}, expected {list(expected[name])}.")
-    if missing and all(name.startswith("fc.") for name in missing) and not unexpected:
-        message.append("It has no classifier: pass --new-head with --num-classes.")
-    elif match := _recognize(found):
-        message.append(f"It fits {match}: use that name.")
-    raise CheckpointError(" ".join(message))
-
-
-def _recognize(found: checkpoint.Checkpoint) -> str | None:
-    """The architecture whose names and shapes are exactly these, if there is one."""
-    shapes = {name: tuple(t.shape) for name, t in found.state.items() if not name.endswith("num_batches_tracked")}
-    blocks: dict[str, int] = {}
-    for stage, block, *_ in (name.split(".") for name in shapes if name.startswith("layer") and name.count(".") > 1):
-        blocks[stage] = max(blocks.get(stage, 0), int(block) + 1 if block.isdecimal() else 0)
-    layers = tuple(blocks[stage] for stage in sorted(blocks))
-    for row in registry.ARCHITECTURES.values():
-        # Building a thousand layers takes seconds, even on the meta device.
-        if row.config.layers == layers and shapes == _shapes(row, found.num_classes or row.num_classes):
-            return row.name
-    return None

@@ -212,6 +212,7 @@ _DEPTH_FAMILIES: dict[str, dict[str, Any]] = {
     "preact_resnet_cifar": {"family": "pre-activation", "paper": IDENTITY, "activation": "full"},
 }
 _ENSEMBLE = "ensemble:"
+_MAX_MEMBERS = 100  # of an ensemble
 _DILATION = {"replace_stride_with_dilation", "output_stride"}
 
 
@@ -230,15 +231,15 @@ def architecture(name: str, **shape: Any) -> Architecture:
     base, _, rest = name.partition(":")
     parts = [part for part in rest.split(",") if part]
     if base in _DEPTH_FAMILIES and parts and parts[0].isdecimal():
-        options = dict(map(_option, parts[1:]))
-        row = _cifar(name, int(parts[0]), block=options.pop("block", "basic"), **_DEPTH_FAMILIES[base])
+        options = _options(parts[1:])
+        row = _cifar(name, _depth(parts[0]), block=options.pop("block", "basic"), **_DEPTH_FAMILIES[base])
     elif base in ARCHITECTURES or base == "resnet":
-        options = dict(map(_option, parts))
+        options = _options(parts)
         row = ARCHITECTURES.get(base) or replace(ARCHITECTURES["resnet50"], name=name)
     else:
         near = nearest(base, ARCHITECTURES)
         hint = f"did you mean {' or '.join(near)}?" if near else "`resnet-deploy models` lists them"
-        raise UsageError(f"unknown model {name!r}; {hint}")
+        raise UsageError(f"unknown model {name[:100]!r}; {hint}")
     if not options:
         return row
     # Published weights are those of the row's own shape; dilation leaves that alone.
@@ -248,6 +249,8 @@ def architecture(name: str, **shape: Any) -> Architecture:
 
 def _ensemble(name: str, shape: dict[str, Any]) -> Architecture:
     names = [part for part in name.removeprefix(_ENSEMBLE).split("+") if part]
+    if len(names) > _MAX_MEMBERS:
+        raise UsageError(f"an ensemble has at most {_MAX_MEMBERS} members; found {len(names)}")
     if len(names) < 2:
         raise UsageError(f"{name!r} needs two members or more, as in ensemble:resnet18+resnet34")
     if shape or any(part.startswith(_ENSEMBLE) for part in names):
@@ -266,13 +269,33 @@ def _ensemble(name: str, shape: dict[str, Any]) -> Architecture:
 
 
 def _text(value: Any) -> str:
-    return "-".join(str(int(part)) for part in value) if isinstance(value, (tuple, list)) else str(value)
+    """A value as an option has it; True and False are those of replace_stride_with_dilation."""
+    if isinstance(value, (tuple, list)):
+        return "-".join(str(int(part)) if isinstance(part, bool) else str(part) for part in value)
+    return str(value)
+
+
+def _depth(text: str) -> int:
+    """Layers of a network by name; `_cifar` and the configuration say which there are."""
+    if not text.isascii() or len(text) > 9:
+        raise UsageError(f"{text[:40]} is not a number of layers, as in resnet_cifar:56")
+    return int(text)
+
+
+def _options(parts: list[str]) -> dict[str, str]:
+    """Options by name. Raises UsageError for what is not one, and for one that is there twice."""
+    options: dict[str, str] = {}
+    for name, value in map(_option, parts):
+        if name in options:
+            raise UsageError(f"the option {name} is there twice: {options[name]} and {value}")
+        options[name] = value
+    return options
 
 
 def _option(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals or not value:
-        raise UsageError(f"{text!r} is not an option of a model, as in shortcut=A")
+        raise UsageError(f"{text[:100]!r} is not an option of a model, as in shortcut=A")
     return name, value
 
 
