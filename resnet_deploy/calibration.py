@@ -92,7 +92,9 @@ def calibrate(bundle: Bundle, options: LoweringOptions, progress: Progress) -> C
     if is_file(source):
         return Calibration.load(Path(source))
     subject = Subject(bundle)
-    dataset = subject.data(source, limit=options.calibration_images + HELD_OUT)  # `auto` judges on the rest
+    # `auto` judges on the rest.
+    dataset = subject.data(source, limit=options.calibration_images + HELD_OUT, labels_needed=False)
+    subject.keep_names(dataset)
     wish = f"{dataset.source} {dataset.sha256[:16]} {options.calibration_method}"
     if kept is not None and kept.data == wish:
         found = Calibration.load(bundle.artifact(CALIBRATION))

@@ -311,7 +311,7 @@ def _reconstructed(bundle: Bundle, options: LoweringOptions, progress: Progress,
 
     if options.calibration is None or is_file(options.calibration):
         raise CalibrationError("a reconstruction trains on images, not on their ranges alone: --calibration DATA")
-    dataset = Subject(bundle).data(options.calibration, limit=options.calibration_images + HELD_OUT)
+    dataset = Subject(bundle).data(options.calibration, limit=options.calibration_images + HELD_OUT, labels_needed=False)
     images = np.concatenate([part.images for part in dataset.batches(32)])
     return reconstruct(graph, quantized, images, step=lambda done, total: progress("reconstruct", done, total))
 

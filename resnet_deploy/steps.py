@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from resnet_deploy import _deps, _json
 from resnet_deploy._machine import exact_int8
 from resnet_deploy.backends.base import Backend, Candidate
 from resnet_deploy.bundle.codec import key_of, now
+from resnet_deploy.bundle.description import describe_preprocessing
 from resnet_deploy.bundle.ledger import Ledger
 from resnet_deploy.bundle.manifest import JudgedData, ParityRecord, SkippedImage
 from resnet_deploy.bundle.names import WEIGHTS
@@ -49,6 +51,7 @@ class Verdict:
         report: how the answers differ.
         failures: the gates that do not hold, in words.
         warnings: what makes the verdict unsafe, in words.
+        preprocessing: what the model sees of an image, and where each part of that is from.
     """
 
     candidate: Candidate
@@ -56,6 +59,7 @@ class Verdict:
     report: ParityReport
     failures: list[str] = field(default_factory=list)
     warnings: tuple[str, ...] = ()
+    preprocessing: str = ""
 
     @property
     def gate(self) -> str:
@@ -66,7 +70,8 @@ class Verdict:
         """As JSON has it."""
         return {
             "backend": self.candidate.name, "device": self.candidate.device, "precision": self.candidate.precision.value,
-            "gate": self.gate, "failures": self.failures, "warnings": list(self.warnings), "data": _json.plain(self.data),
+            "gate": self.gate, "failures": self.failures, "warnings": list(self.warnings),
+            "preprocessing": self.preprocessing, "data": _json.plain(self.data),
             "parity": self.report.to_dict(),
         }  # fmt: skip
 
@@ -114,9 +119,11 @@ def verify(
     subject, ledger = Subject(bundle), Ledger(bundle)
     restore(bundle, [WEIGHTS, *(candidate.artifact for candidate in candidates)], progress)
     dataset = subject.data(data, limit=limit, strict=strict, crops=crops)
+    unnamed = subject.keep_names(dataset)
     records = compare(subject, candidates, dataset, batch=min(batch, subject.max_batch), threads=threads, progress=progress)
     ledger.keep("parity", {parity_key(subject, candidate, dataset): record for candidate, record in records.items()})
-    return [verdict(candidate, records[candidate], limits, tuple(ledger.warnings)) for candidate in candidates]
+    warnings = (*ledger.warnings, *([] if unnamed is None else [unnamed]))
+    return [verdict(subject, candidate, records[candidate], limits, warnings) for candidate in candidates]
 
 
 def parity_key(subject: Subject, candidate: Candidate, dataset: Dataset) -> str:
@@ -209,6 +216,7 @@ def _record(
     data = JudgedData(
         source=dataset.source, sha256=dataset.sha256, crops=dataset.crops, images=images, calibrated_on=state.excluded,
         skipped=tuple(SkippedImage(name=item.name, reason=item.reason) for item in dataset.skipped),
+        notes=tuple(dataset.notes),
     )  # fmt: skip
     return ParityRecord(
         candidate=str(candidate), made_from=subject.made_from(candidate), reference=subject.made_from(REFERENCE), data=data,
@@ -258,10 +266,34 @@ def _answers(backend: Backend, images: NDArray[Any], crops: int, batch: int) -> 
     return {name: average_views(name, np.concatenate([part[name] for part in parts]), crops) for name in parts[0]}
 
 
-def verdict(candidate: Candidate, record: ParityRecord, limits: Mapping[str, float], warnings: tuple[str, ...] = ()) -> Verdict:
-    """Judge a parity record, now made or from the manifest."""
+def accuracy_warning(subject: Subject, records: Iterable[ParityRecord]) -> tuple[str, ...]:
+    """Whether the reference stays far below what its weights are said to reach: most often the preprocessing is another's."""
+    model, reported = subject.description, subject.description.weights.top1_accuracy
+    measured = [(record.report.get("reference_top1_accuracy"), record.data) for record in records]
+    known = [(value, data) for value, data in measured if isinstance(value, float)]
+    if reported is None or not known:
+        return ()
+    reached, data = max(known, key=lambda item: item[1].images)
+    # 95 %, normal approximation, and two points for other images of the same kind.
+    margin = 1.96 * math.sqrt(max(reported * (1 - reported), 0.01) / data.images) + 0.02
+    if reached >= reported - margin:
+        return ()
+    return (
+        f"eager reaches {reached:.1%} top-1 on {data.source}, and {model.weights.reported_by} says {reported:.1%}: is the "
+        f"preprocessing that of the training ({describe_preprocessing(model)}), and are these its classes?",
+    )
+
+
+def verdict(
+    subject: Subject, candidate: Candidate, record: ParityRecord, limits: Mapping[str, float], warnings: tuple[str, ...] = ()
+) -> Verdict:
+    """Judge a parity record, now made or from the manifest. warnings: what else makes it unsafe."""
     report = ParityReport(**record.report)  # type: ignore[arg-type]
     failures = judge(report, candidate.precision, limits)
+    warnings += (*record.data.notes, *accuracy_warning(subject, [record]))
     if failures and candidate.precision is Precision.INT8 and candidate.device == "cpu" and "simulate" not in candidate.options:
         warnings += () if exact_int8() else (_SATURATES,)
-    return Verdict(candidate=candidate, data=record.data, report=report, failures=failures, warnings=warnings)
+    return Verdict(
+        candidate=candidate, data=record.data, report=report, failures=failures, warnings=tuple(dict.fromkeys(warnings)),
+        preprocessing=describe_preprocessing(subject.description),
+    )  # fmt: skip

@@ -143,6 +143,7 @@ def _drawn(tuning: Tuning, plot: str | Path | None) -> Iterator[None]:
 
 def _images(subject: Subject, data: str | Path, seen: frozenset[str], limit: int, strict: bool) -> Images:
     dataset = subject.data(data, limit=limit, strict=strict)
+    subject.keep_names(dataset)
     parts = [unseen(part, seen) for part in dataset.batches(min(BATCH, subject.max_batch))]
     images = [(part.images, part.labels) for part in parts if len(part.images)]
     if not images:

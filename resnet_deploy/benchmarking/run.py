@@ -117,6 +117,7 @@ def bench(
     job = _Job(subject, candidates, threads or cores(), fresh, progress)
     job.build({*batches, min(MAX_BATCH, subject.max_batch)})
     dataset = subject.data(data or IMAGES, limit=limit, strict=strict)
+    job.warnings += [unnamed] if (unnamed := subject.keep_names(dataset)) is not None else []
     largest = subject.max_batch if batch is None else max(batches)
     played = ScenarioRun(
         subject, dataset, scenarios, max_batch=largest, threads=job.threads, fresh=fresh, progress=progress,
@@ -142,6 +143,7 @@ class _Job:
         self.fresh, self.progress = fresh, progress
         self.ledger, self.lost = Ledger(subject.bundle), Lost()
         self.judged: dict[Candidate, Verdict] = {}
+        self.warnings: list[str] = []
 
     def build(self, batches: set[int]) -> None:
         """The plans that are missing."""
@@ -164,7 +166,9 @@ class _Job:
             new = {keys[candidate]: record for candidate, record in made.items()}
             self.ledger.keep("parity", new)
             records |= new
-        self.judged = {one: verdict(one, records[key], asked) for one, key in keys.items() if (one, None) not in self.lost}
+        self.judged = {
+            one: verdict(self.subject, one, records[key], asked) for one, key in keys.items() if (one, None) not in self.lost
+        }
 
     def measure(self, timings: Timings, batches: tuple[int, ...], played: ScenarioRun, options: MeasureOptions) -> BenchReport:
         """The sweep over batches, then LoadGen's scenarios; Ctrl-C ends them, and what there is is reported."""
@@ -189,7 +193,7 @@ class _Job:
         return BenchReport(
             machine=describe_machine(), model=described, results=results, scenarios=scenarios,
             unmeasured=unmeasured(self.candidates, batches, timings.found, self.lost), verdicts=_said(self.subject, results),
-            warnings=warnings + _skipped(self.judged) + self.ledger.warnings, interrupted=interrupted,
+            warnings=[*warnings, *_warnings(self.judged), *self.warnings, *self.ledger.warnings], interrupted=interrupted,
         )  # fmt: skip
 
 
@@ -200,11 +204,14 @@ def _said(subject: Subject, results: list[Result]) -> list[dict[str, Any]]:
     return [one.to_dict() for one in found]
 
 
-def _skipped(judged: dict[Candidate, Verdict]) -> list[str]:
-    for one in judged.values():
-        if skipped := one.data.skipped:
-            return [f"{len(skipped)} images were skipped: {skipped[0].name} ({skipped[0].reason}), ..."]
-    return []
+def _warnings(judged: dict[Candidate, Verdict]) -> list[str]:
+    """What makes verdicts unsafe, each once."""
+    warnings = [warning for each in judged.values() for warning in each.warnings]
+    for each in judged.values():
+        if skipped := each.data.skipped:
+            warnings.append(f"{len(skipped)} images were skipped: {skipped[0].name} ({skipped[0].reason}), ...")
+            break
+    return list(dict.fromkeys(warnings))
 
 
 def _bundle(

@@ -7,13 +7,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from resnet_deploy.backends.base import PLANS, Backend, Candidate
-from resnet_deploy.bundle.manifest import CalibrationUse, GraphFile, ModelDescription, PlanFile
+from resnet_deploy.bundle.manifest import CalibrationUse, GraphFile, Manifest, ModelDescription, PlanFile
 from resnet_deploy.bundle.names import WEIGHTS
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.data import Dataset, open_data
 from resnet_deploy.engine.plan import Origin
-from resnet_deploy.errors import UnavailableError, UsageError
+from resnet_deploy.errors import BundleError, DataError, StorageError, UnavailableError, UsageError
 from resnet_deploy.specs import HeadKind, Precision, Preprocessing, TensorSpec
 
 
@@ -67,8 +69,13 @@ class Subject:
         entry = self.bundle.entry(name)
         return self.bundle.artifact(name), entry.origin if isinstance(entry, PlanFile) else None
 
-    def data(self, source: str | Path, *, limit: int | None = None, strict: bool = False, crops: int = 1) -> Dataset:
-        """Open images as the model takes them. Raises UsageError and DataError."""
+    def data(
+        self, source: str | Path, *, limit: int | None = None, strict: bool = False, crops: int = 1, labels_needed: bool = True
+    ) -> Dataset:
+        """Open images as the model takes them, labels matched with its classes by name.
+
+        Raises UsageError and DataError.
+        """
         kind = self.description.head.kind
         if crops > 1 and kind not in {HeadKind.LOGITS, HeadKind.PROBABILITIES}:
             raise UsageError(
@@ -76,8 +83,30 @@ class Subject:
             )
         return open_data(
             source, preprocessing=self.preprocessing, input_format=self.description.input_format,
-            num_classes=self.description.num_classes, limit=limit, strict=strict, crops=crops,
+            num_classes=self.description.num_classes, class_names=self.description.class_names, labels_needed=labels_needed,
+            limit=limit, strict=strict, crops=crops,
         )  # fmt: skip
+
+    def keep_names(self, dataset: Dataset) -> str | None:
+        """Keep the names of the classes of the first labelled data that has them; why they are not kept, where they are not.
+
+        Raises DataError where another process gave the classes other names meanwhile.
+        """
+        names = dataset.class_names
+        if self.description.class_names is not None or names is None or len(names) != self.description.num_classes:
+            return None
+
+        def named(manifest: Manifest) -> Manifest:
+            if manifest.model.class_names not in (None, names):
+                raise DataError(f"{dataset.source} has other classes than those of the bundle; run the command again")
+            return msgspec.structs.replace(manifest, model=msgspec.structs.replace(manifest.model, class_names=names))
+
+        try:
+            with self.bundle.transaction() as change:
+                change.update(named)
+        except (BundleError, StorageError) as exc:  # read-only, full, or another process is at it
+            return f"the names of the classes are not kept in the bundle: {exc}"
+        return None
 
     def calibration_of(self, candidate: Candidate) -> CalibrationUse | None:
         """What a candidate's file was calibrated on; None where it was not quantized."""

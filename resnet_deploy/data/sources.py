@@ -197,22 +197,28 @@ def _digits(part: str, transform: Transform, classes: _Classes) -> Dataset:
 
 
 def _random(argument: str, transform: Transform) -> Dataset:
-    """Uniform pixels from a fixed seed: for speed and numerical agreement, never for accuracy."""
-    number = argument.lstrip("0")
-    if argument and not (number.isascii() and number.isdecimal()):
-        raise DataError(f"random:{argument[:40]} is not a number of images, as in random:64")
-    if len(number) > len(str(MAX_RANDOM)) or int(number or 64) > MAX_RANDOM:  # int() takes no more than 4,300 digits
-        raise DataError(f"random:{argument[:40]} is too many images; there are 1 to {MAX_RANDOM:,}, as in random:64")
+    """Uniform pixels, each image from a seed of its own: for speed and numerical agreement, never for accuracy."""
+    text, colon, start = argument.partition(":")
+    number, first = text.lstrip("0"), start.lstrip("0")
+    if any(part and not (part.isascii() and part.isdecimal()) for part in (text, start)) or bool(colon) != bool(start):
+        raise DataError(
+            f"random:{argument[:40]} is not a number of images, as in random:64, nor one and its first seed, as in random:64:99"
+        )
+    longest = len(str(MAX_RANDOM))  # int() takes no more than 4,300 digits
+    if max(len(number), len(first)) > longest or max(int(number or 64), int(first or 0)) > MAX_RANDOM:
+        raise DataError(
+            f"random:{argument[:40]} is too many images, or too high a seed; there are 1 to {MAX_RANDOM:,}, as in random:64"
+        )
     if transform.crops > 1:
         raise DataError("random images are made at the model's own size; give real ones to be cropped")
-    count, crop = int(number or 64), transform.preprocessing.crop
+    count, seed, crop = int(number or 64), int(first or 0), transform.preprocessing.crop
     shape = (crop, crop, 3)
 
     def read(number: int) -> NDArray[Any]:
-        pixels = np.random.default_rng(number).integers(0, 256, shape, np.uint8)
+        pixels = np.random.default_rng(seed + number).integers(0, 256, shape, np.uint8)
         return transform.prepared(pixels)
 
     return Dataset(
-        source=f"random:{count}", count=count, read=read, name_of=lambda number: f"random[{number}]",
-        digest=lambda: f"random {count} {shape}",
+        source=f"random:{count}{f':{seed}' if seed else ''}", count=count, read=read,
+        name_of=lambda number: f"random[{seed + number}]", digest=lambda: f"random {count} {shape}{f' {seed}' if seed else ''}",
     )  # fmt: skip

@@ -17,6 +17,7 @@ from torch import Tensor
 from resnet_deploy import _json
 from resnet_deploy._files import sha256_file, writing
 from resnet_deploy.errors import CheckpointError, StorageError, UnavailableError
+from resnet_deploy.models.accuracy import logged_accuracy, stored_accuracy
 from resnet_deploy.models.archives import TorchScriptFile, open_contents
 from resnet_deploy.models.metadata import Metadata, parse
 from resnet_deploy.models.pickles import ForbiddenGlobal
@@ -45,6 +46,8 @@ class Checkpoint:
     key: str | None = None
     metadata: Metadata = field(default_factory=Metadata)
     resize: int | None = None
+    top1_accuracy: float | None = None
+    reported_by: str | None = None
 
     def __post_init__(self) -> None:
         names = self.metadata.class_names
@@ -108,7 +111,10 @@ def read(row: Architecture, weights: str | Path) -> Checkpoint:
         return _read_file(_existing(weights), str(weights))
     name, published = row.published(str(weights))
     found = _read_file(_fetch(published.file), name)
-    return Checkpoint(state=found.state, source=name, sha256=found.sha256, resize=published.resize)
+    return Checkpoint(
+        state=found.state, source=name, sha256=found.sha256, resize=published.resize,
+        top1_accuracy=published.top1_percent / 100, reported_by="torchvision",
+    )  # fmt: skip
 
 
 def save(state: dict[str, Tensor], path: Path, metadata: Any) -> None:
@@ -181,7 +187,12 @@ def _read_file(path: Path, source: str) -> Checkpoint:
             contents = open_contents(file, path)
             metadata = _metadata(contents.metadata, path)
             state, key = state_of(contents, path)
-        return Checkpoint(state=state, source=source, sha256=sha256_file(path), key=key, metadata=metadata)
+        stored, logged = stored_accuracy(contents.tree), logged_accuracy(path)
+        return Checkpoint(
+            state=state, source=source, sha256=sha256_file(path), key=key, metadata=metadata,
+            top1_accuracy=logged if stored is None else stored,
+            reported_by="the checkpoint" if stored is not None else "the training's log" if logged is not None else None,
+        )  # fmt: skip
     except ForbiddenGlobal as exc:
         raise CheckpointError(
             f"{path} was refused: it names {readable(exc.name)}, so it holds a whole module or another object in place of a "

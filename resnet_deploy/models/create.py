@@ -23,13 +23,15 @@ RANDOM_SEED = 0
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedModel:
-    """A network with what it needs in order to be deployed. weights: how it got its values, as the manifest has it."""
+    """A network with what it needs in order to be deployed. weights: how it got its values, as the manifest has it. known:
+    whether the checkpoint says its preprocessing, which is the architecture's otherwise."""
 
     architecture: Architecture
     network: ResNet | Ensemble
     preprocessing: Preprocessing
     weights: dict[str, Any]
     class_names: tuple[str, ...] | None
+    known: bool = False
 
 
 def create_model(
@@ -88,8 +90,18 @@ def _loaded(
     return LoadedModel(
         architecture=row, network=network, preprocessing=preprocessing,
         class_names=None if new_head else found.metadata.class_names,
-        weights={"source": found.source, "sha256": found.sha256, "key": found.key, "new_head": new_head},
+        weights={
+            "source": found.source, "sha256": found.sha256, "key": found.key, "new_head": new_head, **_reported(found, new_head)
+        },
+        known=found.metadata.preprocessing is not None or found.resize is not None,
     )  # fmt: skip
+
+
+def _reported(found: checkpoint.Checkpoint, new_head: bool) -> dict[str, Any]:
+    """What the weights are said to reach; with a new classifier, nothing."""
+    if new_head or found.top1_accuracy is None:
+        return {}
+    return {"top1_accuracy": found.top1_accuracy, "reported_by": found.reported_by}
 
 
 def _joined(row: Architecture, members: list[LoadedModel]) -> LoadedModel:
@@ -118,6 +130,7 @@ def _joined(row: Architecture, members: list[LoadedModel]) -> LoadedModel:
             "source": ",".join(sources), "sha256": "+".join(digests) if all(digests) else None,
             "members": [member.weights for member in members],
         },
+        known=all(member.known for member in members),
     )  # fmt: skip
 
 

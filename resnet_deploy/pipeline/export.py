@@ -9,7 +9,7 @@ from typing import Any
 
 from resnet_deploy import _json
 from resnet_deploy.bundle.disk import check_folder, has_manifest
-from resnet_deploy.bundle.manifest import Manifest, ModelDescription, Request, WeightsOrigin
+from resnet_deploy.bundle.manifest import Manifest, ModelDescription, Request, Source, WeightsOrigin
 from resnet_deploy.bundle.names import FP32
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.bundle.transaction import changing
@@ -205,11 +205,18 @@ def _make(row: registry.Architecture, path: Path, asked: ExportOptions, overwrit
 def _describe(model: Any, loaded: Any, row: registry.Architecture, request: Request) -> ModelDescription:
     from resnet_deploy.models.complexity import complexity
 
+    known: Source = "checkpoint" if loaded.known else "assumed"
+    said = {"crop": request.image_size, "resize": request.resize, "mean": request.mean, "std": request.std}
+    sources: dict[str, Source] = {name: known if value is None else "option" for name, value in said.items()}
+    if request.image_size is not None and request.resize is None:
+        sources["resize"] = "assumed"  # it keeps the checkpoint's ratio to the crop
+    sources["interpolation"] = "assumed"  # bilinear, as torchvision's presets have it: no checkpoint says it
+
     classes = model.network.num_classes
     cost = complexity(row, num_classes=classes, image_size=model.preprocessing.crop)
     return ModelDescription(
         architecture=row.name, request=request, family=row.family, paper=row.paper, num_classes=classes,
         class_names=loaded.class_names, weights=_json.convert(loaded.weights, WeightsOrigin), head=model.head,
-        input_format=model.input_format, preprocessing=model.preprocessing, input=model.input_spec,
-        outputs=tuple(model.output_specs()), parameters=cost.parameters, macs=cost.macs,
+        input_format=model.input_format, preprocessing=model.preprocessing, preprocessing_source=sources,
+        input=model.input_spec, outputs=tuple(model.output_specs()), parameters=cost.parameters, macs=cost.macs,
     )  # fmt: skip

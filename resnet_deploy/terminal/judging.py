@@ -19,7 +19,8 @@ def verdicts(found: list[Verdict]) -> str:
     rows = [{"": name, **{c: _figure(getattr(v.report, name)) for c, v in columns.items()}} for name in names]
     rows.append({"": "gate", **{column: verdict.gate for column, verdict in columns.items()}})
     crops = f" ({about.crops} crops each)" if about.crops > 1 else ""
-    return f"{about.images} images of {about.source}{crops}, against eager PyTorch\n\n{table(rows)}"
+    head = f"{about.images} images of {about.source}{crops}, against eager PyTorch\npixels {found[0].preprocessing}"
+    return f"{head}\n\n{table(rows)}"
 
 
 def layers(found: Divergence) -> str:

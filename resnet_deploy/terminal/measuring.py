@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from resnet_deploy import _json
+from resnet_deploy.bundle.description import describe_preprocessing
+from resnet_deploy.bundle.manifest import ModelDescription
 from resnet_deploy.terminal import conditions, profiles
 from resnet_deploy.terminal.tables import table
 
@@ -25,6 +28,7 @@ def bench(report: BenchReport, *, detail: bool = False) -> str:
         [
             f"{model['architecture']}, weights {model['weights']['source']}, {model['macs'] / 1e9:.3f} GMACs",
             f"{machine['cpu']}, {machine['cores']} cores{gpus}, {first.threads} threads; {packages}",
+            f"pixels {describe_preprocessing(_json.convert(model, ModelDescription))}",
             f"parity on {first.parity['images']} images of {first.parity_data}",
             *conditions.lines([row.conditions for row in report.rows]),
             "",

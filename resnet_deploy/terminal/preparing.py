@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from resnet_deploy.bundle.description import describe_preprocessing
 from resnet_deploy.bundle.manifest import GraphFile
 from resnet_deploy.bundle.names import FP32
 from resnet_deploy.terminal.tables import counted, table
@@ -44,6 +45,7 @@ def exported(bundle: Bundle) -> str:
     return "\n".join(
         [
             f"{bundle.path}: {model.architecture}, weights {model.weights.source}",
+            f"pixels  {describe_preprocessing(model)}",
             f"input   {model.input}",
             f"output  {', '.join(map(str, model.outputs))}",
             f"checked against eager at batch {batches}: relative error at most {worst:.1e}",
