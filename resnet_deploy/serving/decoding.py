@@ -6,20 +6,18 @@ import contextlib
 import errno
 import os
 import stat
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from resnet_deploy.errors import StorageError
 from resnet_deploy.preprocessing import Transform
+from resnet_deploy.serving.locks import FolderLock, InheritedLock
 
-LARGE_PIXELS = 25_000_000  # 75 MB decoded; larger images are decoded one at a time on a machine
+LARGE_PIXELS = 25_000_000  # 75 MB decoded; larger images are decoded one at a time, where there is a lock
 _REDUCED = 4  # a large JPEG is decoded at an eighth, a quarter or half, still so many times what it is resized to
 _WIDE = {"I", "F"}  # more than 8 bits a channel: PIL would clip them to white
 # The machine fails, not the image: the run stops, and can go on later.
@@ -29,6 +27,7 @@ _MACHINE = {errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, e
 @dataclass(frozen=True, kw_only=True)
 class Decoder:
     """Path → the model's input for one image, or why there is none. max_pixels: an image of more is refused unread.
+    large_lock: held while an image of more than 25 megapixels is decoded; None where no other process decodes.
 
     JPEGs of more than 25 megapixels are decoded at reduced scale; everything else is bit-equal to what `verify` reads.
     Raises StorageError where the storage fails, not the image.
@@ -36,6 +35,7 @@ class Decoder:
 
     transform: Transform
     max_pixels: int
+    large_lock: InheritedLock | FolderLock | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -59,7 +59,7 @@ class Decoder:
             if exc.errno in _MACHINE:
                 raise StorageError(f"cannot read {os.fsdecode(path)}: {exc.strerror}. Run the command again to go on") from exc
             return exc.strerror or _reason(exc)
-        except MemoryError:
+        except (MemoryError, StorageError):
             raise
         except Exception as exc:  # damaged files make PIL's plugins raise a dozen kinds
             return _reason(exc)
@@ -81,17 +81,10 @@ class Decoder:
             if pixels <= LARGE_PIXELS:
                 return self.transform(image)
             least = _REDUCED * self.transform.preprocessing.resize
-            with _one_at_a_time():
+            with self.large_lock.held() if self.large_lock else contextlib.nullcontext():
                 image.draft(None, (least, least))  # of a JPEG; nothing for other formats
                 return self.transform(image)
 
 
 def _reason(exc: Exception) -> str:
     return (str(exc).splitlines() or [""])[0][:300] or type(exc).__name__
-
-
-def _one_at_a_time() -> contextlib.AbstractContextManager[Any]:
-    """A lock of this user's on this machine; the kernel frees it when its holder dies."""
-    folder = Path(tempfile.gettempdir()) / f"resnet-deploy-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    return FileLock(folder / "large-image.lock")

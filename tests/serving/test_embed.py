@@ -176,7 +176,7 @@ def test_a_changed_image_is_another_request(digits_bundle: Bundle, tmp_path: Pat
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"mine", "is no output of `embed`; --overwrite replaces it"), (None, "schema version 99, this resnet-deploy reads 1")],
+    [(b"mine", "is no output of `embed`; --overwrite replaces it"), (None, "schema version 99, this resnet-deploy reads 2")],
 )
 def test_what_is_in_the_way(digits_bundle: Bundle, images: Path, tmp_path: Path, content: bytes | None, message: str) -> None:
     output = tmp_path / "out.parquet"
