@@ -275,12 +275,6 @@ def test_no_good_image_at_all(digits_bundle: Bundle, tmp_path: Path) -> None:
     assert names(tmp_path) == [".out.parquet.lock", "list.txt", "out.bad.csv"]
 
 
-def test_a_bad_table_of_a_run_before_does_not_stay(digits_bundle: Bundle, images: Path, tmp_path: Path) -> None:
-    (tmp_path / "out.bad.csv").write_text("path,reason\nold,old\n")
-    rd.embed(digits_bundle, images / "000", tmp_path / "out.parquet")
-    assert not (tmp_path / "out.bad.csv").exists()
-
-
 def test_without_pyarrow(digits_bundle: Bundle, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     with pytest.raises(DeployError, match=r'pip install "resnet-deploy\[parquet\]"') as error:
