@@ -137,4 +137,6 @@ class FolderLock:
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
         finally:
+            with contextlib.suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_UN)  # also where a child has inherited the descriptor
             os.close(descriptor)
