@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from resnet_deploy._files import writing
+from resnet_deploy.errors import StorageError
 
 SEAL = "resnet_deploy.sha256"  # of a Parquet file, in its own metadata
 UNSEALED = "0" * 64  # in its place while the file is hashed
@@ -72,8 +73,16 @@ class HashedFile:
 @contextlib.contextmanager
 def hashed_file(path: Path, target: Path, prefix: bytes = b"") -> Iterator[HashedFile]:
     """A HashedFile that is closed at the end. target: the file that a message of a full disk names."""
-    with writing(target), contextlib.closing(HashedFile(path, prefix)) as file:
-        yield file
+    try:
+        with writing(target), contextlib.closing(HashedFile(path, prefix)) as file:
+            yield file
+    except FileNotFoundError as exc:
+        raise gone(path.parent) from exc
+
+
+def gone(folder: Path) -> StorageError:
+    """The error for a folder that somebody removed while it was in use."""
+    return StorageError(f"{folder} was removed, or files in it were, while a run used it. Run the command again")
 
 
 class Seal(NamedTuple):

@@ -89,6 +89,7 @@ class Output:
             SpoiledPart: a part is no longer what was written; it has been dropped, and nothing else has changed.
         """
         with self.parts.unfinished("table", self.bad_path) as table:
+            self.parts.check_complete()
             bad = write_bad(table, self.parts.tables())
             summary = Summary(
                 request=self._request, images=self._request.images.count, bad=bad,

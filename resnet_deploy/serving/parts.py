@@ -19,7 +19,7 @@ from resnet_deploy import _json
 from resnet_deploy._deps import require
 from resnet_deploy._files import writing
 from resnet_deploy.errors import OutputError, StorageError
-from resnet_deploy.serving.checksums import HashedFile, hashed_file
+from resnet_deploy.serving.checksums import HashedFile, gone, hashed_file
 from resnet_deploy.serving.request import SCHEMA_VERSION, Damaged, OtherVersion, Request, StoredRequest, read_request
 from resnet_deploy.serving.tables import write_table
 
@@ -90,7 +90,7 @@ class Parts:
             if edge <= part.start < part.stop <= self._request.images.count and self._read(part) is not None:
                 kept.append((part.start, part.stop))
             else:
-                part.path.unlink()
+                self._discard(part)
                 spoiled += 1
         if spoiled:
             self.warnings.append(
@@ -107,15 +107,24 @@ class Parts:
             file.rename(self.path / f"{start:012}-{stop:012}.{file.sha256[:32]}.parquet")
 
     def tables(self) -> Iterator[Any]:
-        """The parts' tables in order. Raises SpoiledPart for one that is no longer what was written."""
+        """The tables of the parts that are there, in order. Raises SpoiledPart for one that is no longer what was written."""
         pa, pq = require("pyarrow", extra="parquet"), require("pyarrow.parquet", extra="parquet")
         for part in self._parts():
             data = self._read(part)
             if data is None:
-                part.path.unlink()
+                self._discard(part)
                 self.warnings.append(f"{part.path} was not what this run had written; its images were computed again")
                 raise SpoiledPart(f"{part.path} is not what was written, again and again. Choose a folder on another disk")
             yield pq.read_table(pa.BufferReader(data))
+
+    def check_complete(self) -> None:
+        """Raise SpoiledPart where positions are in no part."""
+        edge = 0
+        for part in [*self._parts(), Part(self._request.images.count, 0, self.path)]:
+            if part.start != edge:
+                self.warnings.append(f"a part in {self.path} was removed while the run used it; its images were computed again")
+                raise SpoiledPart(f"parts in {self.path} are removed, again and again. End what removes them")
+            edge = part.stop
 
     def unfinished(self, role: str, target: Path, prefix: bytes = b"") -> contextlib.AbstractContextManager[HashedFile]:
         """A file that lies here until it takes its name; see HashedFile."""
@@ -145,8 +154,11 @@ class Parts:
 
     def _entries(self) -> list[str]:
         """Names in the folder that are ours, and of regular files."""
-        with os.scandir(self.path) as entries:
-            regular = [entry.name for entry in entries if entry.is_file(follow_symlinks=False)]
+        try:
+            with os.scandir(self.path) as entries:
+                regular = [entry.name for entry in entries if entry.is_file(follow_symlinks=False)]
+        except FileNotFoundError as exc:
+            raise gone(self.path) from exc
         return sorted(name for name in regular if _OURS.fullmatch(name))
 
     def _own_names(self) -> list[str] | None:
@@ -206,6 +218,10 @@ class Parts:
     def _parts(self) -> list[Part]:
         matches = [match for name in self._entries() if (match := _PART.fullmatch(name))]
         return [Part(int(match[1]), int(match[2]), self.path / match[0]) for match in matches]
+
+    def _discard(self, part: Part) -> None:
+        with writing(self.path):
+            part.path.unlink(missing_ok=True)
 
     def _prefix(self, start: int, stop: int) -> bytes:
         return f"{SCHEMA_VERSION} {self._request.key} {start}-{stop}\n".encode()

@@ -268,6 +268,35 @@ def test_a_disk_that_spoils_a_part_while_it_is_needed(digits_bundle: Bundle, ima
     assert made(tmp_path) == made(whole), "the earlier output is there until its successor is whole"
 
 
+def test_parts_that_are_removed_while_they_are_needed(digits_bundle: Bundle, images: Path, whole: Path, tmp_path: Path) -> None:
+    """One of them, at either end or in the middle; and the whole folder."""
+    folder = tmp_path / "out.parquet.parts"
+    indices = iter((0, -1))
+
+    def remove(what: str, done: int, total: int | None) -> None:
+        if what == "finish" and (index := next(indices, None)) is not None:
+            sorted(folder.glob("[0-9]*.parquet"))[index].unlink()
+
+    embedding = rd.embed(digits_bundle, images, tmp_path / "out.parquet", progress=remove, checkpoint_s=0, **OPTIONS)
+    assert made(tmp_path) == made(whole) and len(embedding.warnings) == 2
+    assert "was removed while the run used it; its images were computed again" in embedding.warnings[0]
+
+    moments = {0, 8, 14}
+
+    def remove_all(what: str, done: int, total: int | None) -> None:
+        if what == "embed" and done in moments:
+            moments.remove(done)
+            (tmp_path / "b.parquet.parts").rename(tmp_path / f"removed {done}")
+
+    while moments:
+        with pytest.raises(StorageError, match=r"b.parquet.parts was removed, .* Run the command again"):
+            rd.embed(
+                digits_bundle, images, tmp_path / "b.parquet", overwrite=True, progress=remove_all, checkpoint_s=0, **OPTIONS
+            )
+    rd.embed(digits_bundle, images, tmp_path / "b.parquet", **OPTIONS)
+    assert (tmp_path / "b.parquet").read_bytes() == (whole / "out.parquet").read_bytes()
+
+
 # Images.
 
 
