@@ -137,7 +137,7 @@ while killed:
     found = [path.name for path in sorted(folder.iterdir())]
     assert found == [".out.parquet.lock", "out.bad.csv", "out.parquet"], (last, found)
     (folder / f"{last}.made").write_bytes(output.read_bytes() + (folder / "out.bad.csv").read_bytes())
-    for path in (output, folder / "out.bad.csv"):
+    for path in (output, folder / "out.bad.csv", folder / ".out.parquet.lock"):
         path.unlink()
     (folder / f"{last}.made").rename(folder.parent / f"{last}.made")
 """
