@@ -119,5 +119,7 @@ def embed(bundle: str, images: str, output: str, as_json: bool, **given: Any) ->
     with Bars() as bars:
         found = rd.embed(bundle, images, output, progress=bars, **given_of(given))
     show(found.to_dict(), lambda: text.embedded(found), as_json)
+    for warning in found.warnings:
+        click.echo(f"Warning: {warning}", err=True)
     if found.bad:
         click.echo(f"Warning: {found.bad:,} of {found.images:,} images are bad, see {found.bad_table}", err=True)

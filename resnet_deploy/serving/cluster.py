@@ -11,6 +11,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import BackendError, DeployError, IntegrityError, UnavailableError
 from resnet_deploy.serving.decoding import Decoder
+from resnet_deploy.serving.locks import FolderLock
 
 if TYPE_CHECKING:
     from resnet_deploy.serving.embed import Job, Result
@@ -124,6 +126,8 @@ def decode(block: Columns, *, decoder: Decoder, folder: bytes) -> dict[str, Any]
     Image.MAX_IMAGE_PIXELS = None  # the decoder has a limit of its own
     paths = [bytes(path) for path in block["path"]]
     images, reasons = np.zeros((len(paths), *decoder.shape), decoder.dtype), [""] * len(paths)
+    # This package's folder is there on every machine, wherever the output is.
+    decoder = replace(decoder, large_lock=FolderLock(os.path.dirname(__file__)))
     for number, path in enumerate(paths):
         found = decoder(os.path.join(folder, path))
         if isinstance(found, str):

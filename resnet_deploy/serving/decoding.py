@@ -5,18 +5,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 from numpy.typing import NDArray
 
 from resnet_deploy.errors import StorageError
 from resnet_deploy.images import open_image, reason_of
 from resnet_deploy.preprocessing import LARGE_PIXELS, Transform
+from resnet_deploy.serving.locks import FolderLock, InheritedLock
 
 _REDUCED = 4  # a large JPEG is decoded at an eighth, a quarter or half, still so many times what it is resized to
 # The machine fails, not the image: the run stops, and can go on later.
@@ -26,6 +24,7 @@ _MACHINE = {errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, e
 @dataclass(frozen=True, kw_only=True)
 class Decoder:
     """Path → the model's input for one image, or why there is none. max_pixels: an image of more is refused unread.
+    large_lock: held while an image of more than 25 megapixels is decoded; None where no other process decodes.
 
     JPEGs of more than 25 megapixels are decoded at reduced scale; everything else is bit-equal to what `verify` reads.
     Raises StorageError where the storage fails, not the image.
@@ -33,6 +32,7 @@ class Decoder:
 
     transform: Transform
     max_pixels: int
+    large_lock: InheritedLock | FolderLock | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -54,7 +54,7 @@ class Decoder:
             if exc.errno in _MACHINE:
                 raise StorageError(f"cannot read {os.fsdecode(path)}: {exc.strerror}. Run the command again to go on") from exc
             return exc.strerror or reason_of(exc)
-        except MemoryError:
+        except (MemoryError, StorageError):
             raise
         except Exception as exc:  # damaged files make PIL's plugins raise a dozen kinds
             return reason_of(exc)
@@ -69,13 +69,6 @@ class Decoder:
             if pixels <= LARGE_PIXELS:
                 return self.transform(image)
             least = _REDUCED * self.transform.preprocessing.resize
-            with _one_at_a_time():
+            with self.large_lock.held() if self.large_lock else contextlib.nullcontext():
                 image.draft(None, (least, least))  # of a JPEG; nothing for other formats
                 return self.transform(image)
-
-
-def _one_at_a_time() -> contextlib.AbstractContextManager[Any]:
-    """A lock of this user's on this machine; the kernel frees it when its holder dies."""
-    folder = Path(tempfile.gettempdir()) / f"resnet-deploy-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    return FileLock(folder / "large-image.lock")

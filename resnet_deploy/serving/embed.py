@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import csv
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,15 @@ from resnet_deploy.errors import DataError, UsageError
 from resnet_deploy.preprocessing import MAX_PIXELS, Transform
 from resnet_deploy.serving.decoding import Decoder
 from resnet_deploy.serving.listing import Listing, list_images, text_of
-from resnet_deploy.serving.parts import SCHEMA_VERSION, Output
+from resnet_deploy.serving.output import Output
+from resnet_deploy.serving.part_writer import PartWriter
+from resnet_deploy.serving.parts import SpoiledPart
 from resnet_deploy.serving.pipeline import Decoders
+from resnet_deploy.serving.request import ImageSet, PixelSettings, Request, Summary
 from resnet_deploy.serving.tables import LABELS, Answers, check_outputs
 from resnet_deploy.specs import MAX_BATCH, Progress, TensorSpec, silent, to_dict
+
+_ATTEMPTS = 3  # at an output whose parts a disk spoils while it is made
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +59,10 @@ class EmbedOptions:
         for name, value in least.items():
             if value is not None and value < 1:
                 raise UsageError(f"{name} must be at least 1; found {value}")
-        if self.max_megapixels <= 0 or self.checkpoint_s < 0:
-            raise UsageError("max_megapixels must be above 0, and checkpoint_s at least 0")
+        if not math.isfinite(self.max_megapixels) or self.max_pixels < 1:
+            raise UsageError(f"max_megapixels must be above 0, a pixel at least, and finite; found {self.max_megapixels}")
+        if not 0 <= self.checkpoint_s < math.inf:
+            raise UsageError(f"checkpoint_s must be at least 0 seconds, and finite; found {self.checkpoint_s}")
         if self.ray_address is not None and not self.ray:
             raise UsageError("a Ray address is of use with --ray alone")
         if self.ray and self.workers is not None:
@@ -78,7 +85,8 @@ class EmbedOptions:
 class Embedding:
     """A finished output. images: all that were listed; bad: of them, those in bad_table; before: done by earlier runs.
 
-    columns: name and type in words. runtime: what really ran, empty where nothing had to. wall_s: of this run.
+    columns: name and type in words. runtime: what really ran, empty where nothing had to. wall_s: of this run. warnings: what
+    was found damaged on disk, and what became of it.
     """
 
     output: Path
@@ -90,6 +98,7 @@ class Embedding:
     backend: str
     wall_s: float
     runtime: dict[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def images_per_s(self) -> float:
@@ -102,12 +111,13 @@ class Embedding:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What a run works on."""
+    """What a run works on. scratch: a folder for unnamed files; that for temporary ones where None."""
 
     subject: Subject
     options: EmbedOptions
     listing: Listing
     missing: list[tuple[int, int]]
+    scratch: Path | None = None
 
     @property
     def batch(self) -> int:
@@ -151,23 +161,37 @@ def embed(
         progress("list", 0, None)
         listing = list_images(images, target.path.parent)
         with listing.file:
-            found, runtime = target.open(_request(subject, asked, listing), overwrite=overwrite), {}
-            before = listing.count
-            if found is None:
-                done = target.done()
-                before = sum(stop - start for start, stop in done)
-                job = Job(subject=subject, options=asked, listing=listing, missing=_gaps(done, listing.count))
-                if job.missing:
-                    runtime = _run(job, target, before, progress)
-                progress("finish", 0, None)
-                found = target.finish()
-    if found["bad"]:
-        _judge(target.bad_path, found, strict=asked.strict)
+            progress("check", 0, None)
+            summary = target.open(_request(subject, asked, listing), overwrite=overwrite)
+            before, runtime = listing.count, dict[str, Any]()
+            if summary is None:
+                job = Job(subject=subject, options=asked, listing=listing, missing=[], scratch=target.path.parent)
+                summary, before, runtime = _finish(job, target, progress)
+        if summary.bad:
+            _judge(target.bad_path, summary, strict=asked.strict)
     return Embedding(
-        output=target.path, images=found["images"], bad=found["bad"], before=before, columns=_columns(subject),
-        bad_table=target.bad_path if found["bad"] else None, backend=str(asked.candidate), runtime=runtime,
-        wall_s=time.perf_counter() - start_s,
+        output=target.path, images=summary.images, bad=summary.bad, before=before, columns=_columns(subject),
+        bad_table=target.bad_path if summary.bad else None, backend=str(asked.candidate), runtime=runtime,
+        wall_s=time.perf_counter() - start_s, warnings=target.parts.warnings,
     )  # fmt: skip
+
+
+def _finish(job: Job, target: Output, progress: Progress) -> tuple[Summary, int, dict[str, Any]]:
+    """All that is missing, and then the output: its summary, how many images earlier runs had done, and what ran."""
+    before, runtime = None, dict[str, Any]()
+    for attempt in range(_ATTEMPTS):
+        done = target.parts.ranges()
+        before = sum(stop - start for start, stop in done) if before is None else before
+        missing = _gaps(done, job.listing.count)
+        try:
+            if missing:
+                runtime |= _run(replace(job, missing=missing), target, progress)
+            progress("finish", 0, None)
+            return target.finish(), before, runtime
+        except SpoiledPart:
+            if attempt == _ATTEMPTS - 1:
+                raise
+    raise AssertionError
 
 
 def _outputs(subject: Subject) -> list[TensorSpec]:
@@ -180,20 +204,21 @@ def _columns(subject: Subject) -> dict[str, str]:
     return {"path": "string", **lists, **({LABELS: lists["topk_indices"].replace("int64", "string")} if named else {})}
 
 
-def _request(subject: Subject, asked: EmbedOptions, listing: Listing) -> dict[str, Any]:
+def _request(subject: Subject, asked: EmbedOptions, listing: Listing) -> Request:
     """What the output depends on: equal requests, equal outputs."""
     described, candidate = _json.plain(subject.description), asked.candidate
     package = {"eager": "torch"}.get(candidate.backend, candidate.backend.replace("-", "_"))
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "architecture": described["architecture"],
-        "head": described["request"]["head"],
-        "file": subject.made_from(candidate),
-        "backend": str(candidate),
-        "images": {"count": listing.count, "sha256": listing.sha256},
-        "preprocessing": described["preprocessing"] | {"input": described["input_format"], "max_pixels": asked.max_pixels},
-        "packages": {name: _deps.version(name) for name in ("pillow", "numpy", package)},
-    }
+    return Request(
+        architecture=described["architecture"],
+        head=described["request"]["head"],
+        file=subject.made_from(candidate),
+        backend=str(candidate),
+        images=ImageSet(count=listing.count, sha256=listing.sha256),
+        preprocessing=PixelSettings.of(
+            subject.preprocessing, input_format=described["input_format"], max_pixels=asked.max_pixels
+        ),
+        packages={name: _deps.version(name) for name in ("pillow", "numpy", package)},
+    )
 
 
 def _gaps(done: list[tuple[int, int]], count: int) -> list[tuple[int, int]]:
@@ -201,7 +226,7 @@ def _gaps(done: list[tuple[int, int]], count: int) -> list[tuple[int, int]]:
     return [(start, stop) for start, stop in zip(edges[::2], edges[1::2], strict=True) if start < stop]
 
 
-def _run(job: Job, target: Output, before: int, progress: Progress) -> dict[str, Any]:
+def _run(job: Job, target: Output, progress: Progress) -> dict[str, Any]:
     """Everything that is missing, part by part; returns what really ran."""
     total, strict = job.listing.count, job.options.strict
     if strict and (bad := target.first_bad()) is not None:
@@ -211,11 +236,12 @@ def _run(job: Job, target: Output, before: int, progress: Progress) -> dict[str,
     else:
         results = local_results
     runtime: dict[str, Any] = {}
-    done = before
+    done = total - sum(stop - start for start, stop in job.missing)
     progress("embed", done, total)
-    with _Writer(job, target) as writer:
-        for start, paths, reasons, outputs in results(job, runtime.update):
-            first_bad = writer.add(start, paths, reasons, outputs)
+    outputs, class_names = _outputs(job.subject), job.subject.description.class_names
+    with PartWriter(target.parts, lambda: Answers(outputs, class_names), job.options.checkpoint_s) as writer:
+        for start, paths, reasons, answers in results(job, runtime.update):
+            first_bad = writer.add(start, paths, reasons, answers)
             if strict and first_bad is not None:
                 raise _strict(text_of(first_bad[0]), first_bad[1])
             done += len(paths)
@@ -227,7 +253,7 @@ def local_results(job: Job, describe: Callable[[dict[str, Any]], None]) -> Itera
     """The answers for what is missing, in order. describe: told what really runs."""
     workers = job.options.workers or cores()
     with (
-        Decoders(job.decoder, workers=workers, batch=job.batch) as decoders,
+        Decoders(job.decoder, workers=workers, batch=job.batch, scratch=job.scratch) as decoders,
         job.subject.backend(job.options.candidate, job.options.threads) as backend,
     ):
         describe(backend.describe() | {"workers": workers})
@@ -247,60 +273,16 @@ def infer(backend: Backend, images: NDArray[Any]) -> Outputs:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-class _Writer:
-    """Puts answers on disk in parts, from a thread of its own, so that the model need not wait."""
-
-    def __init__(self, job: Job, target: Output) -> None:
-        self._job, self._target = job, target
-        self._answers = self._fresh()
-        self._since_s = time.monotonic()
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="write")
-        self._writing: Future[None] | None = None
-
-    def _fresh(self) -> Answers:
-        return Answers(_outputs(self._job.subject), self._job.subject.description.class_names)
-
-    def add(self, *result: Any) -> tuple[bytes, str] | None:
-        first_bad = self._answers.add(*result)
-        if self._answers.full or time.monotonic() - self._since_s >= self._job.options.checkpoint_s:
-            self._write()
-        return first_bad
-
-    def _write(self) -> None:
-        if self._writing is not None:
-            self._writing.result()  # one part waits, no more; and a full disk is an error here
-        answers, self._answers = self._answers, self._fresh()
-        self._writing = self._pool.submit(self._put, answers)
-        self._since_s = time.monotonic()
-
-    def _put(self, answers: Answers) -> None:
-        for start, table in answers.tables():
-            self._target.write(start, table)
-
-    def __enter__(self) -> _Writer:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            self._write()
-            self._pool.shutdown()
-            assert self._writing is not None
-            self._writing.result()
-        except Exception:
-            if kind is None:  # else it was this that failed, or something worse
-                raise
-
-
 def _strict(path: str, reason: str) -> DataError:
     return DataError(f"{path}: {reason}. Remove it, or run without --strict to list it and go on")
 
 
-def _judge(table: Path, found: dict[str, Any], *, strict: bool) -> None:
+def _judge(table: Path, summary: Summary, *, strict: bool) -> None:
     """Raise DataError where bad images are an error, or where there are no others."""
-    if not strict and found["bad"] < found["images"]:
+    if not strict and summary.bad < summary.images:
         return
     with table.open(newline="", encoding="utf-8") as file:
         _, (path, reason) = next(rows := csv.reader(file)), next(rows)
-    if found["bad"] == found["images"]:
-        raise DataError(f"none of the {found['images']:,} images can be embedded, see {table}; {path}: {reason}")
+    if summary.bad == summary.images:
+        raise DataError(f"none of the {summary.images:,} images can be embedded, see {table}; {path}: {reason}")
     raise _strict(path, reason)

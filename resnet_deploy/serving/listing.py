@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import hashlib
 import heapq
+import io
 import itertools
 import os
 import stat
@@ -26,7 +28,7 @@ _EXTENSIONS = tuple(name.encode() for name in EXTENSIONS)
 
 @dataclass(frozen=True, kw_only=True)
 class Listing:
-    """Paths in a fixed order, in an unnamed file. sha256: of every path, size and time of change."""
+    """Paths in a fixed order, in an unnamed file. sha256: of every path, size, time of writing and time of change."""
 
     file: IO[bytes]
     count: int
@@ -82,7 +84,11 @@ def _paths(source: str, scratch: Path) -> Iterator[bytes]:
     if os.path.exists(path):
         return iter([path]) if path.lower().endswith(_EXTENSIONS) else _listed(path)
     if glob.has_magic(path):
-        return _sorted((found for found in glob.iglob(path, recursive=True) if os.path.isfile(found)), scratch)
+        return _sorted((match for match in glob.iglob(path, recursive=True) if not os.path.isdir(match)), scratch)
+    if os.path.lexists(path):
+        raise DataError(
+            f"{source} is a link that leads nowhere, or to itself; give a folder, a glob, or a file with a path a line"
+        )
     raise DataError(f"{source} does not exist; give a folder of images, a glob, or a file with a path a line")
 
 
@@ -99,7 +105,7 @@ def _walk(root: bytes) -> Iterator[bytes]:
                 for entry in entries:
                     if entry.name.startswith(b"."):
                         continue
-                    if entry.is_dir():
+                    if _is_folder(entry):
                         waiting.append((entry.path, (*above, (own.st_dev, own.st_ino))))
                     elif entry.name.lower().endswith(_EXTENSIONS):
                         yield entry.path
@@ -107,10 +113,30 @@ def _walk(root: bytes) -> Iterator[bytes]:
             raise DataError(f"{os.fsdecode(folder)} cannot be read: {exc.strerror}") from exc
 
 
+def _is_folder(entry: os.DirEntry[bytes]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as exc:
+        if exc.errno != errno.ELOOP:
+            raise
+        return False  # a link that leads to itself: under an image's name a bad image, else nothing
+
+
+def _opened(path: bytes) -> io.BufferedReader:
+    """A list's file. A pipe may be one; opening it does not wait for somebody to write."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISFIFO(mode):
+        os.close(descriptor)
+        raise DataError(f"{os.fsdecode(path)} is a device; give a folder, a glob, or a file with a path a line")
+    os.set_blocking(descriptor, True)
+    return open(descriptor, "rb")
+
+
 def _listed(path: bytes) -> Iterator[bytes]:
     name = os.fsdecode(path)
     try:
-        with open(path, "rb") as file:
+        with _opened(path) as file:
             start = file.peek(_CHUNK)
             separator = b"\0" if b"\0" in start else b"\n"
             file.read(3 if start.startswith(b"\xef\xbb\xbf") else 0)
@@ -125,6 +151,8 @@ def _split(file: IO[bytes], separator: bytes, name: str) -> Iterator[bytes]:
     rest = b""
     while chunk := file.read(_CHUNK):
         *whole, rest = (rest + chunk).split(separator)
+        if len(chunk) == _CHUNK and not any(whole) and not rest:
+            raise DataError(f"{name} is no list of paths: {_CHUNK:,} bytes have none")
         yield from whole
         if len(rest) > _LONGEST:
             raise DataError(f"{name} is no list of paths: one is longer than {_LONGEST:,} bytes")
@@ -155,4 +183,7 @@ def _state(path: bytes) -> bytes:
         found = os.stat(path)
     except OSError:
         return b"absent"
-    return b"%d %d" % (found.st_size, found.st_mtime_ns) if stat.S_ISREG(found.st_mode) else b"no file"
+    # The time of change cannot be set, so that other content under the same size and time of writing is seen. The inode is
+    # not part of it: some network file systems number them anew with every mount.
+    times = (found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    return b"%d %d %d" % times if stat.S_ISREG(found.st_mode) else b"no file"

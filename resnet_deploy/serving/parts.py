@@ -1,194 +1,251 @@
-"""An output that grows in parts: each is whole or absent, so that a run that is killed at any moment goes on later.
+"""The parts of an output: each is whole or absent, so that a run that is killed at any moment goes on later.
 
 Beside OUTPUT.parquet, while it is being made, lies the folder OUTPUT.parquet.parts: the request, and a file for each range of
-positions that is done. When all are, they become one file. The names of the parts are the journal.
+positions that is done, named after the range and a checksum. When all are there, they become one file. Nothing is deleted that
+does not bear such a name, and nothing through a link.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
+import hashlib
 import os
 import re
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, NamedTuple
 
-from filelock import FileLock, Timeout
-
+from resnet_deploy import _json
 from resnet_deploy._deps import require
-from resnet_deploy._files import write_atomic, writing
-from resnet_deploy.bundle.codec import key_of
-from resnet_deploy.errors import OutputError
-from resnet_deploy.serving.tables import bad_rows, write_bad, write_good, write_table
+from resnet_deploy._files import writing
+from resnet_deploy.errors import OutputError, StorageError
+from resnet_deploy.serving.checksums import HashedFile, gone, hashed_file
+from resnet_deploy.serving.request import SCHEMA_VERSION, Damaged, OtherVersion, Request, StoredRequest, read_request
+from resnet_deploy.serving.tables import write_table
 
-SCHEMA_VERSION = 1
-_METADATA = b"resnet_deploy"
-_REQUEST = "request.json"
-_PART = re.compile(r"(\d{12})-(\d{12})\.parquet")
-_SPOILED = (OSError, ValueError, KeyError, TypeError)  # of a file that is not what it should be
+REQUEST = "request.json"
+_PART = re.compile(r"(\d{12})-(\d{12})\.([0-9a-f]{32})\.parquet")
+_UNFINISHED = ".{}.unfinished"
+# The second kind of part is that of version 1.
+_OURS = re.compile(rf"request\.json|{_PART.pattern}|\.?\d{{12}}-\d{{12}}\.parquet|\.(request|part|table|output)\.unfinished")
+_MAX_REQUEST_BYTES = 1 << 20
 
 
-class Output:
-    """The output and its parts; locked while in use, in a `with` block.
+class SpoiledPart(StorageError):
+    """A part that is no longer what was written; it has been dropped, and can be computed again."""
 
-    Raises OutputError for a file of something else, one that another process writes, or a folder that is not writable.
+
+class Part(NamedTuple):
+    """Rows of the positions from `start` to before `stop`, in a file."""
+
+    start: int
+    stop: int
+    path: Path
+
+
+class Parts:
+    """The folder of parts of an output. The output's lock is held.
+
+    Attributes:
+        warnings: what was damaged, and what becomes of it.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path, self.bad_path = path, path.with_suffix(".bad.csv")
-        self.parts = path.with_name(f"{path.name}.parts")
-        self._lock = FileLock(path.with_name(f".{path.name}.lock"))
-        self._request: dict[str, Any] = {}
+        self.path = path
+        self.warnings: list[str] = []
+        self._request: Request
 
-    def __enter__(self) -> Output:
-        if self.path.suffix != ".parquet":
-            raise OutputError(f"{self.path}: embeddings are written as Parquet; name the output something.parquet")
-        if not self.path.parent.is_dir():
-            raise OutputError(f"{self.path.parent} is no folder; make it first, or choose another")
-        if self.path.is_dir():
-            raise OutputError(f"{self.path} is a folder; name a file in it")
-        try:
-            with writing(self.path):
-                self._lock.acquire(timeout=0)
-        except Timeout:
-            raise OutputError(f"another process is writing {self.path}; wait for it to end") from None
-        return self
+    def open(self, request: Request, *, overwrite: bool) -> None:
+        """Make the folder this request's: go on with what an earlier run of it left, or begin.
 
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
+        Args:
+            overwrite: drop the parts of another request, or of a damaged one.
 
-    def open(self, request: Mapping[str, Any], *, overwrite: bool) -> dict[str, Any] | None:
-        """What is known of the output where this very request has made it; else None, and parts can be added.
-
-        overwrite: what another request made is replaced; an output stays until its successor is whole.
+        Raises:
+            OutputError: the folder is another request's, or is not one of `embed`'s.
         """
-        self._request = dict(request)
-        if self.path.exists() and not overwrite:
-            found = self._about()
-            self._compare(self.path, found["request"])
-            self._drop_parts()  # left by a run that was killed after its last rename
-            return found
-        with writing(self.parts):
-            known = self._started()
-            if known is not None and known != self._request:
-                if not overwrite:
-                    self._compare(self.parts, known)
-                self._drop_parts()
-            self.parts.mkdir(exist_ok=True)
-            for stray in self.parts.glob(".*"):
-                stray.unlink()
-            write_atomic(self.parts / _REQUEST, json.dumps(self._request, indent=1).encode())
-        return None
+        self._request = request
+        with writing(self.path):
+            names = self._own_names()
+            stored = self._stored() if names is not None else None
+            if names and not self._continues(stored):
+                self._refuse(stored, overwrite=overwrite)
+                self.drop()
+            self.path.mkdir(exist_ok=True)
+            for name in names or ():
+                if name.startswith("."):
+                    (self.path / name).unlink(missing_ok=True)
+        if not isinstance(stored, StoredRequest) or stored.request != request:
+            content = StoredRequest(request=request, sha256=request.key)
+            with self.unfinished("request", self.path / REQUEST) as file:
+                file.write(_json.encode(content))
+                file.rename(self.path / REQUEST)
 
-    def done(self) -> list[tuple[int, int]]:
-        """The ranges of positions that are on disk, in order. A part that a failing disk spoiled is dropped."""
-        pq, found = require("pyarrow.parquet", extra="parquet"), []
-        for file in sorted(self.parts.iterdir()):
-            if name := _PART.fullmatch(file.name):
-                start, stop = int(name[1]), int(name[2])
-                try:
-                    about = pq.read_metadata(file)
-                    whole = about.num_rows == stop - start and about.metadata[_METADATA].decode() == self._key
-                except _SPOILED:
-                    whole = False
-                if whole:
-                    found.append((start, stop))
-                else:
-                    file.unlink()
-        return found
+    def ranges(self) -> list[tuple[int, int]]:
+        """The ranges of positions that are on disk, in order. What is not as it was written is dropped, with a warning."""
+        kept: list[tuple[int, int]] = []
+        spoiled = 0
+        for part in self._parts():
+            edge = kept[-1][1] if kept else 0
+            if edge <= part.start < part.stop <= self._request.images.count and self._read(part) is not None:
+                kept.append((part.start, part.stop))
+            else:
+                self._discard(part)
+                spoiled += 1
+        if spoiled:
+            self.warnings.append(
+                f"{spoiled} of {spoiled + len(kept)} parts in {self.path} were not what an earlier run had written; their "
+                "images were computed again. Check the disk"
+            )
+        return kept
 
-    def write(self, start: int, table: Any) -> None:
+    def add(self, start: int, table: Any) -> None:
         """Add a part: the rows from position `start` on."""
-        with self._whole(self.parts / f"{start:012}-{start + len(table):012}.parquet") as file:
-            write_table(file, table, {_METADATA: self._key})
+        stop = start + len(table)
+        with self.unfinished("part", self.path, self._prefix(start, stop)) as file:
+            write_table(file, table)
+            file.rename(self.path / f"{start:012}-{stop:012}.{file.sha256[:32]}.parquet")
 
-    def first_bad(self) -> tuple[str, str] | None:
-        """Path and reason of the first bad image so far."""
-        return next((row for table in self._tables() for row in bad_rows(table)), None)
+    def tables(self) -> Iterator[Any]:
+        """The tables of the parts that are there, in order. Raises SpoiledPart for one that is no longer what was written."""
+        pa, pq = require("pyarrow", extra="parquet"), require("pyarrow.parquet", extra="parquet")
+        for part in self._parts():
+            data = self._read(part)
+            if data is None:
+                self._discard(part)
+                self.warnings.append(f"{part.path} was not what this run had written; its images were computed again")
+                raise SpoiledPart(f"{part.path} is not what was written, again and again. Choose a folder on another disk")
+            yield pq.read_table(pa.BufferReader(data))
 
-    def finish(self) -> dict[str, Any]:
-        """Make one file of the parts, and a table of the bad images where there are any; returns what is known of them.
+    def check_complete(self) -> None:
+        """Raise SpoiledPart where positions are in no part."""
+        edge = 0
+        for part in [*self._parts(), Part(self._request.images.count, 0, self.path)]:
+            if part.start != edge:
+                self.warnings.append(f"a part in {self.path} was removed while the run used it; its images were computed again")
+                raise SpoiledPart(f"parts in {self.path} are removed, again and again. End what removes them")
+            edge = part.stop
 
-        Where all are bad there is no output, and the parts are gone: the images can be mended and embedded anew.
-        """
-        with self._whole(self.bad_path) as file:
-            bad = write_bad(file, self._tables())
-        about = {"request": self._request, "images": self._request["images"]["count"], "bad": bad}
-        if not bad:
-            self.bad_path.unlink()
-        if bad < about["images"]:
-            with self._whole(self.path) as file:
-                write_good(file, self._tables(), {_METADATA: json.dumps(about)})
-        self._drop_parts()
-        return about
+    def unfinished(self, role: str, target: Path, prefix: bytes = b"") -> contextlib.AbstractContextManager[HashedFile]:
+        """A file that lies here until it takes its name; see HashedFile."""
+        return hashed_file(self.path / _UNFINISHED.format(role), target, prefix)
 
-    @property
-    def _key(self) -> str:
-        return key_of(**self._request)
+    def drop(self) -> None:
+        """Remove the folder: the parts first, then the request, so that while there is a part it says whose. What is not ours
+        stays, and the folder with it."""
+        names = self._entries()
+        with writing(self.path):
+            for name in sorted(names, key=lambda name: name == REQUEST):
+                (self.path / name).unlink()
+            with contextlib.suppress(OSError):
+                self.path.rmdir()
 
-    @contextlib.contextmanager
-    def _whole(self, path: Path) -> Iterator[IO[bytes]]:
-        """A file that takes its name once all of it is on disk; until then it is a stray one among the parts."""
-        beside = self.parts / f".{path.name}"
-        with writing(path):
-            with beside.open("wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            beside.replace(path)
-
-    def _tables(self) -> Iterator[Any]:
-        pq = require("pyarrow.parquet", extra="parquet")
-        for start, stop in self.done():
-            yield pq.read_table(self.parts / f"{start:012}-{stop:012}.parquet")
-
-    def _about(self) -> dict[str, Any]:
-        pq = require("pyarrow.parquet", extra="parquet")
+    def drop_leftover(self, request: Request) -> None:
+        """Remove what a run of a request left that was killed after its output was whole; nothing where it is not that."""
         try:
-            return dict(json.loads(pq.read_metadata(self.path).metadata[_METADATA]))
-        except _SPOILED:
-            raise OutputError(f"{self.path} is there, and is no output of `embed`; --overwrite replaces it") from None
+            names = self._own_names()
+        except OutputError:
+            return
+        if names is None:
+            return
+        stored = self._stored()
+        if not names or (isinstance(stored, StoredRequest) and stored.request == request):
+            self.drop()
 
-    def _started(self) -> dict[str, Any] | None:
-        """The request of the parts; None where there are none, empty where it cannot be read."""
+    def _entries(self) -> list[str]:
+        """Names in the folder that are ours, and of regular files."""
         try:
-            return dict(json.loads((self.parts / _REQUEST).read_bytes()))
+            with os.scandir(self.path) as entries:
+                regular = [entry.name for entry in entries if entry.is_file(follow_symlinks=False)]
+        except FileNotFoundError as exc:
+            raise gone(self.path) from exc
+        return sorted(name for name in regular if _OURS.fullmatch(name))
+
+    def _own_names(self) -> list[str] | None:
+        """Names in the folder, None where there is none. Raises OutputError where one is not ours."""
+        if not os.path.lexists(self.path):
+            return None
+        if self.path.is_symlink() or not self.path.is_dir():
+            raise OutputError(
+                f"{self.path} is not a folder of ours, where the parts would lie; move it, or choose another output"
+            )
+        strangers = sorted({entry.name for entry in self.path.iterdir()} - set(self._entries()))
+        if strangers:
+            raise OutputError(
+                f"{self.path} has {strangers[0]}, which `embed` did not write. Move it out of that folder, or choose another "
+                "output"
+            )
+        return self._entries()
+
+    def _stored(self) -> StoredRequest | OtherVersion | Damaged | None:
+        """What the request's file says; None where there is none."""
+        try:
+            with (self.path / REQUEST).open("rb") as file:
+                return read_request(file.read(_MAX_REQUEST_BYTES))
         except FileNotFoundError:
             return None
-        except _SPOILED:
-            return {}
+        except OSError as exc:
+            return Damaged(reason=str(exc.strerror), ours=False)
 
-    def _compare(self, path: Path, known: Mapping[str, Any]) -> None:
-        """Raise OutputError where something was made by another request, with what differs."""
-        if (version := known.get("schema_version")) != SCHEMA_VERSION:
+    def _continues(self, stored: StoredRequest | OtherVersion | Damaged | None) -> bool:
+        """Whether what is in the folder is this very request's."""
+        if isinstance(stored, StoredRequest):
+            return stored.request == self._request
+        if not any(name[0].isdigit() for name in self._entries()):  # nothing to lose
+            return stored is None or (isinstance(stored, Damaged) and stored.ours)
+        if not any(self._read(part) is not None for part in self._parts()):
+            return False
+        reason = "missing" if stored is None else "changed or damaged"
+        self.warnings.append(
+            f"{self.path / REQUEST} was {reason}. The parts are this request's nonetheless, by their checksums, and were kept"
+        )
+        return True
+
+    def _refuse(self, stored: StoredRequest | OtherVersion | Damaged | None, *, overwrite: bool) -> None:
+        """Raise OutputError for a folder that is not to be dropped."""
+        if stored is None or (isinstance(stored, Damaged) and not stored.ours):
+            reason = "is missing" if stored is None else f"is no request of `embed`: {stored.reason}"
+            raise OutputError(f"{self.path / REQUEST} {reason}. Move {self.path} away, or choose another output")
+        if overwrite:
+            return
+        if isinstance(stored, Damaged):
             raise OutputError(
-                f"{path} has schema version {version}, this resnet-deploy reads {SCHEMA_VERSION}. Use the version that made "
-                "it, or start anew with --overwrite"
+                f"{self.path / REQUEST} was changed or damaged: {stored.reason}. So it is not known whose the parts are; start "
+                "anew with --overwrite, or choose another output"
             )
-        then, now = dict(_leaves(known)), dict(_leaves(self._request))
-        changed = [
-            f"{name} {then.get(name)} then, {now.get(name)} now" for name in {**then, **now} if then.get(name) != now.get(name)
-        ]
-        if changed:
-            raise OutputError(
-                f"{path} was made by another request ({'; '.join(changed)}). Choose another output, or start anew with "
-                "--overwrite"
-            )
+        raise another_request(self.path, stored, self._request)
 
-    def _drop_parts(self) -> None:
-        """The request goes last: while there is a part, it says whose."""
-        if self.parts.is_dir():
-            for file in self.parts.glob("*.parquet"):
-                file.unlink()
-            shutil.rmtree(self.parts)
+    def _parts(self) -> list[Part]:
+        matches = [match for name in self._entries() if (match := _PART.fullmatch(name))]
+        return [Part(int(match[1]), int(match[2]), self.path / match[0]) for match in matches]
+
+    def _discard(self, part: Part) -> None:
+        with writing(self.path):
+            part.path.unlink(missing_ok=True)
+
+    def _prefix(self, start: int, stop: int) -> bytes:
+        return f"{SCHEMA_VERSION} {self._request.key} {start}-{stop}\n".encode()
+
+    def _read(self, part: Part) -> bytes | None:
+        """A part's bytes; None where they are not those that this request wrote for this range."""
+        try:
+            data = part.path.read_bytes()
+        except OSError:
+            return None
+        digest = hashlib.sha256(self._prefix(part.start, part.stop))
+        digest.update(data)
+        return data if part.path.name.split(".")[1] == digest.hexdigest()[:32] else None
 
 
-def _leaves(request: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Names and values, hashes shortened, as a message has them."""
-    for name, value in request.items():
-        if isinstance(value, Mapping):
-            yield from ((f"{name} {inner}", text) for inner, text in _leaves(value))
-        else:
-            yield name, str(value)[:16]
+def another_request(path: Path, stored: StoredRequest | OtherVersion | Request, request: Request) -> OutputError:
+    """The error for what another request, or another version, has made."""
+    if isinstance(stored, OtherVersion):
+        return OutputError(
+            f"{path} has schema version {stored.schema_version}, this resnet-deploy reads {SCHEMA_VERSION}. Use the "
+            "version that made it, or start anew with --overwrite"
+        )
+    earlier = stored.request if isinstance(stored, StoredRequest) else stored
+    return OutputError(
+        f"{path} was made by another request ({'; '.join(request.differences(earlier))}). Choose another output, or start anew "
+        "with --overwrite"
+    )

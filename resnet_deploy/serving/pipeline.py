@@ -11,10 +11,11 @@ import pickle
 import queue
 import subprocess
 import sys
+import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,9 +23,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 import resnet_deploy
+from resnet_deploy._files import writing
 from resnet_deploy.errors import BackendError, StorageError
 from resnet_deploy.serving.decode_worker import FAILURE, HEADER, PIXELS
 from resnet_deploy.serving.decoding import Decoder
+from resnet_deploy.serving.locks import InheritedLock
 
 _PIECE = 4  # images that a worker is given at once
 _START = (
@@ -47,15 +50,19 @@ class Decoded:
 class Decoders:
     """Worker processes, which end with this one, however it ends. Use it in a `with` block.
 
-    workers: how many. batch: the most images that `decoded` is given at a time. Memory is that of the batches ahead, whatever
+    workers: how many. batch: the most images that `decoded` is given at a time. scratch: a folder for an unnamed file, by which
+    large images are decoded one at a time; that for temporary files where None. Memory is that of the batches ahead, whatever
     the number of images.
     """
 
-    def __init__(self, decoder: Decoder, *, workers: int, batch: int) -> None:
+    def __init__(self, decoder: Decoder, *, workers: int, batch: int, scratch: Path | None = None) -> None:
+        with writing(scratch or Path(tempfile.gettempdir())):
+            self._lock_file = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115 (closed on exit)
+        lock = InheritedLock(self._lock_file.fileno())
         self._shape, self._dtype = (batch, *decoder.shape), decoder.dtype
         self._ahead = 1 + math.ceil(2 * workers * _PIECE / batch)
         self._closing = False
-        self._workers = [_Worker(decoder) for _ in range(workers)]
+        self._workers = [_Worker(decoder, lock) for _ in range(workers)]
         self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
         for worker in self._workers:
             self._idle.put(worker)
@@ -107,19 +114,24 @@ class Decoders:
         self._pool.shutdown(cancel_futures=True)
         for worker in self._workers:
             worker.close()
+        self._lock_file.close()
 
 
 class _Worker:
     """One process and its pipes."""
 
-    def __init__(self, decoder: Decoder) -> None:
-        self._decoder = decoder
+    def __init__(self, decoder: Decoder, lock: InheritedLock) -> None:
+        self._decoder, self._lock = replace(decoder, large_lock=lock), lock
         self._start()
 
     def _start(self) -> None:
         root = Path(resnet_deploy.__file__).parent.parent
         self.process = subprocess.Popen(
-            [sys.executable, "-c", _START, str(root)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            [sys.executable, "-c", _START, str(root)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            pass_fds=(self._lock.descriptor,),
         )
         assert self.process.stdin is not None and self.process.stdout is not None
         self._requests, self._answers = self.process.stdin, self.process.stdout

@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from resnet_deploy._deps import require
 from resnet_deploy.errors import UsageError
+from resnet_deploy.serving.checksums import SEAL, UNSEALED, HashedFile
 from resnet_deploy.serving.listing import text_of
 from resnet_deploy.specs import TensorSpec
 
@@ -94,14 +95,14 @@ def check_outputs(outputs: Sequence[TensorSpec]) -> None:
             )
 
 
-def write_table(file: IO[bytes], table: Any, metadata: Mapping[bytes, str]) -> None:
+def write_table(file: HashedFile, table: Any) -> None:
     """One table as a Parquet file."""
-    with _writer(file, table.schema.with_metadata(metadata)) as writer:
+    with _writer(file, table.schema) as writer:
         writer.write_table(table)
 
 
-def write_good(file: IO[bytes], tables: Iterable[Any], metadata: Mapping[bytes, str]) -> None:
-    """The good rows of tables as one Parquet file, whose bytes don't depend on where one table ends and the next begins."""
+def write_good(file: HashedFile, tables: Iterable[Any], metadata: Mapping[bytes, bytes]) -> None:
+    """The good rows of tables as one sealed Parquet file, whose bytes don't depend on where the tables were cut."""
     pa, pc = require("pyarrow", extra="parquet"), require("pyarrow.compute", extra="parquet")
     writer, held, rows = None, [], 0
     for table in tables:
@@ -118,19 +119,23 @@ def write_good(file: IO[bytes], tables: Iterable[Any], metadata: Mapping[bytes, 
     assert writer is not None
     if rows:
         writer.write_table(pa.concat_tables(held), row_group_size=group)
+    writer.add_key_value_metadata({SEAL: UNSEALED})
     writer.close()
+    file.seal()
 
 
-def write_bad(file: IO[bytes], tables: Iterable[Any]) -> int:
+def write_bad(file: HashedFile, tables: Iterable[Any]) -> int:
     """Path and reason of the bad rows as CSV; returns how many."""
-    text, count = io.TextIOWrapper(file, "utf-8", newline="", write_through=True), 0
+    text, count = io.StringIO(newline=""), 0
     rows = csv.writer(text)
     rows.writerow(("path", "reason"))
     for table in tables:
         for row in bad_rows(table):
             rows.writerow(row)
             count += 1
-    text.detach()
+        file.write(text.getvalue().encode())
+        text.seek(0)
+        text.truncate()
     return count
 
 
@@ -153,7 +158,7 @@ def _row_bytes(schema: Any) -> int:
     return sum(kind.list_size * width for kind, width in zip(lists, widths, strict=True))
 
 
-def _writer(file: IO[bytes], schema: Any) -> Any:
+def _writer(file: HashedFile, schema: Any) -> Any:
     pq = require("pyarrow.parquet", extra="parquet")
     # Floats of a network don't compress; paths and labels do.
     text = ["path", "reason", f"{LABELS}.list.element"]

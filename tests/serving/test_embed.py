@@ -176,7 +176,7 @@ def test_a_changed_image_is_another_request(digits_bundle: Bundle, tmp_path: Pat
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"mine", "is no output of `embed`; --overwrite replaces it"), (None, "schema version 99, this resnet-deploy reads 1")],
+    [(b"mine", "is no output of `embed`; --overwrite replaces it"), (None, "schema version 99, this resnet-deploy reads 2")],
 )
 def test_what_is_in_the_way(digits_bundle: Bundle, images: Path, tmp_path: Path, content: bytes | None, message: str) -> None:
     output = tmp_path / "out.parquet"
@@ -271,12 +271,6 @@ def test_no_good_image_at_all(digits_bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"none of the 2 images can be embedded, see .*out.bad.csv; gone.jpg: No such file"):
         rd.embed(digits_bundle, tmp_path / "list.txt", tmp_path / "out.parquet")
     assert names(tmp_path) == [".out.parquet.lock", "list.txt", "out.bad.csv"]
-
-
-def test_a_bad_table_of_a_run_before_does_not_stay(digits_bundle: Bundle, images: Path, tmp_path: Path) -> None:
-    (tmp_path / "out.bad.csv").write_text("path,reason\nold,old\n")
-    rd.embed(digits_bundle, images / "000", tmp_path / "out.parquet")
-    assert not (tmp_path / "out.bad.csv").exists()
 
 
 def test_without_pyarrow(digits_bundle: Bundle, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

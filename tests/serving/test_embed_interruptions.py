@@ -137,7 +137,7 @@ while killed:
     found = [path.name for path in sorted(folder.iterdir())]
     assert found == [".out.parquet.lock", "out.bad.csv", "out.parquet"], (last, found)
     (folder / f"{last}.made").write_bytes(output.read_bytes() + (folder / "out.bad.csv").read_bytes())
-    for path in (output, folder / "out.bad.csv"):
+    for path in (output, folder / "out.bad.csv", folder / ".out.parquet.lock"):
         path.unlink()
     (folder / f"{last}.made").rename(folder.parent / f"{last}.made")
 """
@@ -199,7 +199,7 @@ def test_a_disk_that_is_full_at_the_end(
     def stop(self: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("resnet_deploy.serving.parts.Output.finish", stop)
+    monkeypatch.setattr("resnet_deploy.serving.output.Output.finish", stop)
     (ready := tmp_path / "ready").mkdir()
     with pytest.raises(KeyboardInterrupt):
         rd.embed(digits_bundle, images, ready / "out.parquet", batch=4, threads=1)

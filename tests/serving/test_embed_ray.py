@@ -65,7 +65,7 @@ def test_a_local_cluster(digits_bundle: Bundle, tmp_path: Path) -> None:
     (tmp_path / "images" / "003" / "00031.jpg").write_bytes(b"")
     before = processes()
     embed = f"{sys.executable} {ROOT}/cli.py embed {digits_bundle.path} images -o ray.parquet --ray --batch 4 --checkpoint 0s"
-    count = "ls ray.parquet.parts 2>/dev/null | grep -c 0.parquet || true"
+    count = "ls ray.parquet.parts 2>/dev/null | grep -c parquet || true"
     done = in_own_network(
         f"cd {tmp_path}; {embed} & while test $({count}) -lt 1 && kill -0 $!; do sleep 0.05; done; kill -9 $!; "
         "wait $! || true; "
