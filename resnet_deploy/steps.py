@@ -260,6 +260,7 @@ def compare(
     about = {
         "source": dataset.source, "sha256": dataset.sha256, "crops": dataset.crops,
         "images": len(dataset) - len(dataset.skipped) - excluded, "calibrated_on": excluded,
+        "judged_on": key_of(data=dataset.sha256, crops=dataset.crops, excluded=subject.seen_key() if excluded else None),
         "skipped": [{"name": item.name, "reason": item.reason} for item in dataset.skipped],
     }  # fmt: skip
     return {
@@ -311,6 +312,6 @@ def _answers(backend: Backend, images: NDArray[Any], crops: int, batch: int) -> 
 
 def verdict(candidate: Candidate, record: Mapping[str, Any], asked: Mapping[str, float]) -> Verdict:
     """Judge a parity record, now made or from the manifest."""
-    report = ParityReport(**record["report"])
+    report = ParityReport.from_dict(record["report"])
     failures = judge(report, candidate.precision, asked)
     return Verdict(candidate=candidate, data=record["data"], report=report, failures=failures)

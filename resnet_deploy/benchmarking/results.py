@@ -43,6 +43,7 @@ def _row(candidate: Candidate, batch: int, found: Records, judged: Verdict, roof
         **{f"{name}_latency_s": None if stage is None else Latency(**stage) for name, stage in stages.items()},  # type: ignore[arg-type]
         throughput_images_per_s=timing.get("throughput_images_per_s"), settings=timing.get("settings", {}),
         conditions=timing.get("conditions"), partial=timing.get("partial", False),
+        judged_on=judged.data.get("judged_on"),
         roofline=roofs.over(
             described, candidate, batch, images_per_s=timing["images_per_s"],
             device_images_per_s=_device_images_per_s(timing, batch),
