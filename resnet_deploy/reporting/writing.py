@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from resnet_deploy._files import write_atomic, writing
 from resnet_deploy.bundle.store import MANIFEST, Bundle
 from resnet_deploy.errors import BundleError, UsageError
-from resnet_deploy.reporting.recorded import BENCH, CALIBRATION, SAMPLES, keep_report, load_report
+from resnet_deploy.reporting.recorded import BENCH, CALIBRATION, SAMPLES, encode_report, keep_report, load_report
 from resnet_deploy.reporting.words import share
 
 if TYPE_CHECKING:
@@ -108,7 +107,7 @@ def _taken(folder: Path) -> set[str]:
 def render(report: Mapping[str, Any] | RunComparison, suffix: str) -> str:
     """A report's text: `.html`, `.md` or `.json`."""
     if suffix == ".json":
-        return json.dumps(thinned(report) if isinstance(report, Mapping) else report.to_dict(), indent=1) + "\n"
+        return encode_report(thinned(report) if isinstance(report, Mapping) else report.to_dict()).decode()
     from resnet_deploy.reporting import html, markdown
 
     if isinstance(report, Mapping):
