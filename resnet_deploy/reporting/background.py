@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from resnet_deploy.reporting.document import Section, Table
-from resnet_deploy.reporting.facts import about, commands, folded, machine
+from resnet_deploy.reporting.facts import about, commands, folded, machine, preprocessing
 from resnet_deploy.reporting.rows import Report, Row
 from resnet_deploy.reporting.sections import CANDIDATE
 from resnet_deploy.reporting.words import blank, metric, metric_name, milliseconds, number, percent
@@ -27,6 +27,14 @@ def measured(report: Report) -> list[Section]:
     """What it is that was measured."""
     facts = Table(names=("what", "which"), rows=about(report), words=frozenset({"what", "which"}))
     return [Section(title="What was measured", table=facts)]
+
+
+def prepared(report: Report) -> list[Section]:
+    """How images become the network's input, and where that is from."""
+    rows = preprocessing(report)
+    names = ("what", "how", "from")
+    table = Table(names=names, rows=rows, words=frozenset(names))
+    return [Section(title="Preprocessing", table=table)] if rows else []
 
 
 def failures(report: Report) -> list[Section]:

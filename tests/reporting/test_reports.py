@@ -26,6 +26,7 @@ from resnet_deploy.reporting.rows import pareto, rows
 from resnet_deploy.reporting.schema import read_report
 from resnet_deploy.reporting.words import metric, metric_name, milliseconds
 from resnet_deploy.reporting.writing import render
+from resnet_deploy.terminal import reporting as terminal
 from tests.reporting.reports import full, small
 
 
@@ -289,6 +290,30 @@ def test_figures_that_are_not_finite_are_spelled_out_wherever_they_are_shown(tmp
     assert cells(document(found), "MLPerf scenarios")[0]["figure"] == "inf ms p90"
     for suffix in (".html", ".md"):
         assert "inf" in render(found, suffix)
+
+
+def test_preprocessing_is_told_with_its_origin(tmp_path: Path) -> None:
+    report = full((1,))
+    known = {"resize": 146, "crop": 128, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+    origin = {"resize": "assumed", "crop": "option", "interpolation": "assumed", "mean": "checkpoint", "std": "checkpoint"}
+    report["model"] |= {"preprocessing": known, "preprocessing_source": origin}
+    (tmp_path / "report.json").write_text(render(report, ".json"))
+    content = document(load_report(tmp_path / "report.json"))
+    assert [tuple(row.values()) for row in cells(content, "Preprocessing")] == [
+        ("resize", "146 pixels (the shorter edge)", "assumed"), ("crop", "128 pixels (the centre)", "option"),
+        ("interpolation", "bilinear", "assumed"), ("mean", "0.485, 0.456, 0.406", "checkpoint"),
+        ("std", "0.229, 0.224, 0.225", "checkpoint"),
+    ]  # fmt: skip
+    said = "the preprocessing was assumed, since the checkpoint does not say it: resize, interpolation. "
+    assert any(severity == "warning" and text.startswith(said) for severity, text in content.notices)
+    for text in (render(report, ".html"), render(report, ".md"), terminal.run(report, None)):
+        assert "Preprocessing" in text and "146 pixels" in text and "since the checkpoint does not say it" in text
+    report["model"]["weights"]["source"] = "random"
+    assert not any("preprocessing was assumed" in text for _, text in document(report).notices), "it means nothing there"
+    del report["model"]["preprocessing_source"]
+    assert [row["from"] for row in cells(document(report), "Preprocessing")] == ["not recorded"] * 4
+    report["model"]["preprocessing"] = {"crop": 128}
+    assert len(cells(document(report), "Preprocessing")) == 1
 
 
 def test_names_that_are_no_text_are_written_and_read(tmp_path: Path) -> None:
