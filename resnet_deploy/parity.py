@@ -229,25 +229,14 @@ def _accuracies(correct: dict[str, list[bool]]) -> dict[str, float | None]:
     }
 
 
-_FRACTION, _ERROR = (0.0, 1.0), (0.0, math.inf)
-_COSINE = (-1.0, 1.0)
 # Metrics that a gate can be set on; True where more is better.
-METRICS: dict[str, bool] = {
-    "max-abs-error": False,
-    "mean-abs-error": False,
-    "max-rel-error": False,
-    "cosine-mean": True,
-    "cosine-min": True,
-    "top1-agreement": True,
-    "top5-agreement": True,
-    "top1-accuracy": True,
-    "relative-accuracy": True,
-    "accuracy-difference": True,
-}
+METRICS: dict[str, bool] = dict.fromkeys(("max-abs-error", "mean-abs-error", "max-rel-error"), False) | dict.fromkeys(
+    ("cosine-mean", "cosine-min", "top1-agreement", "top5-agreement", "top1-accuracy", "relative-accuracy",
+     "accuracy-difference"), True,
+)  # fmt: skip
 # What a metric can be; a limit outside of it would always hold, or never.
-_RANGES = dict.fromkeys(METRICS, _FRACTION) | {
-    **{name: _ERROR for name, higher in METRICS.items() if not higher}, "relative-accuracy": _ERROR,
-    "cosine-mean": _COSINE, "cosine-min": _COSINE, "accuracy-difference": _COSINE,
+_RANGES = {name: (0.0, 1.0 if higher else math.inf) for name, higher in METRICS.items()} | {
+    "relative-accuracy": (0.0, math.inf), **dict.fromkeys(("cosine-mean", "cosine-min", "accuracy-difference"), (-1.0, 1.0)),
 }  # fmt: skip
 
 # FP32: what another order of summation changes. FP16 and BF16: 11 and 8 bits of significand through tens of layers. INT8

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import math
 import os
@@ -51,12 +52,20 @@ def run(rng: random.Random, folder: Path) -> None:
         _compared(*pair, rng.choice([".html", ".md", ".json"]))
 
 
+@functools.cache
+def _texts() -> list[str]:
+    """Good reports of a few samples and layers, as JSON."""
+    found = [full((1,)), full((1, 8)), small(seed=3), small(with_samples=False)]
+    for report in found:
+        for entry in (report.get("samples") or {}).values():
+            del entry["host_s"][24:]
+        for profile in report.get("profiles") or ():
+            del profile["layers"][4:]
+    return [json.dumps(report) for report in found]
+
+
 def _good(rng: random.Random) -> dict[str, Any]:
-    report = rng.choice([lambda: full((1,)), lambda: full((1, 8)), lambda: small(seed=3), lambda: small(with_samples=False)])()
-    for entry in (report.get("samples") or {}).values():
-        del entry["host_s"][24:]
-    for profile in report.get("profiles") or ():
-        del profile["layers"][4:]
+    report: dict[str, Any] = json.loads(rng.choice(_texts()))
     if rng.random() < 0.5:  # as it is now: with which images were right
         for one in report["results"]:
             one["judged_on"] = "a key"
