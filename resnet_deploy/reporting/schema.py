@@ -174,7 +174,7 @@ class ReportFile:
 
     machine: Machine
     model: Model
-    results: list[Result]
+    results: Annotated[list[Result], Meta(max_length=10_000)]
     warnings: list[str] | None = None
     scenarios: list[Scenario] | None = None
     unmeasured: list[Unmeasured] | None = None

@@ -238,6 +238,18 @@ def test_numbers_that_json_has_not(token: str, place: str, tmp_path: Path) -> No
         load_report(path)
 
 
+def test_a_mistake_in_a_giant_file_is_said_at_once(tmp_path: Path) -> None:
+    """Its key is looked for as long as that takes seconds, not hours."""
+    report = full((1,))
+    for count, said in (
+        (300, r"machine\.packages\.p299: Expected str"),
+        (200_000, r"machine\.packages\[\.\.\.\]: Expected str"),
+    ):
+        report["machine"]["packages"] = {f"p{index}": "1" for index in range(count)} | {f"p{count - 1}": 3}
+        with pytest.raises(UsageError, match=said):
+            load_report(write(tmp_path / "report.json", report))
+
+
 def test_the_same_row_twice_is_refused(tmp_path: Path) -> None:
     """The later one would be believed, the earlier one forgotten."""
     report = full((1,))
