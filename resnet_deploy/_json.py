@@ -15,6 +15,7 @@ T = TypeVar("T")
 
 MAX_BYTES = 1 << 30  # of a JSON file that is read whole; samples of a long run take some hundred megabytes
 MAX_DEPTH = 64
+_MOST_WORK = 1 << 32  # bytes that are read again in search of a wrong key
 
 
 def decode(data: bytes, kind: type[T]) -> T:
@@ -109,7 +110,8 @@ def _located(data: bytes, kind: type[Any], message: str) -> str:
     place, names = raw, ""
     for part in parts:
         if part == "[...]":
-            key = _culprit(raw, place, kind, message)
+            # Each key costs a look at the whole: of a giant file that would take hours, and the kind of mistake is known.
+            key = _culprit(raw, place, kind, message) if len(data) * len(place) < _MOST_WORK else None
             if key is None:
                 return _readable(message)
             place, names = place[key], f"{names}.{key}"

@@ -38,7 +38,8 @@ class Commands(click.Group):
 def main() -> None:
     """Residual networks from PyTorch to ONNX and TensorRT engines that can be trusted.
 
-    Exit codes: 0 done, 1 a gate failed, 2 wrong usage or input, 3 this machine can't, 130 interrupted.
+    Exit codes: 0 done, 1 a gate failed, 2 wrong usage or input, 3 this machine can't, 4 inconclusive (report),
+    130 interrupted.
     """
 
 

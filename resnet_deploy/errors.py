@@ -1,6 +1,6 @@
 """Everything that resnet-deploy raises, and the exit code that the command line gives each.
 
-0 done, 1 a gate failed, 2 wrong usage or input, 3 this machine can't.
+0 done, 1 a gate failed, 2 wrong usage or input, 3 this machine can't, 4 it cannot be told from noise.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 EXIT_GATE = 1
 EXIT_USAGE = 2
 EXIT_MACHINE = 3
+EXIT_INCONCLUSIVE = 4  # neither a pass nor a failure: measure again
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 

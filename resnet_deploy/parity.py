@@ -9,17 +9,27 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from resnet_deploy._figures import Cosine, Difference, Fraction, Magnitude, restore, spell
+from resnet_deploy._json import convert
 from resnet_deploy.errors import UsageError
+from resnet_deploy.proportions import mcnemar, pack, paired_interval, unpack
 from resnet_deploy.specs import Precision
 
 Arrays = Mapping[str, NDArray[Any]]
 _SCORES = ("logits", "probabilities")
 _TOPK = ("topk_values", "topk_indices")
+_ALWAYS = ("max_abs_error", "mean_abs_error", "max_rel_error", "cosine_mean", "cosine_min")
+if TYPE_CHECKING:
+    _Magnitude = float
+    _Cosine = float
+else:
+    _Magnitude, _Cosine = Magnitude | None, Cosine | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,33 +43,54 @@ class ParityReport:
     relative_accuracy the candidate's top-1 over the reference's;
     accuracy_difference is candidate minus reference, its interval 95 % (Agresti and Min 2005, for paired proportions);
     mcnemar_p is McNemar's exact two-sided p-value. None where an output has no such thing.
+
+    outcomes: by name (`agree`, `correct`, `reference_correct`), of each image in order whether the first classes agree and
+    whether each side's is the label, as `proportions.pack` writes it: two runs on the same images are compared image by image.
+
+    A figure may be NaN or infinite. In JSON it is then spelled out, `nan`, `inf` or `-inf`; null, which earlier versions
+    wrote, is read as NaN where there must be a figure.
     """
 
-    images: int
+    images: Annotated[int, msgspec.Meta(ge=1)]
     finite: bool
-    max_abs_error: float
-    mean_abs_error: float
-    max_rel_error: float
-    cosine_mean: float
-    cosine_min: float
-    top1_agreement: float | None = None
-    top5_agreement: float | None = None
-    top1_accuracy: float | None = None
-    top5_accuracy: float | None = None
-    reference_top1_accuracy: float | None = None
-    reference_top5_accuracy: float | None = None
-    relative_accuracy: float | None = None
-    accuracy_difference: float | None = None
-    accuracy_difference_low: float | None = None
-    accuracy_difference_high: float | None = None
-    mcnemar_p: float | None = None
+    max_abs_error: _Magnitude
+    mean_abs_error: _Magnitude
+    max_rel_error: _Magnitude
+    cosine_mean: _Cosine
+    cosine_min: _Cosine
+    top1_agreement: Fraction | None = None
+    top5_agreement: Fraction | None = None
+    top1_accuracy: Fraction | None = None
+    top5_accuracy: Fraction | None = None
+    reference_top1_accuracy: Fraction | None = None
+    reference_top5_accuracy: Fraction | None = None
+    relative_accuracy: Magnitude | None = None
+    accuracy_difference: Difference | None = None
+    accuracy_difference_low: Difference | None = None
+    accuracy_difference_high: Difference | None = None
+    mcnemar_p: Fraction | None = None
+    outcomes: dict[str, str] | None = None
+
+    def __post_init__(self) -> None:
+        restore(self)
+        for name in _ALWAYS:
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, math.nan)
+        for text in (self.outcomes or {}).values():
+            unpack(text, self.images)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ParityReport:
+        """Read what `to_dict` wrote, or an earlier version did.
+
+        Raises:
+            ValueError: a field is missing, of another type or out of its range; the message names it.
+        """
+        return convert(dict(data), cls)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it: a value that is not finite is None, and `finite` says so."""
-        return {
-            name: None if isinstance(value, float) and not math.isfinite(value) else value
-            for name, value in asdict(self).items()
-        }
+        """As JSON has it: a figure that is not finite is a word."""
+        return dict(spell(asdict(self)))
 
 
 @dataclass
@@ -158,8 +189,11 @@ class Comparison:
         }
         if self._agree1:
             values |= {"top1_agreement": _mean(self._agree1), "top5_agreement": _mean(self._agree5)}
-        if self._correct:
-            values |= _accuracies(self._correct)
+            outcomes = {"agree": self._agree1}
+            if self._correct:
+                values |= _accuracies(self._correct)
+                outcomes |= {"correct": self._correct["candidate1"], "reference_correct": self._correct["reference1"]}
+            values["outcomes"] = {name: pack(of_images) for name, of_images in outcomes.items()}
         return ParityReport(images=self.images, finite=self.finite, **values)
 
 
@@ -195,42 +229,11 @@ def _accuracies(correct: dict[str, list[bool]]) -> dict[str, float | None]:
     }
 
 
-def mcnemar(gained: int, lost: int) -> float:
-    """McNemar's exact two-sided p-value: both kinds of disagreement are equally likely (McNemar 1947, binomial form)."""
-    total = gained + lost
-    if total == 0:
-        return 1.0
-    # In logarithms: the coefficients overflow floats beyond about a thousand disagreements.
-    logs = [_log_binomial(total, k) - total * math.log(2) for k in range(min(gained, lost) + 1)]
-    return min(1.0, 2 * sum(math.exp(value) for value in logs))
-
-
-def _log_binomial(n: int, k: int) -> float:
-    return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
-
-
-def paired_interval(gained: int, lost: int, count: int, z: float = 1.959964) -> tuple[float, float]:
-    """95 % interval of a difference of paired proportions: Wald's with half an observation added to each of the four
-    cells (Agresti and Min, "Simple improved confidence intervals for comparing matched proportions", 2005)."""
-    up, down, total = gained + 0.5, lost + 0.5, count + 2.0
-    difference = (up - down) / total
-    error = z * math.sqrt(max(0.0, up + down - (up - down) ** 2 / total)) / total
-    return max(-1.0, difference - error), min(1.0, difference + error)
-
-
 # Metrics that a gate can be set on; True where more is better.
-METRICS: dict[str, bool] = {
-    "max-abs-error": False,
-    "mean-abs-error": False,
-    "max-rel-error": False,
-    "cosine-mean": True,
-    "cosine-min": True,
-    "top1-agreement": True,
-    "top5-agreement": True,
-    "top1-accuracy": True,
-    "relative-accuracy": True,
-    "accuracy-difference": True,
-}
+METRICS: dict[str, bool] = dict.fromkeys(("max-abs-error", "mean-abs-error", "max-rel-error"), False) | dict.fromkeys(
+    ("cosine-mean", "cosine-min", "top1-agreement", "top5-agreement", "top1-accuracy", "relative-accuracy",
+     "accuracy-difference"), True,
+)  # fmt: skip
 
 # FP32: what another order of summation changes. FP16 and BF16: 11 and 8 bits of significand through tens of layers. INT8
 # and FP8: MLPerf Inference's 99 % of the reference's accuracy.
@@ -246,14 +249,19 @@ DEFAULT_GATES: dict[Precision, dict[str, float]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Gate:
-    """One condition on a ParityReport: metric at least, or at most, a limit."""
+    """One condition on a ParityReport: metric at least, or at most, a finite limit."""
 
     metric: str
     limit: float
     asked: bool = False
 
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.limit):
+            raise UsageError(f"the gate on {self.metric} needs a finite number; found {self.limit}")
+
     def judge(self, report: ParityReport) -> str | None:
-        """None where it holds, else what was found. A metric that the head has not is an error only if asked for."""
+        """None where it holds, else what was found: NaN never holds. A metric that the head has not is an error only if asked
+        for."""
         value = getattr(report, self.metric.replace("-", "_"))
         if value is None:
             if self.asked:
@@ -275,11 +283,9 @@ def parse_gates(texts: Iterable[str]) -> dict[str, float]:
         if metric not in METRICS:
             raise UsageError(f"unknown metric in the gate {text!r}; choose from {', '.join(METRICS)}")
         try:
-            gates[metric] = float(limit)
+            gates[metric] = Gate(metric=metric, limit=float(limit)).limit
         except ValueError:
             raise UsageError(f"the gate {text!r} needs a number, as in top1-agreement=0.99") from None
-        if math.isnan(gates[metric]):
-            raise UsageError(f"the gate {text!r} needs a number that can be compared")
     return gates
 
 

@@ -210,17 +210,18 @@ def _answering(backend: Backend, candidate: Candidate, crops: int, batch: int) -
 def _record(
     subject: Subject, candidate: Candidate, state: _Judged, dataset: Dataset, batch: int, runtime: dict[str, Any]
 ) -> ParityRecord:
-    images = len(dataset) - len(dataset.skipped) - state.excluded
+    images, use = len(dataset) - len(dataset.skipped) - state.excluded, subject.calibration_of(candidate)
     if not images:
         raise DataError(f"{candidate.artifact} was calibrated on all images of {dataset.source}: verify it on others")
     data = JudgedData(
         source=dataset.source, sha256=dataset.sha256, crops=dataset.crops, images=images, calibrated_on=state.excluded,
         skipped=tuple(SkippedImage(name=item.name, reason=item.reason) for item in dataset.skipped),
         notes=tuple(dataset.notes),
+        judged_on=key_of(data=dataset.sha256, crops=dataset.crops, excluded=use.key if use and state.excluded else None),
     )  # fmt: skip
     return ParityRecord(
         candidate=str(candidate), made_from=subject.made_from(candidate), reference=subject.made_from(REFERENCE), data=data,
-        batch=batch, runtime=runtime, created=now(), report=state.comparison.report().to_dict(),
+        batch=batch, runtime=runtime, created=now(), report=state.comparison.report(),
     )  # fmt: skip
 
 
@@ -269,8 +270,8 @@ def _answers(backend: Backend, images: NDArray[Any], crops: int, batch: int) -> 
 def accuracy_warning(subject: Subject, records: Iterable[ParityRecord]) -> tuple[str, ...]:
     """Whether the reference stays far below what its weights are said to reach: most often the preprocessing is another's."""
     model, reported = subject.description, subject.description.weights.top1_accuracy
-    measured = [(record.report.get("reference_top1_accuracy"), record.data) for record in records]
-    known = [(value, data) for value, data in measured if isinstance(value, float)]
+    measured = [(record.report.reference_top1_accuracy, record.data) for record in records]
+    known = [(value, data) for value, data in measured if value is not None]
     if reported is None or not known:
         return ()
     reached, data = max(known, key=lambda item: item[1].images)
@@ -288,7 +289,7 @@ def verdict(
     subject: Subject, candidate: Candidate, record: ParityRecord, limits: Mapping[str, float], warnings: tuple[str, ...] = ()
 ) -> Verdict:
     """Judge a parity record, now made or from the manifest. warnings: what else makes it unsafe."""
-    report = ParityReport(**record.report)  # type: ignore[arg-type]
+    report = record.report
     failures = judge(report, candidate.precision, limits)
     warnings += (*record.data.notes, *accuracy_warning(subject, [record]))
     if failures and candidate.precision is Precision.INT8 and candidate.device == "cpu" and "simulate" not in candidate.options:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 
 import numpy as np
 import pytest
 
+from resnet_deploy import _json
 from resnet_deploy.errors import UsageError
-from resnet_deploy.parity import Comparison, ParityReport, judge, mcnemar, paired_interval, parse_gates
+from resnet_deploy.parity import METRICS, Comparison, ParityReport, judge, parse_gates
+from resnet_deploy.proportions import mcnemar, pack, paired_interval, unpack, unpaired_interval
 from resnet_deploy.specs import Precision
 
 RNG = np.random.default_rng(0)
@@ -93,8 +96,8 @@ def test_anything_that_is_not_finite_fails_whatever_the_gates(bad: float, side: 
     good, broken = np.ones((2, 3)), np.ones((2, 3))
     broken[1, 2] = bad
     report = compare(broken, good) if side == "reference" else compare(good, broken)
-    assert judge(report, Precision.FP32, {"max-rel-error": math.inf}) == ["the outputs have NaN or Inf"]
-    assert report.to_dict()["max_abs_error"] is None, "JSON has no NaN"
+    assert judge(report, Precision.FP32, {"max-rel-error": 1e300}) == ["the outputs have NaN or Inf"]
+    assert report.to_dict()["max_abs_error"] == "nan", "JSON has no NaN: it is spelled out, never dropped"
 
 
 def test_one_finite_output_does_not_hide_another() -> None:
@@ -140,7 +143,104 @@ def test_gates_replace_the_defaults() -> None:
     assert judge(report, Precision.FP32, parse_gates(["max_rel_error=0.1", "cosine-min=1"])) != []
 
 
+def test_an_infinite_error_is_recorded_and_fails_its_gate_from_the_record_too() -> None:
+    """A reference that is zero where the candidate is not: once this became None, and None passes every gate."""
+    zeros = np.zeros((2, 3), np.float32)
+    report = compare(zeros, zeros + 1)
+    assert report.finite and report.max_rel_error == math.inf
+    record = json.loads(_json.encode(report.to_dict()))
+    assert record["max_rel_error"] == "inf"
+    for judged in (report, ParityReport.from_dict(record)):
+        assert judged == report
+        failures = judge(judged, Precision.FP32, {"cosine-min": -1, "top1-agreement": 0})
+        assert failures == ["max-rel-error is inf, gate <= 0.0001"]
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_a_gate_on_a_figure_that_is_not_finite(metric: str, value: str) -> None:
+    record = compare(np.eye(3), np.eye(3), np.arange(3)).to_dict() | {metric.replace("-", "_"): value}
+    worse = "-inf" if METRICS[metric] else "inf"
+    failures = judge(ParityReport.from_dict(record), Precision.FP32, {metric: 0.5})
+    assert bool(failures) == (value in {"nan", worse})
+
+
+def test_a_record_of_an_earlier_version_is_read() -> None:
+    """It has null for what was not finite, and nothing of single images."""
+    broken = compare(np.ones((2, 3)), np.full((2, 3), np.nan)).to_dict()
+    old = {name: None if value == "nan" else value for name, value in broken.items() if name != "outcomes"}
+    report = ParityReport.from_dict(old)
+    assert not report.finite and math.isnan(report.max_abs_error) and report.outcomes is None
+    assert judge(report, Precision.FP32) == ["the outputs have NaN or Inf"]
+    lost = ParityReport.from_dict(old | {"finite": True, "mean_abs_error": 1.0})
+    assert [failure.split()[0] for failure in judge(lost, Precision.FP32, {"top1-agreement": 0})] == [
+        "max-rel-error", "cosine-min",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"images": 0}, "images: "), ({"images": True}, "images: "), ({"finite": 1}, "finite: "),
+        ({"max_rel_error": "Infinity"}, "max_rel_error: "), ({"max_rel_error": -1}, "max_rel_error: "),
+        ({"max_rel_error": math.inf}, "max_rel_error is inf"), ({"cosine_min": 1.5}, "cosine_min: "),
+        ({"top1_accuracy": 73.3}, "top1_accuracy: "), ({"mcnemar_p": []}, "mcnemar_p: "),
+        ({"finite": None}, "finite: "), ({"outcomes": {"agree": 1}}, "outcomes"),
+        ({"outcomes": {"agree": pack([True] * 9)}}, "another number of images than 3"),
+        ({"outcomes": {"agree": "?"}}, "not base64"), ({"outcomes": {"agree": "/w=="}}, "another number of images than 3"),
+    ],
+)  # fmt: skip
+def test_a_record_that_cannot_be_is_refused_by_its_field(change: dict[str, object], said: str) -> None:
+    record = compare(np.eye(3), np.eye(3), np.arange(3)).to_dict()
+    with pytest.raises(ValueError, match=said):
+        ParityReport.from_dict(record | change)
+
+
+def test_a_record_without_a_figure_is_refused() -> None:
+    record = compare(np.eye(3), np.eye(3)).to_dict()
+    del record["cosine_min"]
+    with pytest.raises(ValueError, match="cosine_min"):
+        ParityReport.from_dict(record)
+
+
+def test_which_images_were_right_is_kept() -> None:
+    reference, candidate = np.eye(5)[[0, 1, 2, 3, 4, 0, 1, 2, 3]], np.eye(5)[[0, 1, 2, 3, 0, 0, 1, 2, 4]]
+    report = compare(reference, candidate, np.array([0, 1, 2, 3, 4, 1, 1, 2, 4]))
+    assert report.outcomes is not None
+    kept = {name: unpack(text, 9).tolist() for name, text in report.outcomes.items()}
+    assert kept == {
+        "agree": [True] * 4 + [False] + [True] * 3 + [False],
+        "correct": [True] * 4 + [False, False, True, True, True],
+        "reference_correct": [True] * 5 + [False, True, True, False],
+    }
+    assert set(compare(reference, candidate).outcomes or ()) == {"agree"}, "without labels"
+
+
 @pytest.mark.parametrize("text", ["nonsense=1", "top1-agreement", "top1-agreement=high", "top1-agreement=nan", "=1"])
 def test_malformed_gates(text: str) -> None:
     with pytest.raises(UsageError, match="gate"):
         parse_gates([text])
+
+
+@pytest.mark.parametrize("text", ["max-rel-error=inf", "cosine-min=-inf", "relative-accuracy=1e999", "top1-agreement=nan"])
+def test_a_limit_that_is_not_finite_would_always_hold_or_never(text: str) -> None:
+    with pytest.raises(UsageError, match=r"the gate on .* needs a finite number; found"):
+        parse_gates([text])
+    metric, _, limit = text.partition("=")
+    with pytest.raises(UsageError, match="needs a finite number"):
+        judge(compare(np.eye(3), np.eye(3)), Precision.FP32, {metric: float(limit)})
+
+
+def test_newcombes_interval_is_that_of_his_paper() -> None:
+    """Table II, method 10: 56/70 - 48/80, 9/10 - 3/10, 10/10 - 0/10."""
+    for (first, n), (second, m), expected in (
+        ((48, 80), (56, 70), (0.0524, 0.3339)), ((3, 10), (9, 10), (0.1705, 0.8090)), ((0, 10), (10, 10), (0.6075, 1.0)),
+    ):  # fmt: skip
+        assert unpaired_interval(first / n, n, second / m, m) == pytest.approx(expected, abs=1e-4)
+
+
+def test_newcombes_interval_covers_the_truth_as_often_as_it_says() -> None:
+    first, second, n, m = 0.733, 0.587, 75, 90
+    draws = zip(RNG.binomial(n, first, 2000), RNG.binomial(m, second, 2000), strict=True)
+    found = [unpaired_interval(a / n, n, b / m, m) for a, b in draws]
+    assert 0.935 <= np.mean([low <= second - first <= high for low, high in found]) <= 0.975

@@ -19,9 +19,9 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Floors of the house: a room may use its own floor and those below.
 FLOORS = [
-    {"_deps", "_files", "_json", "_machine", "specs", "errors", "images"},
+    {"_deps", "_figures", "_files", "_json", "_machine", "specs", "errors", "images"},
     {"backends", "engine", "models", "data", "preprocessing"},
-    {"exporter", "graphs", "precision", "parity"},
+    {"exporter", "graphs", "precision", "parity", "proportions"},
     {
         "benchmarking",
         "reporting",
@@ -100,7 +100,7 @@ def test_there_is_no_cycle_between_rooms() -> None:
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_particular_rooms(path: Path) -> None:
     module, used = name_of(path).removeprefix("resnet_deploy."), imports(path)
-    if module in {"parity", "benchmarking.measure"}:
+    if module in {"parity", "proportions", "benchmarking.measure"}:
         assert not {name.split(".")[0] for name in used} & FRAMEWORKS, "numpy alone"
     if module.startswith("models.") and module != "models.deploy":
         assert not {room(name) for name in used} & {"backends", "data"} and "resnet_deploy.models.deploy" not in used

@@ -23,7 +23,8 @@ class Result:
 
     latency_s: host to host. device_latency_s: enqueue and synchronize alone, the batch being bound. images_per_s: batch
     over the median of latency_s. speedup: eager's median over this one, from the same run. gate: pass or fail; failures
-    say why. measured: when, so that a figure kept from an earlier run can be told.
+    say why. measured: when, so that a figure kept from an earlier run can be told. judged_on: a key of the images of parity:
+    of two rows with the same one, parity's outcomes are of the same images in the same order.
 
     By a GPU's own clock, and None without one: enqueue_latency_s, h2d_latency_s, compute_latency_s, d2h_latency_s are
     trtexec's Enqueue Time, H2D Latency, GPU Compute Time and D2H Latency; host_latency_s its Latency, the sum of the last
@@ -61,6 +62,7 @@ class Result:
     roofline: dict[str, Any] | None = None
     conditions: dict[str, Any] | None = None
     partial: bool = False
+    judged_on: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

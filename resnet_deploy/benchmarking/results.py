@@ -41,7 +41,7 @@ def _row(candidate: Candidate, batch: int, found: Records, judged: Verdict, roof
         parity_data=judged.data.source, gate=judged.gate, failures=judged.failures, threads=timing.threads,
         runtime=timing.runtime, measured=timing.measured, **stages,
         throughput_images_per_s=timing.throughput_images_per_s, settings=timing.settings, conditions=timing.conditions,
-        partial=timing.partial,
+        partial=timing.partial, judged_on=judged.data.judged_on,
         roofline=roofs.over(
             described, candidate, batch, images_per_s=timing.images_per_s,
             device_images_per_s=_device_images_per_s(timing, batch),

@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Struct
 
 from resnet_deploy import _json
+from resnet_deploy._figures import spell
 from resnet_deploy.bundle.manifest import SCHEMA_VERSION, Manifest
 from resnet_deploy.errors import BundleError, DeployError, IntegrityError
 
@@ -37,7 +38,10 @@ def key_of(**parts: Any) -> str:
 
 def encode(manifest: Manifest) -> bytes:
     """A manifest as its file has it. Raises ValueError for a figure that is not finite, or a value that could not be read."""
-    data = signed(_json.plain(manifest))
+    values = _json.plain(manifest)
+    for record in values["parity"].values():  # of a verdict, a figure that is not finite says something: it is spelled out
+        record["report"] = spell(record["report"])
+    data = signed(values)
     _json.decode(data, Manifest)
     return data
 

@@ -13,6 +13,7 @@ from msgspec import Meta, Struct
 from resnet_deploy.bundle.names import FILE_NAME
 from resnet_deploy.engine.plan import Origin
 from resnet_deploy.engine.report import PlanReport
+from resnet_deploy.parity import ParityReport
 from resnet_deploy.specs import Head, InputFormat, Precision, Preprocessing, TensorSpec
 
 SCHEMA_VERSION: Literal[2] = 2
@@ -212,7 +213,8 @@ class SkippedImage(Record, frozen=True, kw_only=True):
 
 
 class JudgedData(Record, frozen=True, kw_only=True):
-    """The images of a verdict. calibrated_on: how many were left out since the candidate had seen them."""
+    """The images of a verdict. calibrated_on: how many were left out since the candidate had seen them. judged_on: what
+    identifies the rest: equal keys, the same images in the same order."""
 
     source: Text
     sha256: Sha256
@@ -221,6 +223,7 @@ class JudgedData(Record, frozen=True, kw_only=True):
     calibrated_on: Count
     skipped: tuple[SkippedImage, ...] = ()
     notes: tuple[Text, ...] = ()
+    judged_on: Key | None = None
 
 
 class ParityRecord(Record, frozen=True, kw_only=True):
@@ -233,7 +236,7 @@ class ParityRecord(Record, frozen=True, kw_only=True):
     batch: Positive
     runtime: Facts
     created: Time
-    report: dict[str, bool | int | float | str | None]
+    report: ParityReport
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from resnet_deploy.reporting.document import Section, Table
-from resnet_deploy.reporting.facts import about, commands, folded, machine
+from resnet_deploy.reporting.facts import about, commands, folded, machine, preprocessing
 from resnet_deploy.reporting.rows import Report, Row
 from resnet_deploy.reporting.sections import CANDIDATE
-from resnet_deploy.reporting.words import metric, metric_name, milliseconds, number, percent
+from resnet_deploy.reporting.words import blank, metric, metric_name, milliseconds, number, percent
 
 _SHOWN = 12  # rows of a table that most readers pass by
 _GPU = (
@@ -27,6 +27,14 @@ def measured(report: Report) -> list[Section]:
     """What it is that was measured."""
     facts = Table(names=("what", "which"), rows=about(report), words=frozenset({"what", "which"}))
     return [Section(title="What was measured", table=facts)]
+
+
+def prepared(report: Report) -> list[Section]:
+    """How images become the network's input, and where that is from."""
+    rows = preprocessing(report)
+    names = ("what", "how", "from")
+    table = Table(names=names, rows=rows, words=frozenset(names))
+    return [Section(title="Preprocessing", table=table)] if rows else []
 
 
 def failures(report: Report) -> list[Section]:
@@ -138,7 +146,7 @@ def _compute(one: Mapping[str, Any]) -> dict[str, Any]:
 
 def _quantity(value: Any, unit: Any) -> str:
     found = number(value)
-    return "–" if found is None else f"{milliseconds(found)} ms" if unit == "s" else f"{found:,.0f} {unit}"
+    return blank(value) if found is None else f"{milliseconds(found)} ms" if unit == "s" else f"{found:,.0f} {unit}"
 
 
 def conditions(report: Report, found: Sequence[Row]) -> list[Section]:
@@ -164,7 +172,7 @@ def _cpu(name: str, digits: int) -> Any:
 
 def _rounded(value: Any, digits: int) -> str:
     found = number(value)
-    return "–" if found is None else f"{found:,.{digits}f}"
+    return blank(value) if found is None else f"{found:,.{digits}f}"
 
 
 def _gpu(name: str, scale: float) -> Any:
@@ -184,7 +192,7 @@ def _gpu(name: str, scale: float) -> Any:
 
 def _times(value: Any, scale: float) -> str:
     found = number(value)
-    return "–" if found is None else f"{found * scale:,.0f}" if found * scale >= 10 else f"{found * scale:.1f}"
+    return blank(value) if found is None else f"{found * scale:,.0f}" if found * scale >= 10 else f"{found * scale:.1f}"
 
 
 def _clock(seen: Report) -> str:

@@ -1,4 +1,4 @@
-"""Two runs of one network, row by row: what became slower or faster, and whether that is more than noise.
+"""Two runs of one network, row by row: what became slower, faster or wrong, and whether that is more than noise.
 
 A row's noise is an interval of the ratio of its medians, second run over first, at 95 %:
 
@@ -6,11 +6,15 @@ A row's noise is an interval of the ratio of its medians, second run over first,
               `ROUNDS` turns, and samples of one turn share the state of the machine: they are one piece of evidence, not
               hundreds. Degrees of freedom are those of the run with fewer turns, which errs on the side of noise.
     iqr       otherwise: each median by 1.57 IQR / sqrt(n) (McGill, Tukey and Larsen, "Variations of box plots", 1978),
-              with n no more than those turns, for the same reason.
+              with n no more than those turns, for the same reason. Of 3 or fewer samples, and of an unknown number, the
+              interval has no end.
+    none      where both runs have one and the same measurement, which a bundle reuses.
 
-A change is beyond noise where the interval leaves out 1. That speaks of the noise within the runs: two runs on a machine
-whose clocks or neighbours differ can differ truly and for no fault of the code, which is why a limit in percent stands
-beside it. Rows of 3 or fewer samples, and of an unknown number, are never beyond noise.
+A row is slower or faster where its interval leaves out 1, and the same where the interval lies within the limit on both sides
+of 1 (two one-sided tests: Schuirmann 1987; without a limit, within 10 %). It is inconclusive otherwise, and wherever the
+interval has the limit within it. A row is a regression where the whole interval is beyond the limit. All of that speaks of the
+noise within the runs: two runs on a machine whose clocks or neighbours differ can differ truly and for no fault of the code,
+which the limit is to allow for.
 """
 
 from __future__ import annotations
@@ -24,11 +28,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_deploy.errors import UsageError
+from resnet_deploy.reporting.accuracy import AccuracyChange, accuracies, images_differ
 from resnet_deploy.reporting.background import verdict
 from resnet_deploy.reporting.rows import Report, Row, key_of_row, rows
 from resnet_deploy.reporting.words import number
 
 ROUNDS = 6  # of `MeasureConfig`
+NARROW = 0.10  # what counts as the same where no limit says it
 KEPT = 600  # samples of a row that are written with a report: 100 a turn
 _T = {3: 3.182, 4: 2.776, 5: 2.571}  # Student's t at 97.5 %, by degrees of freedom
 _FEWEST = 4
@@ -38,8 +44,8 @@ _PARITY = {"cosine_mean": 1e-6, "top1_agreement": 0.0, "top1_accuracy": 0.0}  # 
 @dataclass(frozen=True, kw_only=True)
 class Change:
     """One row in both runs. ratio: of median latency, second over first; low and high: its interval at 95 %. noise: what the
-    interval is made from: samples or iqr. verdict: slower, faster or same, beyond noise. failed: its gate passed in the first
-    run alone. differences: in answers and settings, in words."""
+    interval is made from: samples, iqr or none. verdict: slower, faster, same or inconclusive. failed: its gate passed in the
+    first run alone. differences: in answers and settings, in words."""
 
     backend: str
     device: str
@@ -62,14 +68,22 @@ class Change:
 
 @dataclass(frozen=True, kw_only=True)
 class RunComparison:
-    """Two runs. limit: how much slower a row may be, as a fraction; None where nothing is to fail. broken: what the first run
-    had, and what failed in the second. only_before, only_after: rows that the other has not. notes: what else differs."""
+    """Two runs.
+
+    limit: how much slower a row may be, as a fraction, and max_accuracy_drop: by how many percentage points an accuracy may
+    fall; where both are None nothing is to fail. accuracy: what became of the answers; unjudged: what of them is not known in
+    the second run, in words. broken: what the first run had, and what failed in the second. only_before, only_after: rows
+    that the other has not. notes: what else differs.
+    """
 
     model: str
     before: str
     after: str
     limit: float | None
+    max_accuracy_drop: float | None = None
     changes: list[Change]
+    accuracy: list[AccuracyChange] = field(default_factory=list)
+    unjudged: list[str] = field(default_factory=list)
     broken: list[str]
     only_before: list[str]
     only_after: list[str]
@@ -81,26 +95,56 @@ class RunComparison:
         return [change for change in self.changes if change.verdict == "slower"]
 
     @property
+    def judged(self) -> bool:
+        """Whether a limit was set."""
+        return self.limit is not None or self.max_accuracy_drop is not None
+
+    @property
     def failures(self) -> list[str]:
-        """What makes the second run worse, in words, where a limit was set: rows slower by more than it and beyond noise, gates
-        that passed before, scenarios that were VALID, rows whose backend now fails."""
-        if self.limit is None:
+        """What makes the second run worse, in words, where a limit was set: rows slower by more than it, with their whole
+        interval; answers that became worse; gates that passed before, scenarios that were VALID, rows whose backend now fails
+        and rows that are missing."""
+        if not self.judged:
             return []
-        worse = [change for change in self.slower if change.ratio > 1 + self.limit]
+        worse = [change for change in self.changes if self.limit is not None and change.low > 1 + self.limit]
         found = [f"{change.title}: slower by {change.ratio - 1:.1%}, more than {self.limit:.1%}" for change in worse]
+        found += [said for one in self.accuracy if (said := one.failure(self.max_accuracy_drop)) is not None]
         found += [f"{change.title}: its gate passed and now fails" for change in self.changes if change.failed]
-        return found + self.broken
+        return [*found, *self.broken, *(f"{row}: is in {self.before} and missing in {self.after}" for row in self.only_before)]
+
+    @property
+    def inconclusive(self) -> list[str]:
+        """What may make the second run worse and cannot be told from noise, in words, where a limit was set: rows whose
+        interval has the limit within it, and accuracies that fell or are not known."""
+        if not self.judged:
+            return []
+        rows = [one for one in self.changes if self.limit is not None and one.low <= 1 + self.limit < one.high]
+        found = [
+            f"{change.title}: {change.ratio:.3f} times the time before ({change.low:.3f} to {change.high:.3f}), which may be "
+            f"more than {self.limit:.1%} slower. Measure both longer, or on a quieter machine"
+            for change in rows
+        ]
+        return found + [said for one in self.accuracy if (said := one.doubt(self.max_accuracy_drop))] + self.unjudged
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON: an interval without an end has null there."""
         changes = [asdict(change) | {"high": change.high if math.isfinite(change.high) else None} for change in self.changes]
-        return {**asdict(self), "changes": changes, "failures": self.failures}
+        return {
+            **asdict(self), "changes": changes, "accuracy": [one.to_dict() for one in self.accuracy],
+            "failures": self.failures, "inconclusive": self.inconclusive,
+        }  # fmt: skip
 
 
 def compare_reports(
-    before: Report, after: Report, *, names: tuple[str, str] = ("A", "B"), limit: float | None = None
+    before: Report,
+    after: Report,
+    *,
+    names: tuple[str, str] = ("A", "B"),
+    limit: float | None = None,
+    max_accuracy_drop: float | None = None,
 ) -> RunComparison:
-    """Compare two reports, dicts as `load_report` gives them. names: what to call them. limit: as RunComparison has it.
+    """Compare two reports, dicts as `load_report` gives them. names: what to call them. limit, max_accuracy_drop: as
+    RunComparison has them.
 
     Raises UsageError where they are of different networks, inputs or heads: their times would say nothing of each other.
     """
@@ -109,10 +153,12 @@ def compare_reports(
     both = [(row, new[key]) for key, row in old.items() if key in new]
     lost = {_key(one): str(one.get("error") or "unknown") for one in after.get("unmeasured") or ()}
     broken = [f"{row.title}: was measured and now fails: {lost[key]}" for key, row in old.items() if key in lost]
+    accuracy, unjudged = accuracies(before, after)
     found = RunComparison(
         model=str(before["model"].get("architecture")), before=names[0], after=names[1], limit=limit,
-        changes=[_change(*pair) for pair in both], broken=[*broken, *_scenarios(before, after)],
-        only_before=[row.title for key, row in old.items() if key not in new],
+        max_accuracy_drop=max_accuracy_drop, accuracy=accuracy, unjudged=unjudged,
+        changes=[_change(*pair, limit) for pair in both], broken=[*broken, *_scenarios(before, after)],
+        only_before=[row.title for key, row in old.items() if key not in new and key not in lost],
         only_after=[row.title for key, row in new.items() if key not in old], notes=_notes(before, after, both),
     )  # fmt: skip
     if not (found.changes or found.broken):
@@ -128,7 +174,7 @@ def _key(one: Mapping[str, Any]) -> str:
 
 
 def _scenarios(before: Report, after: Report) -> list[str]:
-    """Scenarios that were VALID and are not any more."""
+    """Scenarios that were VALID and are not any more, or are missing, and whose gate passed and fails."""
     old, new = (
         {
             (one["backend"], one["device"], one["precision"], str(one.get("scenario"))): one
@@ -136,11 +182,16 @@ def _scenarios(before: Report, after: Report) -> list[str]:
         }
         for report in (before, after)
     )
-    return [
-        f"{', '.join(key)}: was VALID and is {verdict(new[key])}: {new[key].get('error') or new[key].get('reason')}"
-        for key in old
-        if key in new and old[key].get("valid") and not new[key].get("valid")
-    ]
+    found = []
+    for key, one in old.items():
+        name, then = ", ".join(key), new.get(key)
+        if one.get("valid") and then is None:
+            found.append(f"{name}: was VALID and is missing")
+        elif one.get("valid") and then is not None and not then.get("valid"):
+            found.append(f"{name}: was VALID and is {verdict(then)}: {then.get('error') or then.get('reason')}")
+        if then is not None and one.get("gate") == "pass" and then.get("gate") == "fail":
+            found.append(f"{name}: its gate passed and now fails")
+    return found
 
 
 def _same_network(before: Report, after: Report, names: tuple[str, str]) -> None:
@@ -160,6 +211,7 @@ def _notes(before: Report, after: Report, both: Sequence[tuple[Row, Row]]) -> li
         "weights": [(run["model"].get("weights") or {}).get("sha256") for run in runs],
         "CPU": [run["machine"].get("cpu") for run in runs],
         "number of cores": [run["machine"].get("cores") for run in runs],
+        "preprocessing": [run["model"].get("preprocessing") for run in runs],
         "GPUs": [[gpu.get("name") for gpu in run["machine"].get("gpus") or ()] for run in runs],
     }
     found = [f"the {name} differ: {old} and {new}" for name, (old, new) in pairs.items() if old != new]
@@ -171,22 +223,34 @@ def _notes(before: Report, after: Report, both: Sequence[tuple[Row, Row]]) -> li
     ]
     if noisy := [after.title for before, after in both if before.noisy or after.noisy]:
         found.append(f"noisy in one of the runs: {', '.join(noisy)}")
-    return found
+    return [*found, *images_differ(before, after)]
 
 
-def _change(old: Row, new: Row) -> Change:
+def _change(old: Row, new: Row, limit: float | None) -> Change:
     ratio = new.p50_s / old.p50_s
     low, high, noise = _interval(old, new)
     return Change(
         backend=old.backend, device=old.device, precision=old.precision, batch=old.batch, before_s=old.p50_s, after_s=new.p50_s,
-        ratio=ratio, low=low, high=high, noise=noise, verdict="slower" if low > 1 else "faster" if high < 1 else "same",
+        ratio=ratio, low=low, high=high, noise=noise, verdict=judge_interval(low, high, limit),
         failed=old.passed and not new.passed, differences=_differences(old, new),
     )  # fmt: skip
+
+
+def judge_interval(low: float, high: float, limit: float | None) -> str:
+    """What the interval of a ratio of latencies says, second run over first: slower, faster, same or inconclusive."""
+    most = 1 + (NARROW if limit is None else limit)
+    if limit is not None and low <= most < high:
+        return "inconclusive"
+    if low > 1 or high < 1:
+        return "slower" if low > 1 else "faster"
+    return "same" if 1 / most <= low and high <= most else "inconclusive"
 
 
 def _interval(old: Row, new: Row) -> tuple[float, float, str]:
     """The 95 % interval of the ratio of medians, holding the ratio itself."""
     ratio = new.p50_s / old.p50_s
+    if _is_one_measurement(old, new):
+        return ratio, ratio, "none"
     if min(len(old.host_s), len(new.host_s)) >= _FEWEST:
         before, after = _turns(old.host_s), _turns(new.host_s)
         spread = math.sqrt(sum(float(np.var(turns, ddof=1)) / len(turns) for turns in (before, after)))
@@ -199,6 +263,12 @@ def _interval(old: Row, new: Row) -> tuple[float, float, str]:
     low = max(0.0, new.p50_s - second) / (old.p50_s + first)
     high = (new.p50_s + second) / (old.p50_s - first) if old.p50_s > first else math.inf
     return low, high, "iqr"
+
+
+def _is_one_measurement(old: Row, new: Row) -> bool:
+    """A bundle reuses what it has: two runs can hold the same figures of the same time."""
+    same = old.result["latency_s"] == new.result["latency_s"] and old.samples == new.samples
+    return same and old.result.get("measured") is not None and old.result["measured"] == new.result.get("measured")
 
 
 def _notch(row: Row) -> float | None:

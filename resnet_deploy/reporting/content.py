@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from resnet_deploy.reporting import background, sections
 from resnet_deploy.reporting.document import Document, Tile
+from resnet_deploy.reporting.facts import assumed
 from resnet_deploy.reporting.rows import Report, Row, at_batches, busiest, fastest, rows, summary
 from resnet_deploy.reporting.words import count, counted, milliseconds
 
@@ -22,7 +23,8 @@ def document(report: Report) -> Document:
         subtitle=f"A benchmark by resnet-deploy: {counted(len(found), 'row')}, weights {source}",
         summary=summary(report, found), tiles=_tiles(found), notices=_notices(report),
         sections=[
-            *background.measured(report), *background.failures(report), *sections.results(found), *sections.parts(found),
+            *background.measured(report), *background.prepared(report), *background.failures(report),
+            *sections.results(found), *sections.parts(found),
             *sections.distributions(found), *sections.parity(found), *sections.roofline(found), *sections.profiles(report),
             *background.scenarios(report), *background.trtexec(report), *background.conditions(report, found),
             *background.versions(report), *background.again(report), *background.reading(),
@@ -33,7 +35,7 @@ def document(report: Report) -> Document:
 def _notices(report: Report) -> list[tuple[str, str]]:
     """Verdicts, the gravest first, then what makes figures unsafe."""
     found = [(str(verdict.get("severity", "warning")), str(verdict.get("text"))) for verdict in report.get("verdicts") or ()]
-    found += [("warning", str(text)) for text in report.get("warnings") or ()]
+    found += [("warning", str(text)) for text in (assumed(report), *(report.get("warnings") or ())) if text is not None]
     return sorted(found, key=lambda notice: _SEVERITIES.index(notice[0]) if notice[0] in _SEVERITIES else 1)
 
 

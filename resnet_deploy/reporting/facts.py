@@ -11,6 +11,7 @@ from resnet_deploy.reporting.rows import Report
 from resnet_deploy.reporting.words import number
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
+ASSUMED = "assumed"
 _NAMED = ("head", "input", "image_size", "resize", "num_classes", "max_batch", "opset")
 
 
@@ -44,6 +45,36 @@ def about(report: Report) -> list[tuple[str, str]]:
 
 def _tensor(spec: Mapping[str, Any]) -> str:
     return f"{spec.get('name')} {spec.get('dtype')} [{', '.join(map(str, spec.get('shape') or ()))}]"
+
+
+def preprocessing(report: Report) -> list[tuple[str, str, str]]:
+    """How images become the network's input: what, how, and where that is from; empty where the report does not say."""
+    model = report["model"]
+    known, origin = model.get("preprocessing") or {}, model.get("preprocessing_source") or {}
+    interpolation = known.get("interpolation") or ("bilinear" if "interpolation" in origin else None)
+    found = [
+        ("resize", _pixels(known.get("resize"), " (the shorter edge)")), ("crop", _pixels(known.get("crop"), " (the centre)")),
+        ("interpolation", None if interpolation is None else str(interpolation)),
+        *((name, ", ".join(f"{value:g}" for value in known[name])) for name in ("mean", "std") if known.get(name)),
+    ]  # fmt: skip
+    return [(name, text, str(origin.get(name) or "not recorded")) for name, text in found if text is not None]
+
+
+def _pixels(value: Any, where: str) -> str | None:
+    return None if number(value) is None else f"{value} pixels{where}"
+
+
+def assumed(report: Report) -> str | None:
+    """A warning where preprocessing was assumed; None where it was not, or the weights are random anyway."""
+    model = report["model"]
+    origin = model.get("preprocessing_source") or {}
+    names = [name for name in ("resize", "crop", "interpolation", "mean", "std") if origin.get(name) == ASSUMED]
+    if not names or (model.get("weights") or {}).get("source") == "random":
+        return None
+    return (
+        f"the preprocessing was assumed, since the checkpoint does not say it: {', '.join(names)}. A network that was trained "
+        "with another one answers wrong; export it with --image-size, --resize, --mean and --std"
+    )
 
 
 def machine(report: Report) -> list[tuple[str, str]]:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from resnet_deploy import _json
+from resnet_deploy._figures import spell
+from resnet_deploy._json import decode, plain
 from resnet_deploy.bundle.locks import command
 from resnet_deploy.bundle.manifest import CalibrationFile, GraphFile, PlanFile, ReportFile
 from resnet_deploy.bundle.names import BENCH, CALIBRATION, SAMPLES
@@ -16,9 +18,10 @@ from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import BundleError, IntegrityError, StorageError, UsageError
 from resnet_deploy.reporting.facts import source
 from resnet_deploy.reporting.rows import Report, key_of_row
-from resnet_deploy.reporting.schema import complaint
+from resnet_deploy.reporting.schema import MAX_BYTES, read_report, read_samples
 
 _PROGRAM = "resnet-deploy"
+_GIVE = f"give a bundle, or a file made by `{_PROGRAM} bench ... --report FILE.json`"
 _MADE = (GraphFile, CalibrationFile, PlanFile)  # the kinds of artifacts that a run measures
 
 
@@ -31,9 +34,15 @@ def keep_report(bundle: Bundle, report: Report) -> dict[str, Any]:
     content = {**report, "commands": _commands(bundle)}
     if not _is_kept(bundle, content):
         with contextlib.suppress(BundleError, StorageError), bundle.transaction() as change:
-            change.stage(BENCH).write_text(json.dumps(content, indent=1))
+            change.stage(BENCH).write_bytes(encode_report(content))
             change.add(BENCH, ReportFile)
     return _whole(bundle, content)
+
+
+def encode_report(content: Any) -> bytes:
+    """A report, or a comparison of two, as JSON: a figure that is not finite is spelled out, and names that are no text (bytes
+    of a path) have question marks there, as JSON has neither."""
+    return (json.dumps(spell(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8", "replace")
 
 
 def _is_kept(bundle: Bundle, content: Report) -> bool:
@@ -41,11 +50,11 @@ def _is_kept(bundle: Bundle, content: Report) -> bool:
     if BENCH not in bundle.manifest.artifacts:
         return False
     try:
-        known = json.loads(bundle.artifact(BENCH).read_bytes())
+        known = read_report(bundle.artifact(BENCH).read_bytes())
     except (BundleError, ValueError):
         return False
-    said = {name: value for name, value in content.items() if name not in {"machine", "commands"}}
-    return bool(json.loads(json.dumps(said)) == {name: known.get(name) for name in said})
+    told = {name: value for name, value in content.items() if name not in {"machine", "commands"}}
+    return bool(json.loads(encode_report(told)) == {name: known.get(name) for name in told})
 
 
 def _commands(bundle: Bundle) -> list[str]:
@@ -63,25 +72,37 @@ def load_report(run: Bundle | str | Path) -> dict[str, Any]:
     if isinstance(run, Bundle) or Path(run).is_dir():
         return _of_bundle(run if isinstance(run, Bundle) else Bundle.open(run))
     path = Path(run)
-    if not path.exists():
-        raise UsageError(f"{path} does not exist; give a bundle, or a file made by `{_PROGRAM} bench ... --report FILE.json`")
     try:
-        content = json.loads(path.read_bytes())
+        return read_report(_contents(path))
+    except ValueError as exc:
+        raise UsageError(f"{path} is not a report of `{_PROGRAM} bench`: {exc}; {_GIVE}") from exc
+
+
+def _contents(path: Path) -> bytes:
+    """Of a file of a size that a report can have: a pipe or a device need not have an end."""
+    if not path.exists():
+        raise UsageError(f"{path} does not exist; {_GIVE}")
+    if not path.is_file():
+        raise UsageError(f"{path} is not a file; {_GIVE}")
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
     except OSError as exc:
-        raise UsageError(f"{path} cannot be read: {exc.strerror}") from exc
-    except (ValueError, RecursionError) as exc:
-        raise UsageError(
-            f"{path} is not JSON ({exc}); give a bundle, or a file made by `{_PROGRAM} bench ... --report FILE.json`"
-        ) from exc
-    if said := complaint(content):
-        raise UsageError(f"{path} is not a report of `{_PROGRAM} bench`: {said}")
-    return dict(content)
+        raise UsageError(f"{path} cannot be read: {exc.strerror}; {_GIVE}") from exc
+    if len(data) > MAX_BYTES:
+        raise UsageError(f"{path} has more than {MAX_BYTES >> 20} MiB, which no report has; {_GIVE}")
+    return data
 
 
 def _of_bundle(bundle: Bundle) -> dict[str, Any]:
+    measure = f"`{_PROGRAM} bench {bundle.path}`"
     if BENCH not in bundle.manifest.artifacts:
-        raise UsageError(f"{bundle.path} has no recorded run; measure it with `{_PROGRAM} bench {bundle.path}`")
-    return _whole(bundle, json.loads(bundle.artifact(BENCH).read_bytes()))
+        raise UsageError(f"{bundle.path} has no recorded run; measure it with {measure}")
+    try:
+        content = read_report(_contents(bundle.artifact(BENCH)))
+    except ValueError as exc:
+        raise IntegrityError(f"{bundle.path / BENCH} is no report: {exc}. Measure it again with {measure}") from exc
+    return _whole(bundle, content)
 
 
 def _whole(bundle: Bundle, content: Report) -> dict[str, Any]:
@@ -99,8 +120,8 @@ def _samples(bundle: Bundle, results: list[dict[str, Any]]) -> dict[str, Any]:
     if SAMPLES not in bundle.manifest.artifacts:
         return {}
     try:
-        kept = json.loads(bundle.artifact(SAMPLES).read_bytes())
-    except IntegrityError:
+        kept = plain(read_samples(decode(bundle.artifact(SAMPLES).read_bytes(), dict[str, Any])))
+    except (IntegrityError, ValueError):
         return {}
     # The measurement of the very figures that the report has: one that was made later is another's.
     measured = {_text(_json.plain(entry.latency_s)): key for key, entry in bundle.manifest.measurements.items()}

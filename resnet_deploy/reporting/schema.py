@@ -1,80 +1,220 @@
-"""What the JSON of a report must and may hold, so that whatever reads it can trust its types.
-
-A tuple is a choice of types, a dict an object of which these names are checked, a list of one a list of such. A name that
-ends in `!` must be there; the others may be missing or null, as they are in reports of earlier versions. Names that are not
-listed here may hold anything.
-"""
+"""The JSON of a report, read: whatever has it can trust its types and figures. The parts of its rows are in `fields`."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections import Counter
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
-NUMBER = (int, float)
+from msgspec import Meta
+
+from resnet_deploy._figures import Figure, Magnitude
+from resnet_deploy._json import convert, decode
+from resnet_deploy.reporting.fields import Batch, Conditions, Count, Latency, Machine, Model, Parity, Roofline, Seconds, Stage
+from resnet_deploy.reporting.rows import key_of_row
+
+MAX_BYTES = 64 << 20  # of a report: one with 600 samples of each of 1,000 rows has 10 MB
 _DEEPEST = 24
-_LATENCY = {"p50!": NUMBER}
-_CANDIDATE = {"backend!": str, "device!": str, "precision!": str}
-_LATENCIES = {f"{name}latency_s": {"p50": NUMBER} for name in ("device_", "enqueue_", "h2d_", "compute_", "d2h_", "host_")}
-_CONDITIONS = {
-    "cpu": {"clock_hz": dict}, "gpu": {"before": dict, "during": dict, "after": dict, "throttled": dict}, "warnings": list,
-}  # fmt: skip
-_RESULT = {
-    **_CANDIDATE, **_LATENCIES, "batch!": int, "latency_s!": _LATENCY, "parity": dict, "failures": list, "roofline": dict,
-    "conditions": _CONDITIONS, "settings": dict,
-}  # fmt: skip
-_SCENARIO = {**_CANDIDATE, "metrics": dict, "failures": list, "notes": list, "parity": dict, "conditions": _CONDITIONS}
-_SAMPLES = {"host_s": [NUMBER]}
-_PROFILE = {"backend!": str, "precision!": str, "layers": [{"name!": str, "time_s": NUMBER, "share": NUMBER}]}
-REPORT = {
-    "machine!": {"gpus": [dict], "packages": dict},
-    "model!": {
-        "request": dict, "weights": dict, "head": dict, "input": {"shape": list}, "outputs": [{"shape": list}],
-    },
-    "results!": [_RESULT],
-    "warnings": list,
-    "scenarios": [_SCENARIO],
-    "unmeasured": [{**_CANDIDATE, "batch": int}],
-    "verdicts": [dict],
-    "profiles": [_PROFILE],
-    "trtexec": [{"figures": [{"name!": str}]}],
-    "calibration": dict,
-    "commands": list,
-    "samples": dict,
-}  # fmt: skip
-_CALLED = {dict: "an object", list: "a list", str: "text", int: "a whole number", float: "a number"}
+
+Name = Annotated[str, Meta(min_length=1, max_length=1000)]
+Rate = Annotated[float, Meta(ge=0, le=1e18)]
+Ratio = Annotated[float, Meta(gt=0, le=1e18)]
+Gate = Literal["pass", "fail"]
 
 
-def complaint(content: Any) -> str | None:
-    """What is wrong with something that should be a report; None where nothing is."""
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """What was measured, or should have been."""
+
+    backend: Name
+    device: Name
+    precision: Name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged(Candidate):
+    """What was measured, with the verdict on its answers."""
+
+    parity: Parity | None = None
+    parity_data: str | None = None
+    judged_on: str | None = None
+    gate: Gate | None = None
+    failures: list[str] | None = None
+    threads: Annotated[int, Meta(ge=1, lt=1 << 31)] | None = None
+    measured: str | None = None
+    conditions: Conditions | None = None
+
+    def __post_init__(self) -> None:
+        if self.gate == "pass" and self.failures:
+            raise ValueError(f"the gate passed and yet failed: {self.failures[0]}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result(Judged):
+    """A row of the sweep."""
+
+    batch: Batch
+    latency_s: Latency
+    device_latency_s: Stage | None = None
+    enqueue_latency_s: Stage | None = None
+    h2d_latency_s: Stage | None = None
+    compute_latency_s: Stage | None = None
+    d2h_latency_s: Stage | None = None
+    host_latency_s: Stage | None = None
+    images_per_s: Rate | None = None
+    throughput_images_per_s: Rate | None = None
+    speedup: Ratio | None = None
+    samples: Count | None = None
+    noisy: bool | None = None
+    warm: bool | None = None
+    partial: bool | None = None
+    roofline: Roofline | None = None
+    settings: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenario(Judged):
+    """A run of LoadGen's."""
+
+    scenario: str | None = None
+    valid: bool | None = None
+    reason: str | None = None
+    error: str | None = None
+    notes: list[str] | None = None
+    metrics: dict[str, Figure | None] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unmeasured(Candidate):
+    """A row without a figure."""
+
+    batch: Batch | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """One of a profile."""
+
+    name: str
+    kind: str | None = None
+    precision: str | None = None
+    time_s: Magnitude | None = None
+    share: Magnitude | None = None
+    onnx: list[str] | str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """Layers of one candidate."""
+
+    backend: Name
+    precision: Name
+    device: str | None = None
+    batch: Batch | None = None
+    layers: list[Layer] | None = None
+    total_s: Magnitude | None = None
+    profiled_s: Magnitude | None = None
+    latency_s: Magnitude | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beside:
+    """A figure of ours beside trtexec's."""
+
+    name: str
+    unit: str | None = None
+    ours: Figure | None = None
+    trtexec: Figure | None = None
+    difference: Figure | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trtexec:
+    """trtexec's word on one plan."""
+
+    backend: str | None = None
+    precision: str | None = None
+    batch: Batch | None = None
+    command: str | None = None
+    figures: list[Beside] | None = None
+    ours_s: Figure | None = None
+    trtexec_s: Figure | None = None
+    difference: Figure | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Said:
+    """A verdict in words."""
+
+    severity: str | None = None
+    text: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """Where INT8's ranges are from."""
+
+    source: str | None = None
+    method: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Samples:
+    """Raw times of a row, seconds, in the order in which they were taken."""
+
+    host_s: list[Seconds] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportFile:
+    """The whole of a report; `samples` are checked entry by entry."""
+
+    machine: Machine
+    model: Model
+    results: Annotated[list[Result], Meta(max_length=10_000)]
+    warnings: list[str] | None = None
+    scenarios: list[Scenario] | None = None
+    unmeasured: list[Unmeasured] | None = None
+    verdicts: list[Said] | None = None
+    profiles: list[Profile] | None = None
+    trtexec: list[Trtexec] | None = None
+    calibration: Calibration | None = None
+    commands: list[str] | None = None
+    samples: dict[str, Any] | None = None
+    interrupted: bool | None = None
+
+    def __post_init__(self) -> None:
+        keys = Counter(key_of_row(row.backend, row.device, row.precision, row.batch) for row in self.results)
+        if twice := next((key for key, count in keys.items() if count > 1), None):
+            raise ValueError(f"results has the row {twice[:200]} more than once")
+
+
+def read_report(data: bytes) -> dict[str, Any]:
+    """Read the JSON of a report.
+
+    Raises:
+        ValueError: it is none; the message says what is wrong, in which field.
+    """
+    decode(data, ReportFile)
+    content = decode(data, dict[str, Any])
     if _too_deep(content, _DEEPEST):
-        return f"it is nested more than {_DEEPEST} deep"
-    if said := _check(content, REPORT, ""):
-        return said
-    entries = (_check(entry, _SAMPLES, f"samples[{key[:80]!r}]") for key, entry in (content.get("samples") or {}).items())
-    return next((said for said in entries if said), None)
+        raise ValueError(f"it is nested more than {_DEEPEST} deep")
+    read_samples(content.get("samples") or {})
+    return content
 
 
-def _check(value: Any, shape: Any, place: str) -> str | None:
-    if isinstance(shape, dict):
-        if not isinstance(value, dict):
-            return _wrong(place, value, dict)
-        for name, inner in shape.items():
-            part, where = value.get(name.rstrip("!")), f"{place}.{name.rstrip('!')}".lstrip(".")
-            if part is None and name.endswith("!"):
-                return f"it has no {where}"
-            if part is not None and (said := _check(part, inner, where)):
-                return said
-        return None
-    if isinstance(shape, list):
-        if not isinstance(value, list):
-            return _wrong(place, value, list)
-        found = (_check(part, shape[0], f"{place}[{index}]") for index, part in enumerate(value))
-        return next((said for said in found if said), None)
-    return None if isinstance(value, shape) and not isinstance(value, bool) else _wrong(place, value, shape)
-
-
-def _wrong(place: str, value: Any, shape: Any) -> str:
-    expected = _CALLED[shape] if isinstance(shape, type) else "a number"
-    return f"{place or 'it'} is {_CALLED.get(type(value), 'something else')}, not {expected}"
+def read_samples(entries: dict[str, Any]) -> dict[str, Samples]:
+    """Read raw samples, by row. Raises ValueError, as `read_report` does."""
+    found = {}
+    for key, entry in entries.items():
+        try:
+            found[key] = convert(entry, Samples)
+        except ValueError as exc:
+            raise ValueError(f"samples[{key[:200]!r}].{exc}") from exc
+    return found
 
 
 def _too_deep(value: Any, left: int) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 from resnet_deploy.reporting import figures, hardware
 from resnet_deploy.reporting.document import Section, Table
 from resnet_deploy.reporting.rows import Report, Row, at_batches, best_of_each, pareto
-from resnet_deploy.reporting.words import count, counted, milliseconds, number, percent, scientific
+from resnet_deploy.reporting.words import blank, count, counted, milliseconds, number, percent, scientific
 
 CANDIDATE = frozenset({"backend", "device", "precision"})
 
@@ -44,7 +44,7 @@ def _table(found: Sequence[Row]) -> Table:
             milliseconds(row.p90_s), milliseconds(row.p99_s), milliseconds(row.device_s),
             percent(row.iqr_s / row.p50_s, 0) + ("!" if row.noisy else ""), count(row.images_per_s),
             *([count(row.queued_images_per_s)] if queued else []), "–" if row.speedup is None else f"{row.speedup:.2f}×",
-            scientific(row.cosine_loss), percent(row.parity.get("top1_agreement")), percent(row.parity.get("top1_accuracy")),
+            _loss(row), percent(row.parity.get("top1_agreement")), percent(row.parity.get("top1_accuracy")),
             "pass" if row.passed else "FAIL", *([percent(hardware.reached(row), 1)] if roofs else []),
         ]
         for row in found
@@ -140,7 +140,7 @@ def parity(found: Sequence[Row]) -> list[Section]:
     cells = [
         [
             row.backend, row.precision, count(row.highest_images_per_s), scientific(row.parity.get("max_abs_error")),
-            scientific(row.cosine_loss), _digits(row.parity.get("cosine_min")), percent(row.parity.get("top1_agreement")),
+            _loss(row), _digits(row.parity.get("cosine_min")), percent(row.parity.get("top1_agreement")),
             percent(row.parity.get("top1_accuracy")), percent(row.parity.get("reference_top1_accuracy")),
             _points(row.parity), "pass" if row.passed else "; ".join(map(str, row.failures)) or "FAIL",
         ]
@@ -153,15 +153,19 @@ def parity(found: Sequence[Row]) -> list[Section]:
     return [Section(title="Parity and speed", notes=[note], figures=drawn, table=table, folded=bool(drawn))]
 
 
+def _loss(row: Row) -> str:
+    return scientific(row.parity.get("cosine_mean") if row.cosine_loss is None else row.cosine_loss)
+
+
 def _digits(value: Any) -> str:
     found = number(value)
-    return "–" if found is None else f"{found:.6f}"
+    return blank(value) if found is None else f"{found:.6f}"
 
 
 def _points(parity: Any) -> str:
     value, low, high = (number(parity.get(f"accuracy_difference{part}")) for part in ("", "_low", "_high"))
     if value is None:
-        return "–"
+        return blank(parity.get("accuracy_difference"))
     return f"{value * 100:+.2f}" + ("" if low is None or high is None else f" ({low * 100:+.2f} to {high * 100:+.2f})")
 
 

@@ -6,6 +6,7 @@ import math
 import re
 from typing import Any
 
+from resnet_deploy._figures import SPELLED
 from resnet_deploy.errors import UsageError
 
 
@@ -17,11 +18,16 @@ def number(value: Any) -> float | None:
         return None
 
 
+def blank(value: Any) -> str:
+    """In the place of a number: how a figure that is not finite is spelled, else a dash."""
+    return value if isinstance(value, str) and value in SPELLED else "–"
+
+
 def milliseconds(seconds: Any) -> str:
     """Seconds as milliseconds with the digits that count; a dash where there are none."""
     found = number(seconds)
     if found is None:
-        return "–"
+        return blank(seconds)
     value = found * 1e3
     return f"{value:,.{0 if value >= 1000 else 1 if value >= 100 else 2 if value >= 10 else 3}f}"
 
@@ -29,7 +35,7 @@ def milliseconds(seconds: Any) -> str:
 def count(value: Any) -> str:
     """A rate or a count without decimals; small rates keep one."""
     found = number(value)
-    return "–" if found is None else f"{found:,.1f}" if 0 < found < 10 and found != int(found) else f"{found:,.0f}"
+    return blank(value) if found is None else f"{found:,.1f}" if 0 < found < 10 and found != int(found) else f"{found:,.0f}"
 
 
 def counted(found: int, what: str) -> str:
@@ -40,13 +46,13 @@ def counted(found: int, what: str) -> str:
 def percent(value: Any, digits: int = 2) -> str:
     """A fraction as a percentage."""
     found = number(value)
-    return "–" if found is None else f"{found:.{digits}%}"
+    return blank(value) if found is None else f"{found:.{digits}%}"
 
 
 def scientific(value: Any) -> str:
     """A small error in two digits; zero as 0."""
     found = number(value)
-    return "–" if found is None else "0" if found == 0 else f"{found:.1e}"
+    return blank(value) if found is None else "0" if found == 0 else f"{found:.1e}"
 
 
 def compact(value: float) -> str:
@@ -81,8 +87,23 @@ def metric_name(name: str) -> str:
 
 def share(text: float | str) -> float:
     """A fraction as it is given: `5%` or 0.05. Raises UsageError for what is neither, and for 100 % and more."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(%?)", str(text).strip())
-    value = float(found[1]) / (100 if found[2] else 1) if found else 1.0
-    if value >= 1:
+    value = _quantity(text, 0.01)
+    if value is None or value >= 1:
         raise UsageError(f"{text!r} is not a share, as in 5% or 0.05")
     return value
+
+
+def points(text: float | str) -> float:
+    """Percentage points as they are given: `0.5` or `0.5%`. Raises UsageError for what is neither, and above 100."""
+    value = _quantity(text, 1.0)
+    if value is None or value > 100:
+        raise UsageError(f"{text!r} is no number of percentage points from 0 to 100, as in 0.5")
+    return value
+
+
+def _quantity(text: float | str, percent_is: float) -> float | None:
+    """A number of 0 or more, a text's in percent times what a percent is; None where it is none."""
+    if isinstance(text, (int, float)):
+        return float(text) if number(text) is not None and text >= 0 else None
+    found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,18})?)\s*(%?)", text.strip())
+    return None if found is None else float(found[1]) * (percent_is if found[2] else 1.0)

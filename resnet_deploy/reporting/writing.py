@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,8 +11,8 @@ from resnet_deploy._files import write_atomic, writing
 from resnet_deploy.bundle.names import BENCH, CALIBRATION, MANIFEST, SAMPLES
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import BundleError, UsageError
-from resnet_deploy.reporting.recorded import keep_report, load_report
-from resnet_deploy.reporting.words import share
+from resnet_deploy.reporting.recorded import encode_report, keep_report, load_report
+from resnet_deploy.reporting.words import points, share
 
 if TYPE_CHECKING:
     from resnet_deploy.reporting.compare import RunComparison
@@ -27,23 +26,39 @@ def report(
     *,
     output: str | Path | None = None,
     fail_on_regression: float | str | None = None,
+    max_accuracy_drop: float | str | None = None,
 ) -> dict[str, Any] | RunComparison:
     """The report of a run, or of two compared: each a bundle, whose last run it is, or the JSON of a run.
 
-    output: a file to write, .html, .md or .json. fail_on_regression: how much slower a row may become, `5%` or 0.05; what is
-    slower by more, and beyond noise, is in the comparison's `failures`. Returns the report as a dict, or a RunComparison.
-    Raises UsageError for what is no run, for runs of different networks, and as `write_report` does.
+    Args:
+        run: a bundle, or a file.
+        other: the run to compare it with.
+        output: a file to write, .html, .md or .json.
+        fail_on_regression: how much slower a row may become, `5%` or 0.05. Rows slower by more than it with their whole 95 %
+            interval, accuracies that fell beyond theirs, rows that are missing, gates, scenarios and backends that now fail are
+            in the comparison's `failures`; what cannot be told from noise is in its `inconclusive`.
+        max_accuracy_drop: by how many percentage points an accuracy may fall, in place of its interval; also without a limit
+            on latency.
+
+    Returns:
+        The report as a dict, or a RunComparison.
+
+    Raises:
+        UsageError: what is no run, and runs of different networks.
+        BundleError: a bundle that cannot be used, and as `write_report` does.
     """
     if output is not None:
         check_path(output)
     limit = None if fail_on_regression is None else share(fail_on_regression)
-    found: dict[str, Any] | RunComparison = load_report(run)
+    drop = None if max_accuracy_drop is None else points(max_accuracy_drop)
+    before = load_report(run)
+    found: dict[str, Any] | RunComparison = before
     if other is not None:
         from resnet_deploy.reporting.compare import compare_reports
 
         names = (_name(run), _name(other))
-        found = compare_reports(load_report(run), load_report(other), names=names, limit=limit)
-    elif limit is not None:
+        found = compare_reports(before, load_report(other), names=names, limit=limit, max_accuracy_drop=drop)
+    elif limit is not None or drop is not None:
         raise UsageError("a regression is between two runs; give another bundle, or the JSON of another run")
     if output is not None:
         write_report(found, output)
@@ -109,7 +124,7 @@ def _taken(folder: Path) -> set[str]:
 def render(report: Mapping[str, Any] | RunComparison, suffix: str) -> str:
     """A report's text: `.html`, `.md` or `.json`."""
     if suffix == ".json":
-        return json.dumps(thinned(report) if isinstance(report, Mapping) else report.to_dict(), indent=1) + "\n"
+        return encode_report(thinned(report) if isinstance(report, Mapping) else report.to_dict()).decode()
     from resnet_deploy.reporting import html, markdown
 
     if isinstance(report, Mapping):

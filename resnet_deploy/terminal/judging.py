@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def verdicts(found: list[Verdict]) -> str:
     about = found[0].data
     columns = {str(verdict.candidate): verdict for verdict in found}
-    names = [name for name in found[0].report.to_dict() if name != "images"]
+    names = [name for name in found[0].report.to_dict() if name not in {"images", "outcomes"}]
     rows = [{"": name, **{c: _figure(getattr(v.report, name)) for c, v in columns.items()}} for name in names]
     rows.append({"": "gate", **{column: verdict.gate for column, verdict in columns.items()}})
     crops = f" ({about.crops} crops each)" if about.crops > 1 else ""

@@ -133,8 +133,13 @@ def _row(result: Result, roof: bool) -> dict[str, Any]:
         "images/s": f"{result.images_per_s:,.0f}",
         **({"roof": result.roofline and f"{result.roofline['device_reached_percent']:.3g}%"} if roof else {}),
         "vs eager": None if result.speedup is None else f"{result.speedup:.2f}x",
-        "max error": "-" if parity["max_abs_error"] is None else f"{parity['max_abs_error']:.1e}",
+        "max error": _error(parity["max_abs_error"]),
         "agree": None if agreement is None else f"{agreement:.2%}",
         "top-1": None if accuracy is None else f"{accuracy:.2%}",
         "gate": result.gate,
     }
+
+
+def _error(value: float | str | None) -> str:
+    """What is not finite is spelled out in a record."""
+    return "-" if value is None else value if isinstance(value, str) else f"{value:.1e}"

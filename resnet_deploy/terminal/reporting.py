@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 def run(report: dict[str, Any], written: str | None) -> str:
     from resnet_deploy.reporting.content import document
 
-    return _document(document(report), {"All results", "MLPerf scenarios", "Not measured", "To get it again"}, written)
+    titles = {"Preprocessing", "All results", "MLPerf scenarios", "Not measured", "To get it again"}
+    return _document(document(report), titles, written)
 
 
 def comparison(found: RunComparison, written: str | None) -> str:

@@ -15,8 +15,12 @@ from resnet_deploy.bundle.manifest import (
 )
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.bundle.transaction import changing
+from resnet_deploy.parity import ParityReport
 from resnet_deploy.specs import Head, InputFormat, Preprocessing, TensorSpec
 
+REPORT = ParityReport(
+    images=9, finite=True, max_abs_error=0.5, mean_abs_error=0.1, max_rel_error=0.1, cosine_mean=0.99, cosine_min=0.98
+)
 FILES = ("weights.bin", "graph.bin")
 
 
@@ -57,5 +61,5 @@ def parity(bundle: Bundle, candidate: str = "onnxruntime", made_from: str | None
     data = JudgedData(source="digits", sha256="0" * 64, crops=1, images=9, calibrated_on=0)
     return ParityRecord(
         candidate=candidate, made_from=made_from or bundle.sha256("graph.bin"), reference=bundle.sha256("weights.bin"),
-        data=data, batch=8, runtime={}, created=now(), report={"finite": True, "max_abs_error": 0.5},
+        data=data, batch=8, runtime={}, created=now(), report=REPORT,
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import multiprocessing
 import subprocess
@@ -18,7 +19,7 @@ from resnet_deploy.bundle.names import DRAFT, MANIFEST, SAMPLES, STAGING
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.bundle.transaction import changing
 from resnet_deploy.errors import BundleError, ConflictError
-from tests.bundle.samples import describe, make, parity, state
+from tests.bundle.samples import REPORT, describe, make, parity, state
 
 KEYS = ("a" * 16, "b" * 16)
 
@@ -96,10 +97,18 @@ def test_merged_files_have_what_every_run_added(tmp_path: Path) -> None:
 def test_a_figure_that_is_not_finite_is_never_written(tmp_path: Path) -> None:
     bundle = make(tmp_path, 1)
     before = (tmp_path / MANIFEST).read_bytes()
-    record = msgspec.structs.replace(parity(bundle), report={"max_rel_error": float("inf")})
-    with pytest.raises(BundleError, match=r"max_rel_error is inf"):
-        bundle.record("parity", {KEYS[0]: record})
+    with pytest.raises(BundleError, match=r"tuning\.error is inf"), bundle.transaction() as change:
+        change.update(lambda manifest: msgspec.structs.replace(manifest, tuning={"error": float("inf")}))
     assert (tmp_path / MANIFEST).read_bytes() == before and not (tmp_path / STAGING).exists()
+
+
+def test_of_a_verdict_a_figure_that_is_not_finite_is_spelled_out(tmp_path: Path) -> None:
+    bundle = make(tmp_path, 1)
+    report = dataclasses.replace(REPORT, finite=False, max_rel_error=float("inf"), cosine_min=float("nan"))
+    bundle.record("parity", {KEYS[0]: msgspec.structs.replace(parity(bundle), report=report)})
+    read = Bundle.open(tmp_path).manifest.parity[KEYS[0]].report
+    assert read.max_rel_error == float("inf") and read.cosine_min != read.cosine_min
+    assert '"max_rel_error": "inf"' in (tmp_path / MANIFEST).read_text()
 
 
 def _record(path: Path, number: int, rounds: int) -> None:

@@ -1,0 +1,80 @@
+"""Proportions of images: 95 % intervals of a difference, McNemar's test, and which images were right, as text.
+
+Numpy alone. Two answers to the same images are paired: only the images on which they differ count. Where it is not known
+which those are, or the images are not the same, the proportions are compared as independent ones, which needs a larger
+difference.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+_Z = 1.959964  # 97.5 % of a normal distribution
+
+
+def mcnemar(gained: int, lost: int) -> float:
+    """McNemar's exact two-sided p-value: both kinds of disagreement are equally likely (McNemar 1947, binomial form)."""
+    total = gained + lost
+    if total == 0:
+        return 1.0
+    # In logarithms: the coefficients overflow floats beyond about a thousand disagreements.
+    logs = [_log_binomial(total, k) - total * math.log(2) for k in range(min(gained, lost) + 1)]
+    return min(1.0, 2 * sum(math.exp(value) for value in logs))
+
+
+def _log_binomial(n: int, k: int) -> float:
+    return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+
+
+def paired_interval(gained: int, lost: int, count: int, z: float = _Z) -> tuple[float, float]:
+    """95 % interval of a difference of paired proportions: Wald's with half an observation added to each of the four
+    cells (Agresti and Min, "Simple improved confidence intervals for comparing matched proportions", 2005)."""
+    up, down, total = gained + 0.5, lost + 0.5, count + 2.0
+    difference = (up - down) / total
+    error = z * math.sqrt(max(0.0, up + down - (up - down) ** 2 / total)) / total
+    return max(-1.0, difference - error), min(1.0, difference + error)
+
+
+def wilson_interval(proportion: float, count: int, z: float = _Z) -> tuple[float, float]:
+    """95 % score interval of one proportion of `count` trials (Wilson 1927)."""
+    middle = proportion + z * z / (2 * count)
+    half = z * math.sqrt(proportion * (1 - proportion) / count + (z / (2 * count)) ** 2)
+    return max(0.0, (middle - half) / (1 + z * z / count)), min(1.0, (middle + half) / (1 + z * z / count))
+
+
+def unpaired_interval(before: float, before_count: int, after: float, after_count: int) -> tuple[float, float]:
+    """95 % interval of `after - before`, two independent proportions of so many trials each: Newcombe's hybrid of the two
+    score intervals ("Interval estimation for the difference between independent proportions", 1998, method 10)."""
+    low1, high1 = wilson_interval(before, before_count)
+    low2, high2 = wilson_interval(after, after_count)
+    difference = after - before
+    low = difference - math.hypot(after - low2, high1 - before)
+    high = difference + math.hypot(high2 - after, before - low1)
+    return max(-1.0, low), min(1.0, high)
+
+
+def pack(outcomes: Sequence[bool] | NDArray[np.bool_]) -> str:
+    """Yes or no of each image, in order, as text: base64 of a bit each, the first the highest of its byte."""
+    return base64.b64encode(np.packbits(np.asarray(outcomes, bool)).tobytes()).decode()
+
+
+def unpack(text: str, count: int) -> NDArray[np.bool_]:
+    """What `pack` made of `count` outcomes, (count,) bool.
+
+    Raises:
+        ValueError: it is not base64, or not of so many outcomes.
+    """
+    try:
+        data = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as exc:
+        raise ValueError(f"the outcomes of images are not base64 ({exc})") from None
+    bits = np.unpackbits(np.frombuffer(data, np.uint8)).astype(bool)
+    if len(data) != (count + 7) // 8 or bits[count:].any():
+        raise ValueError(f"the outcomes are of another number of images than {count}")
+    return bits[:count]

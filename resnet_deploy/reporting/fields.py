@@ -1,0 +1,206 @@
+"""The parts of a report's rows and of its description, typed: what their JSON must and may hold.
+
+A field without a default must be there; the others may be missing or null, as they are in reports of earlier versions. Names
+that are not listed here may hold anything. A latency is a finite number above 0; other figures may be spelled `nan` or `inf`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from msgspec import Meta
+
+from resnet_deploy._figures import Cosine, Difference, Figure, Fraction, Magnitude, restore
+from resnet_deploy.proportions import unpack
+
+Batch = Annotated[int, Meta(ge=1, lt=1 << 31)]
+Count = Annotated[int, Meta(ge=0, lt=1 << 53)]
+Pixels = Annotated[int, Meta(ge=1, lt=1 << 31)]
+Seconds = Annotated[float, Meta(ge=1e-9, le=1e9)]
+Duration = Annotated[float, Meta(ge=0, le=1e9)]
+Channels = Annotated[list[float], Meta(min_length=3, max_length=3)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Spread:
+    """The further percentiles of a time, seconds."""
+
+    p90: Duration | None = None
+    p99: Duration | None = None
+    mean: Duration | None = None
+    iqr: Duration | None = None
+
+    def _check(self, p50: float | None) -> None:
+        known = [value for value in (p50, self.p90, self.p99) if value is not None]
+        if known != sorted(known):
+            raise ValueError(f"p50, p90 and p99 are {p50}, {self.p90} and {self.p99}, which cannot be")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage(_Spread):
+    """A part of a latency: a copy may take no time."""
+
+    p50: Duration | None = None
+
+    def __post_init__(self) -> None:
+        self._check(self.p50)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latency(_Spread):
+    """Of an inference: it takes some time."""
+
+    p50: Seconds
+
+    def __post_init__(self) -> None:
+        self._check(self.p50)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parity:
+    """As `parity.ParityReport` has it; any of it may be missing."""
+
+    images: Annotated[int, Meta(ge=1, lt=1 << 31)] | None = None
+    finite: bool | None = None
+    max_abs_error: Magnitude | None = None
+    mean_abs_error: Magnitude | None = None
+    max_rel_error: Magnitude | None = None
+    cosine_mean: Cosine | None = None
+    cosine_min: Cosine | None = None
+    top1_agreement: Fraction | None = None
+    top5_agreement: Fraction | None = None
+    top1_accuracy: Fraction | None = None
+    top5_accuracy: Fraction | None = None
+    reference_top1_accuracy: Fraction | None = None
+    reference_top5_accuracy: Fraction | None = None
+    relative_accuracy: Magnitude | None = None
+    accuracy_difference: Difference | None = None
+    accuracy_difference_low: Difference | None = None
+    accuracy_difference_high: Difference | None = None
+    mcnemar_p: Fraction | None = None
+    outcomes: dict[str, str] | None = None
+
+    def __post_init__(self) -> None:
+        restore(self)
+        if self.outcomes is not None:
+            for text in self.outcomes.values():
+                unpack(text, self.images or 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Roofline:
+    """What the device can do at most, and how much of it was reached."""
+
+    device: str | None = None
+    source: str | None = None
+    bound: str | None = None
+    compute_s: Magnitude | None = None
+    memory_s: Magnitude | None = None
+    device_images_per_s: Magnitude | None = None
+    host_images_per_s: Magnitude | None = None
+    reached_percent: Magnitude | None = None
+    device_reached_percent: Magnitude | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cpu:
+    """Of a CPU, during a measurement."""
+
+    clock_hz: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gpu:
+    """Of a GPU, before, during and after a measurement."""
+
+    before: dict[str, Any] | None = None
+    during: dict[str, Any] | None = None
+    after: dict[str, Any] | None = None
+    throttled: dict[str, Figure] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """What the machine did meanwhile."""
+
+    cpu: Cpu | None = None
+    gpu: Gpu | None = None
+    warnings: list[str] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """A GPU of the machine."""
+
+    name: str | None = None
+    memory_bytes: Magnitude | None = None
+    compute_capability: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What it was measured on."""
+
+    cpu: str | None = None
+    cores: Count | None = None
+    memory_bytes: Magnitude | None = None
+    load_1min: Magnitude | None = None
+    gpus: list[Device] | None = None
+    os: str | None = None
+    python: str | None = None
+    packages: dict[str, str | None] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tensor:
+    """An input or output; a text in its shape is a dynamic dimension."""
+
+    name: str | None = None
+    dtype: str | None = None
+    shape: list[Count | str] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """Where they are from."""
+
+    source: str | None = None
+    sha256: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """What the network answers."""
+
+    kind: str | None = None
+    k: Count | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """Resize and crop in pixels, mean and deviation of each channel in [0, 1]."""
+
+    resize: Pixels | None = None
+    crop: Pixels | None = None
+    interpolation: str | None = None
+    mean: Channels | None = None
+    std: Channels | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """What was measured: the manifest's description of the network."""
+
+    architecture: str | None = None
+    family: str | None = None
+    num_classes: Count | None = None
+    parameters: Magnitude | None = None
+    macs: Magnitude | None = None
+    weights: Weights | None = None
+    head: Head | None = None
+    input: Tensor | None = None
+    outputs: list[Tensor] | None = None
+    preprocessing: Preprocessing | None = None
+    preprocessing_source: dict[str, str] | None = None
+    request: dict[str, Any] | None = None
