@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_deploy.errors import UsageError
+from resnet_deploy.limits import number
 from resnet_deploy.specs import Precision
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -275,11 +276,9 @@ def parse_gates(texts: Iterable[str]) -> dict[str, float]:
         if metric not in METRICS:
             raise UsageError(f"unknown metric in the gate {text!r}; choose from {', '.join(METRICS)}")
         try:
-            gates[metric] = float(limit)
+            gates[metric] = number(limit)
         except ValueError:
-            raise UsageError(f"the gate {text!r} needs a number, as in top1-agreement=0.99") from None
-        if math.isnan(gates[metric]):
-            raise UsageError(f"the gate {text!r} needs a number that can be compared")
+            raise UsageError(f"the gate {text!r} needs a finite number, as in top1-agreement=0.99") from None
     return gates
 
 

@@ -83,14 +83,25 @@ class MeasureOptions(OptionGroup):
 
 
 def candidates_of(backends: Iterable[str], precisions: Iterable[Precision], options: MeasureOptions) -> list[Candidate]:
-    """What is measured: backends as they are, and those that run files in every precision that is asked for."""
+    """What is measured: backends as they are, and those that run files in every precision that is asked for and that they
+    have. Raises UsageError for a backend that has none of them."""
+    asked_for = list(precisions)
     found: dict[Candidate, None] = {}
     for text in backends:
         candidate = options.applied(Candidate.parse(text))
         known = BACKENDS[candidate.backend]
         plain = candidate.precision is Precision.FP32 and candidate.backend != "eager"
-        wanted = [p for p in precisions if p.value in known] if plain else [candidate.precision]
+        wanted = [p for p in asked_for if p.value in known] if plain else [candidate.precision]
+        if not wanted:
+            raise UsageError(_without_kernels(candidate, [precision.value for precision in asked_for]))
         found |= dict.fromkeys(replace(candidate, precision=precision) for precision in wanted)
     if not found:
-        raise UsageError("there is no backend to measure")
+        raise UsageError("there is no backend to measure; name one, as in --backend onnxruntime")
     return list(found)
+
+
+def _without_kernels(candidate: Candidate, precisions: list[str]) -> str:
+    able = [
+        f"{name}:{precisions[0]}" if name == "eager" else name for name, known in BACKENDS.items() if precisions[0] in known
+    ]
+    return f"{candidate.backend} has no kernels in {' or '.join(precisions)}; backends for {precisions[0]}: {', '.join(able)}"

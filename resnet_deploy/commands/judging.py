@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from resnet_deploy.commands.options import data_options, json_option, precision_options
+from resnet_deploy.commands.options import data_options, json_option, number, precision_options
 from resnet_deploy.commands.output import given_of, judge, show
 from resnet_deploy.terminal import judging as text
 from resnet_deploy.terminal.progress import Bars
@@ -23,7 +23,7 @@ from resnet_deploy.terminal.progress import Bars
     show_default=True,
     help="What to compare with eager, as in onnxruntime:cuda or eager:fp16; may be repeated.",
 )
-@click.option("--batch", type=int, default=32, show_default=True, help="Images at a time.")
+@number("--batch", default=32, show_default=True, help="Images at a time.")
 @click.option(
     "--crops",
     type=click.Choice(["1", "10"]),
@@ -62,15 +62,15 @@ def verify(bundle: str, data: str, by_layer: bool, as_json: bool, **given: Any) 
 @click.command()
 @click.argument("bundle", metavar="DIR")
 @click.option("--data", required=True, help="Images that judge, as in verify; those calibrated on are left out.")
-@click.option("--max-drop", type=float, metavar="POINTS", help="Of top-1, in percentage points. [default: 1 % of FP32's]")
+@number("--max-drop", metavar="POINTS", help="Of top-1, in percentage points. [default: 1 % of FP32's]")
 @click.option("--backend", help="Measure mixes on it and take the fastest, as in openvino:int8. [default: fewest kept]")
-@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Of that measurement.")
-@click.option("--limit", type=click.IntRange(min=1), default=256, show_default=True, help="Use so many images, evenly spaced.")
+@number("--batch", default=1, show_default=True, help="Of that measurement.")
+@number("--limit", default=256, show_default=True, help="Use so many images, evenly spaced.")
 @click.option("--strict", is_flag=True, help="Fail at the first image that cannot be read.")
 @click.option(
     "--gate", "gates", multiple=True, metavar="METRIC=LIMIT", help="A condition in place of a default; may be repeated."
 )
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of the backend. [default: all cores]")
+@number("--threads", help="CPU threads of the backend. [default: all cores]")
 @click.option("--plot", type=click.Path(dir_okay=False), help="Draw the sensitivities to this SVG or PNG (extra `plot`).")
 @precision_options
 @json_option

@@ -7,10 +7,12 @@ from typing import Any
 import click
 
 from resnet_deploy.commands.options import (
+    batches,
     data_options,
     export_options,
     json_option,
     measure_options,
+    number,
     precision_options,
     scenario_options,
 )
@@ -24,7 +26,7 @@ from resnet_deploy.terminal.progress import Bars
 @click.argument("target", metavar="ARCH|DIR")
 @click.option("-o", "--output", metavar="DIR", help="The bundle of an ARCH. [default: build/ARCH]")
 @click.option("--data", help="A folder of images, an .npz file, `digits`, or `random:N`. [default: random:32]")
-@click.option("--batch", help="Batch sizes. [default: 1,8,32]")
+@batches("--batch", metavar="LIST", help="Batch sizes. [default: 1,8,32]")
 @click.option(
     "--backend",
     "backends",
@@ -33,10 +35,9 @@ from resnet_deploy.terminal.progress import Bars
     show_default=True,
     help="What to measure, as in onnxruntime:cuda or eager:fp16,channels_last; may be repeated.",
 )
-@click.option(
+@number(
     "--duration",
     "duration_s",
-    type=float,
     default=3.0,
     show_default=True,
     help="Seconds of sampling for each backend and batch.",

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from resnet_deploy.commands.options import export_options, flag, json_option, precision_options
+from resnet_deploy.commands.options import export_options, flag, json_option, number, precision_options, profiles
 from resnet_deploy.commands.output import given_of, show
 from resnet_deploy.terminal import preparing as text
 from resnet_deploy.terminal.progress import Bars
@@ -73,7 +73,7 @@ def export(architecture: str, output: str, as_json: bool, **given: Any) -> None:
 @click.command()
 @click.argument("bundle", metavar="DIR")
 @click.option("--precision", default="fp32", show_default=True, metavar="LIST", help="Of fp32, fp16, bf16, int8, fp8.")
-@click.option(
+@profiles(
     "--batch",
     multiple=True,
     metavar="PROFILE",
@@ -81,8 +81,11 @@ def export(architecture: str, output: str, as_json: bool, **given: Any) -> None:
 )
 @click.option("--flavour", help="auto, tensorrt or tensorrt-rtx. [default: auto]")
 @click.option("--target", metavar="LIST", help="Compute capabilities, as sm86,sm89 (tensorrt-rtx). [default: this GPU's]")
-@click.option("--optimization-level", type=int, help="0 (fast to build) to 5 (fast to run). [default: the package's, 3]")
-@click.option("--workspace-mib", type=int, help="Scratch memory that kernels may use, MiB. [default: all]")
+@number(
+    "--optimization-level",
+    help="0 (fast to build) to 5 (fast to run). [default: the package's, 3]",
+)
+@number("--workspace-mib", help="Scratch memory that kernels may use, MiB. [default: all]")
 @click.option("--hardware-compatible", help="ampere-plus or same-compute-capability (tensorrt).")
 @flag("--version-compatible", help="Also for later versions of TensorRT (tensorrt).")
 @flag("--sparse-weights", help="Use 2:4 sparse kernels where weights are so.")
