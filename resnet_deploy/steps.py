@@ -16,7 +16,7 @@ from resnet_deploy.backends.base import Backend, Candidate
 from resnet_deploy.bundle.opened import WEIGHTS, Subject
 from resnet_deploy.bundle.store import Bundle, key_of, now
 from resnet_deploy.data import Batch, Dataset
-from resnet_deploy.errors import DataError, UsageError
+from resnet_deploy.errors import DataError, UsageError, carrying
 from resnet_deploy.lowering import LoweringOptions, lower
 from resnet_deploy.models import registry
 from resnet_deploy.parity import Comparison, ParityReport, average_views, judge, parse_gates
@@ -209,8 +209,10 @@ def verify(
     subject = Subject(bundle)
     dataset = subject.data(data, limit=limit, strict=strict, crops=crops)
     records = compare(subject, candidates, dataset, batch=min(batch, subject.max_batch), threads=threads, progress=progress)
-    bundle.record("parity", records)
-    return [verdict(candidate, record, asked) for candidate, record in zip(candidates, records.values(), strict=True)]
+    verdicts = [verdict(candidate, record, asked) for candidate, record in zip(candidates, records.values(), strict=True)]
+    with carrying(verdicts):
+        bundle.record("parity", records)
+    return verdicts
 
 
 def parity_key(subject: Subject, candidate: Candidate, dataset: Dataset) -> str:

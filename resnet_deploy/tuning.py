@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnet_deploy._deps import require
+from resnet_deploy._files import writing
 from resnet_deploy.backends.base import PLANS, Candidate
 from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.bundle.store import Bundle
-from resnet_deploy.errors import DataError, UsageError
+from resnet_deploy.errors import DataError, UsageError, carrying
 from resnet_deploy.lowering import LoweringOptions, calibrated, lower
 from resnet_deploy.parity import judge, parse_gates
 from resnet_deploy.specs import Precision, Progress, silent
@@ -79,7 +80,8 @@ def tune(
     lower(bundle, replace(chosen, keep=(*chosen.keep, *kept)), progress)
     _record(bundle, found, data=str(data), images=sum(len(part) for part, _ in images), gates=asked, backend=backend)
     if plot is not None:
-        draw(found, Path(plot))
+        with carrying(found), writing(Path(plot)):
+            draw(found, Path(plot))
     return found
 
 

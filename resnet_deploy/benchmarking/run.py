@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet_deploy.backends.base import PLANS, Candidate
+from resnet_deploy.benchmarking.crashes import Crashes
 from resnet_deploy.benchmarking.details import DetailOptions, Measured
 from resnet_deploy.benchmarking.ledger import Ledger
 from resnet_deploy.benchmarking.lost import Lost
@@ -27,7 +28,7 @@ from resnet_deploy.building import ensure_plan
 from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.data import Dataset
-from resnet_deploy.errors import UsageError
+from resnet_deploy.errors import UsageError, carrying
 from resnet_deploy.lowering import LoweringOptions, lower_missing
 from resnet_deploy.models import registry
 from resnet_deploy.parity import parse_gates
@@ -56,6 +57,7 @@ def bench(
     overwrite: bool = False,
     report: str | Path | None = None,
     progress: Progress = silent,
+    crashes: Crashes | None = None,
     **options: Any,
 ) -> BenchReport:
     """Measure a bundle, or an architecture that is exported first where it is not yet.
@@ -65,7 +67,8 @@ def bench(
     measured before. report: a file for the report, .html, .md or .json; the bundle keeps its last run in any case. options:
     the fields of `MeasureOptions`, of `ScenarioOptions`, of `DetailOptions`, and of `export`; with precision, backends that run
     files are measured in each. Parity, measurements and profiles that the bundle has, of the same files, data, versions,
-    machine and settings, are reused.
+    machine and settings, are reused. crashes: what is left out, since it took an earlier process with it, and who
+    is told what this one is at: `resnet-deploy bench` measures in a second process, and starts another where that dies.
 
     A backend that dies is among the report's `unmeasured`, and the others are measured; its error is raised where nothing is
     left. Ctrl-C ends the measurement, and the report has what was done by then.
@@ -88,13 +91,13 @@ def bench(
             f"the graph is proven up to batch {subject.max_batch}, not {max(batches)}; "
             f"export it with --max-batch {max(batches)}"
         )
-    job = _Job(subject, candidates, threads or cores(), fresh, progress)
+    job = _Job(subject, candidates, threads or cores(), fresh, progress, crashes)
     job.build({*batches, min(MAX_BATCH, subject.max_batch)})
     dataset = subject.data(data or f"random:{RANDOM_IMAGES}", limit=limit, strict=strict)
     largest = subject.max_batch if batch is None else max(batches)
     played = ScenarioRun(
         subject, dataset, scenarios, max_batch=largest, threads=job.threads, fresh=fresh, progress=progress,
-        ledger=job.ledger, spin_wait=running.spin_wait,
+        ledger=job.ledger, spin_wait=running.spin_wait, crashes=job.lost.crashes,
     )  # fmt: skip
     job.judge(dataset, asked)
     timings = Timings(
@@ -102,24 +105,33 @@ def bench(
     )
     found = job.measure(timings, batches if SWEEP in scenarios.scenario else (), played, running)
     if not found.interrupted:
-        measured = Measured(subject, [*job.judged], batches, duration_s, job.threads, fresh, progress)
+        measured = Measured(subject, [*job.judged], batches, duration_s, job.threads, fresh, progress, job.lost.crashes)
         found = details.added(found, measured, tools, lambda size: images_of(dataset, size))
-    publish(subject.bundle, found.to_dict(), report)
+    with carrying(found):
+        publish(subject.bundle, found.to_dict(), report)
     return found
 
 
 class _Job:
     """Candidates of a bundle on their way to a report."""
 
-    def __init__(self, subject: Subject, candidates: list[Candidate], threads: int, fresh: bool, progress: Progress) -> None:
+    def __init__(
+        self,
+        subject: Subject,
+        candidates: list[Candidate],
+        threads: int,
+        fresh: bool,
+        progress: Progress,
+        crashes: Crashes | None = None,
+    ) -> None:
         self.subject, self.candidates, self.threads = subject, candidates, threads
         self.fresh, self.progress = fresh, progress
-        self.ledger, self.lost = Ledger(subject.bundle), Lost()
+        self.ledger, self.lost = Ledger(subject.bundle), Lost(candidates, crashes)
         self.judged: dict[Candidate, Verdict] = {}
 
     def build(self, batches: set[int]) -> None:
         """The plans that are missing."""
-        for candidate in self.candidates:
+        for candidate in self.lost.alive(self.candidates):
             if candidate.backend in PLANS:
                 with self.lost.catching(candidate):
                     ensure_plan(self.subject, candidate, batches, self.progress)

@@ -10,6 +10,7 @@ from typing import Any
 from resnet_deploy import _deps
 from resnet_deploy.backends.base import Candidate
 from resnet_deploy.benchmarking.conditions import watch, watch_with
+from resnet_deploy.benchmarking.crashes import SCENARIO, Crashes, Step
 from resnet_deploy.benchmarking.ledger import Ledger
 from resnet_deploy.benchmarking.library import Library
 from resnet_deploy.benchmarking.machine import cores, cpu_name, gpus
@@ -44,6 +45,7 @@ class ScenarioRun:
         progress: Progress = silent,
         ledger: Ledger | None = None,
         spin_wait: bool = True,
+        crashes: Crashes | None = None,
     ) -> None:
         if options.judged:
             _deps.require("mlperf_loadgen", extra="loadgen")
@@ -53,7 +55,7 @@ class ScenarioRun:
             raise UsageError(f"--accuracy needs labelled images and a head of classes; {lacking}")
         self.subject, self.dataset, self.options = subject, dataset, options
         self.max_batch, self.threads, self.fresh, self.progress = max_batch, threads, fresh, progress
-        self.spin_wait = spin_wait
+        self.spin_wait, self.crashes = spin_wait, crashes or Crashes()
         self.ledger = ledger or Ledger(subject.bundle)
         self.found: dict[Candidate, dict[str, dict[str, Any]]] = {}
 
@@ -79,6 +81,11 @@ class ScenarioRun:
         missing = [scenario for scenario in order if scenario not in known]
         if known:
             self.found[candidate] = known
+        for scenario in [name for name in missing if self._step(candidate, name) in self.crashes.known]:
+            words = self.crashes.known[self._step(candidate, scenario)]
+            failed = self._record(candidate, scenario, Figures(valid=False, reason=words, metrics={}), {})
+            self.found.setdefault(candidate, {})[scenario] = {**failed, "error": words}
+            missing.remove(scenario)
         library = self.library if missing else None
         for scenario, record, logs in self._run(candidate, missing, library, known.get("offline")):
             if "error" not in record:
@@ -101,7 +108,8 @@ class ScenarioRun:
         if library is None:
             return
         try:
-            with self.subject.backend(candidate, self.threads) as backend:
+            first = self.crashes.at(self._step(candidate, scenarios[0]))
+            with first, self.subject.backend(candidate, self.threads) as backend:
                 backend.spin_wait = self.spin_wait
                 runtime = backend.describe()
                 runner = Runner(
@@ -109,7 +117,8 @@ class ScenarioRun:
                     offline_samples_per_s=None if offline is None else offline["metrics"]["samples_per_s"],
                 )  # fmt: skip
                 for scenario in scenarios:
-                    with watch() if candidate.device == "cuda" else watch_with(None) as seen:
+                    watching = watch() if candidate.device == "cuda" else watch_with(None)
+                    with self.crashes.at(self._step(candidate, scenario)), watching as seen:
                         figures = runner.run(scenario)
                     left.remove(scenario)
                     record = self._record(candidate, scenario, figures, runtime)
@@ -120,6 +129,9 @@ class ScenarioRun:
                 said = error if number == 0 else f"not run, since {left[0]} failed"
                 failed = Figures(valid=False, reason=said, metrics={})
                 yield scenario, {**self._record(candidate, scenario, failed, runtime), "error": said}, {}
+
+    def _step(self, candidate: Candidate, scenario: str) -> Step:
+        return Step(candidate=str(candidate), kind=SCENARIO, scenario=scenario)
 
     def _record(self, candidate: Candidate, scenario: str, figures: Figures, runtime: dict[str, Any]) -> dict[str, Any]:
         held = self.library.capacity

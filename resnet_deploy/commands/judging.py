@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from resnet_deploy.commands.options import data_options, json_option, number, precision_options
-from resnet_deploy.commands.output import given_of, judge, show
+from resnet_deploy.commands.output import attempt, given_of, judge, show, warn
 from resnet_deploy.terminal import judging as text
 from resnet_deploy.terminal.progress import Bars
 
@@ -48,15 +48,15 @@ def verify(bundle: str, data: str, by_layer: bool, as_json: bool, **given: Any) 
     import resnet_deploy as rd
 
     with Bars() as bars:
-        found = rd.verify(bundle, data, progress=bars, **given)
+        verdicts, error = attempt(lambda: rd.verify(bundle, data, progress=bars, **given))
         parted = rd.layers(bundle, data, backends=given["backends"], progress=bars) if by_layer else None
-    results: dict[str, Any] = {"bundle": bundle, "results": [verdict.to_dict() for verdict in found]}
+    results: dict[str, Any] = {"bundle": bundle, "results": [verdict.to_dict() for verdict in verdicts]}
     if parted is not None:
         results["layers"] = parted.to_dict()
-    show(results, lambda: text.verdicts(found) + ("" if parted is None else f"\n\n{text.layers(parted)}"), as_json)
-    for item in found[0].data["skipped"]:
-        click.echo(f"Warning: skipped {item['name']}: {item['reason']}", err=True)
-    judge([f"{verdict.candidate}: {failure}" for verdict in found for failure in verdict.failures])
+    show(results, lambda: text.verdicts(verdicts) + ("" if parted is None else f"\n\n{text.layers(parted)}"), as_json)
+    for item in verdicts[0].data["skipped"]:
+        warn(f"skipped {item['name']}: {item['reason']}")
+    judge([f"{verdict.candidate}: {failure}" for verdict in verdicts for failure in verdict.failures], error=error)
 
 
 @click.command()
@@ -87,5 +87,6 @@ def tune(bundle: str, data: str, as_json: bool, **given: Any) -> None:
     import resnet_deploy as rd
 
     with Bars() as bars:
-        found = rd.tune(bundle, data, progress=bars, **given_of(given))
-    show({"bundle": bundle, "tuning": found.to_dict()}, lambda: text.tuning(found), as_json)
+        tuning, error = attempt(lambda: rd.tune(bundle, data, progress=bars, **given_of(given)))
+    show({"bundle": bundle, "tuning": tuning.to_dict()}, lambda: text.tuning(tuning), as_json)
+    judge([], error=error)

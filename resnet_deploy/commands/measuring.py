@@ -16,7 +16,8 @@ from resnet_deploy.commands.options import (
     precision_options,
     scenario_options,
 )
-from resnet_deploy.commands.output import fail, given_of, judge, show
+from resnet_deploy.commands.output import attempt, complain, fail, given_of, judge, show, warn
+from resnet_deploy.commands.program import program
 from resnet_deploy.errors import EXIT_GATE, EXIT_INTERRUPTED, EXIT_MACHINE
 from resnet_deploy.terminal import measuring as text
 from resnet_deploy.terminal.progress import Bars
@@ -84,11 +85,15 @@ def bench(target: str, as_json: bool, detail: bool, **given: Any) -> None:
     """
     import resnet_deploy as rd
 
-    with Bars() as bars:
-        report = rd.bench(target, progress=bars, **given_of(given))
+    running = program()
+    crashes = running.divide(restarts=True)  # a runtime that crashes takes its own rows with it, and no others
+    with Bars(running.at) as bars:
+        report, error = attempt(lambda: rd.bench(target, progress=bars, crashes=crashes, **given_of(given)))
     show(report.to_dict(), lambda: text.bench(report, detail=detail), as_json)
     for warning in report.warnings:
-        click.echo(f"Warning: {warning}", err=True)
+        warn(warning)
     if report.interrupted:
+        if error is not None:
+            complain(str(error))
         fail("interrupted; what was measured by then is above. Run the command again to go on", EXIT_INTERRUPTED)
-    judge(report.failures, EXIT_MACHINE if report.broken else EXIT_GATE)
+    judge(report.failures, EXIT_MACHINE if report.broken else EXIT_GATE, error=error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -27,7 +27,13 @@ def options(*decorators: Callable[[F], F]) -> Callable[[F], F]:
     return apply
 
 
-class Number(click.ParamType):
+if TYPE_CHECKING:
+    _Type = click.ParamType[Any]
+else:  # not generic before click 8.4
+    _Type = click.ParamType
+
+
+class Number(_Type):
     """A number within the limits of an option, by its name in `limits.LIMITS`; refused before any work."""
 
     name = "number"

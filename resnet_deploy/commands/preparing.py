@@ -7,7 +7,8 @@ from typing import Any
 import click
 
 from resnet_deploy.commands.options import export_options, flag, json_option, number, precision_options, profiles
-from resnet_deploy.commands.output import given_of, show
+from resnet_deploy.commands.output import given_of, show, warn
+from resnet_deploy.commands.program import program
 from resnet_deploy.terminal import preparing as text
 from resnet_deploy.terminal.progress import Bars
 from resnet_deploy.terminal.tables import table
@@ -67,7 +68,7 @@ def export(architecture: str, output: str, as_json: bool, **given: Any) -> None:
     show(summary, lambda: text.exported(bundle), as_json)
     for entry in bundle.manifest["artifacts"].values():
         for warning in entry.get("warnings", []):
-            click.echo(f"Warning: {warning}", err=True)
+            warn(warning)
 
 
 @click.command()
@@ -109,7 +110,7 @@ def build(bundle: str, as_json: bool, **given: Any) -> None:
     show({"bundle": bundle, "plans": [plan.to_dict() for plan in plans]}, lambda: text.plans(bundle, plans), as_json)
     for plan in plans:
         for warning in plan.entry["warnings"]:
-            click.echo(f"Warning: {plan.name}: {warning}", err=True)
+            warn(f"{plan.name}: {warning}")
 
 
 @click.command()
@@ -126,5 +127,6 @@ def inspect(file: str, trust: bool, as_json: bool) -> None:
     """
     import resnet_deploy as rd
 
+    program().divide()  # reading a plan, or a file that is hostile, runs a runtime's own code
     report = rd.inspect(file, trust=trust)
     show(report.to_dict(), lambda: text.inspected(report), as_json)

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from resnet_deploy.commands.options import json_option
-from resnet_deploy.commands.output import given_of, judge, show
+from resnet_deploy.commands.output import attempt, given_of, judge, show
 from resnet_deploy.terminal import reporting as text
 
 
@@ -32,9 +32,11 @@ def report(as_json: bool, **given: Any) -> None:
     import resnet_deploy as rd
     from resnet_deploy.reporting.writing import thinned
 
-    found, written = rd.report(**given_of(given)), given["output"]
+    found, error = attempt(lambda: rd.report(**given_of(given)))
+    written = given["output"] if error is None else None
     if isinstance(found, dict):
         show(thinned(found), lambda: text.run(found, written), as_json)
+        judge([], error=error)
         return
     show(found.to_dict(), lambda: text.comparison(found, written), as_json)
-    judge(found.failures)
+    judge(found.failures, error=error)

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from resnet_deploy.commands.options import flag, json_option, number, time
-from resnet_deploy.commands.output import given_of, show
+from resnet_deploy.commands.output import given_of, show, warn
 from resnet_deploy.terminal import serving as text
 from resnet_deploy.terminal.progress import Bars
 
@@ -55,7 +55,7 @@ def triton(bundle: str, output: str, as_json: bool, **given: Any) -> None:
         found = rd.triton(bundle, output, progress=bars, **given_of(given))
     show(found.to_dict(), lambda: text.repository(found), as_json)
     for warning in found.warnings:
-        click.echo(f"Warning: {warning}", err=True)
+        warn(warning)
 
 
 @click.command()
@@ -120,4 +120,4 @@ def embed(bundle: str, images: str, output: str, as_json: bool, **given: Any) ->
         found = rd.embed(bundle, images, output, progress=bars, **given_of(given))
     show(found.to_dict(), lambda: text.embedded(found), as_json)
     if found.bad:
-        click.echo(f"Warning: {found.bad:,} of {found.images:,} images are bad, see {found.bad_table}", err=True)
+        warn(f"{found.bad:,} of {found.images:,} images are bad, see {found.bad_table}")
