@@ -8,6 +8,7 @@ import click
 
 from resnet_deploy.commands.options import data_options, json_option, number, precision_options
 from resnet_deploy.commands.output import attempt, given_of, judge, show, warn
+from resnet_deploy.commands.program import program
 from resnet_deploy.terminal import judging as text
 from resnet_deploy.terminal.progress import Bars
 
@@ -47,7 +48,9 @@ def verify(bundle: str, data: str, by_layer: bool, as_json: bool, **given: Any) 
     """
     import resnet_deploy as rd
 
-    with Bars() as bars:
+    running = program()
+    running.divide()
+    with Bars(running.at) as bars:
         verdicts, error = attempt(lambda: rd.verify(bundle, data, progress=bars, **given))
         parted = rd.layers(bundle, data, backends=given["backends"], progress=bars) if by_layer else None
     results: dict[str, Any] = {"bundle": bundle, "results": [verdict.to_dict() for verdict in verdicts]}
@@ -86,7 +89,9 @@ def tune(bundle: str, data: str, as_json: bool, **given: Any) -> None:
     """
     import resnet_deploy as rd
 
-    with Bars() as bars:
+    running = program()
+    running.divide()
+    with Bars(running.at) as bars:
         tuning, error = attempt(lambda: rd.tune(bundle, data, progress=bars, **given_of(given)))
     show({"bundle": bundle, "tuning": tuning.to_dict()}, lambda: text.tuning(tuning), as_json)
     judge([], error=error)

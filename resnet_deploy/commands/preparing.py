@@ -62,7 +62,9 @@ def export(architecture: str, output: str, as_json: bool, **given: Any) -> None:
     """
     import resnet_deploy as rd
 
-    with Bars() as bars:
+    running = program()
+    running.divide()  # an exporter that aborts when it is interrupted is interrupted
+    with Bars(running.at) as bars:
         bundle = rd.export(architecture, output, progress=bars, **given_of(given))
     summary = {"bundle": str(bundle.path), "model": bundle.manifest["model"], "artifacts": bundle.manifest["artifacts"]}
     show(summary, lambda: text.exported(bundle), as_json)
@@ -105,7 +107,9 @@ def build(bundle: str, as_json: bool, **given: Any) -> None:
     """
     import resnet_deploy as rd
 
-    with Bars() as bars:
+    running = program()
+    running.divide()
+    with Bars(running.at) as bars:
         plans = rd.build(bundle, progress=bars, **given_of({**given, "batch": given["batch"] or None}))
     show({"bundle": bundle, "plans": [plan.to_dict() for plan in plans]}, lambda: text.plans(bundle, plans), as_json)
     for plan in plans:

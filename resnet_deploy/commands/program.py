@@ -1,4 +1,8 @@
-"""The program as a process of the system: Ctrl-C, and commands whose work runs in a second process that a runtime may crash."""
+"""The program as a process of the system: Ctrl-C, and commands whose work runs in a second process.
+
+What loads a runtime runs in a process of its own, which the runtime may crash: the first process is there to say so, with an
+exit code of ours.
+"""
 
 from __future__ import annotations
 
@@ -63,13 +67,13 @@ class Program:
     own_process: bool = False
     interrupted: bool = False
     _journal: Journal | None = None
+    _handlers: dict[int, Any] = field(default_factory=dict, repr=False)
     _pressed_s: float = field(default=-1e9, repr=False)
 
     def watch_interrupts(self) -> None:
-        """Take Ctrl-C, in a process of our own."""
-        if self.own_process:
-            with contextlib.suppress(ValueError):  # not the main thread
-                signal.signal(signal.SIGINT, self._interrupt)
+        """Take Ctrl-C, in a process of our own; where it is ignored, as behind `nohup ... &`, it stays so."""
+        if self.own_process and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, self._interrupt)
 
     def _interrupt(self, *_: object) -> None:
         now_s = time.monotonic()
@@ -105,18 +109,20 @@ class Program:
     def _fork(self) -> int:
         """A copy of this process, to which signals are handed on: they may have been sent to this one alone."""
         parent = os.getpid()
+        if not self._handlers:  # a signal that is ignored stays ignored, in both
+            known = {number: signal.getsignal(number) for number in _HANDED_ON}
+            self._handlers = {number: handler for number, handler in known.items() if handler is not signal.SIG_IGN}
         sys.stdout.flush()
         sys.stderr.flush()
         signal.pthread_sigmask(signal.SIG_BLOCK, _HANDED_ON)
         try:
             child = os.fork()
             if child == 0:
-                for number in _HANDED_ON - {signal.SIGINT}:
-                    signal.signal(number, signal.SIG_DFL)
-                self.watch_interrupts()
+                for number, handler in self._handlers.items():
+                    signal.signal(number, handler)
                 _end_with(parent)
             else:
-                for number in _HANDED_ON:
+                for number in self._handlers:
                     signal.signal(number, functools.partial(self._hand_on, child))
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDED_ON)
