@@ -77,38 +77,38 @@ LIMITS: dict[str, Limits] = {
 }
 
 
-def check(name: str, value: Any, *, said_as: str | None = None) -> None:
+def check(name: str, value: Any, *, label: str | None = None) -> None:
     """Raise UsageError where a number is not within an option's limits.
 
     Args:
         name: of the option in Python, as in LIMITS.
         value: a number, or a sequence of them, each of which is checked; None is an option that was not given.
-        said_as: what the message calls it, by default the option's name.
+        label: what the message calls it, by default the option's name.
     """
     if value is None:
         return
     if isinstance(value, (tuple, list)):
         for item in value:
-            check(name, item, said_as=said_as)
+            check(name, item, label=label)
         return
     limits = LIMITS[name]
     kind = numbers.Integral if limits.whole else numbers.Real  # NumPy's scalars among them
     if not isinstance(value, kind) or isinstance(value, bool) or not limits.holds(value):
-        raise UsageError(_refusal(name, said_as, value))
+        raise UsageError(_refusal(name, label, value))
 
 
-def parse(name: str, text: str, *, said_as: str | None = None) -> int | float:
+def parse(name: str, text: str, *, label: str | None = None) -> int | float:
     """Read a number as people write it, in ASCII digits, within an option's limits. Raises UsageError."""
     limits, stripped = LIMITS[name], text.strip()
     pattern = _WHOLE if limits.whole else _NUMBER
     # Beyond some thousand digits int() itself raises.
     if pattern.fullmatch(stripped) and len(stripped) <= 300 and limits.holds(float(stripped)):
         return int(stripped) if limits.whole else float(stripped)
-    raise UsageError(_refusal(name, said_as, text))
+    raise UsageError(_refusal(name, label, text))
 
 
-def _refusal(name: str, said_as: str | None, value: Any) -> str:
-    return f"{said_as or name} must be {LIMITS[name]}; found {_shown(value)}"
+def _refusal(name: str, label: str | None, value: Any) -> str:
+    return f"{label or name} must be {LIMITS[name]}; found {_shown(value)}"
 
 
 def number(text: str) -> float:

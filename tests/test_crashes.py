@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import pty
+import re
+import select
 import shutil
 import signal
 import subprocess
@@ -196,3 +199,27 @@ def test_a_program_that_calls_main_stays_one_process(bundle: Path) -> None:
     args = ["bench", str(bundle), *ARGS, "--batch", "1", "--json"]
     done = subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0 and json.loads(done.stdout)["results"], done.stderr
+
+
+def test_ctrl_c_at_a_terminal_reaches_both_processes_and_counts_once(bundle: Path) -> None:
+    """The terminal sends it to each, and the first hands it on: what was measured is shown all the same."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execv(COMMAND[0], [*COMMAND, "bench", str(bundle), *ARGS, "--duration", "4"])
+    printed, end = b"", time.monotonic() + 120
+    pressed = False
+    while time.monotonic() < end:
+        if not pressed and json.loads((bundle / "manifest.json").read_bytes())["measurements"]:
+            os.write(terminal, b"\x03")
+            pressed = True
+        if select.select([terminal], [], [], 0.05)[0]:
+            try:
+                printed += os.read(terminal, 65536)
+            except OSError:  # the other side is closed
+                break
+    _, status = os.waitpid(pid, 0)
+    os.close(terminal)
+    assert pressed and os.waitstatus_to_exitcode(status) == 130, printed
+    text = printed.decode()
+    assert text.count("Error: interrupted; what was measured by then is above") == 1 and "Traceback" not in text
+    assert re.search(r"onnxruntime +cpu +fp32 +1 ", text)

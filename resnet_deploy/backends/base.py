@@ -107,7 +107,7 @@ def _check_option(backend: str, option: str) -> None:
         known = ", ".join(f"{name}N" if name.endswith("=") else name for name in sorted(BACKENDS[backend]))
         raise UsageError(f"{backend} has no option {option!r}; it has {known}")
     if sign:
-        limits.parse(name, value, said_as=f"{option!r}: {name}")
+        limits.parse(name, value, label=f"{option!r}: {name}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -48,7 +48,7 @@ class Number(_Type):
             self.fail(str(exc), param, ctx)
 
     def read(self, text: str) -> Any:
-        return limits.parse(self.option, text, said_as="it")
+        return limits.parse(self.option, text, label="it")
 
 
 class Time(Number):
@@ -61,7 +61,7 @@ class Time(Number):
         if parts is None:
             raise UsageError(f"{text!r} is not a time with its unit, as in 15ms, 10s or 10min")
         value_s = float(parts[1]) * {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0}[parts[2]]
-        limits.check(self.option, value_s, said_as="it")
+        limits.check(self.option, value_s, label="it")
         return value_s
 
 
@@ -74,7 +74,7 @@ class Channels(Number):
         parts = text.split(",")
         if len(parts) != 3:
             raise UsageError("three numbers separated by commas, as in 0.485,0.456,0.406")
-        return tuple(limits.parse(self.option, part, said_as="each") for part in parts)
+        return tuple(limits.parse(self.option, part, label="each") for part in parts)
 
 
 class Batches(Number):

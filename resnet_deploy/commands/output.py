@@ -122,12 +122,12 @@ def judge(failures: Iterable[str], code: int = EXIT_GATE, *, error: DeployError 
 
     code: of failures, which goes before that of the error: whether a gate failed is what was asked.
     """
-    said = list(dict.fromkeys(failures))
-    for failure in said:
+    once = list(dict.fromkeys(failures))
+    for failure in once:
         say(f"FAILED {visible(failure, lines=False)}", err=True)
     if error is not None:
         complain(str(error))
-    if said:
+    if once:
         sys.exit(code)
     if error is not None:
         sys.exit(error.exit_code)

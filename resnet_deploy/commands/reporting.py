@@ -32,11 +32,11 @@ def report(as_json: bool, **given: Any) -> None:
     import resnet_deploy as rd
     from resnet_deploy.reporting.writing import thinned
 
-    found, error = attempt(lambda: rd.report(**given_of(given)))
+    content, error = attempt(lambda: rd.report(**given_of(given)))
     written = given["output"] if error is None else None
-    if isinstance(found, dict):
-        show(thinned(found), lambda: text.run(found, written), as_json)
+    if isinstance(content, dict):
+        show(thinned(content), lambda: text.run(content, written), as_json)
         judge([], error=error)
         return
-    show(found.to_dict(), lambda: text.comparison(found, written), as_json)
-    judge(found.failures, error=error)
+    show(content.to_dict(), lambda: text.comparison(content, written), as_json)
+    judge(content.failures, error=error)

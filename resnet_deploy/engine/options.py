@@ -31,7 +31,7 @@ class Profile:
     def __post_init__(self) -> None:
         if not 1 <= self.min <= self.opt <= self.max:
             raise UsageError(f"a profile {self} needs 1 <= smallest <= best <= largest batch, as in 1:8:64")
-        limits.check("batch", (self.min, self.opt, self.max), said_as="a profile's batch size")
+        limits.check("batch", (self.min, self.opt, self.max), label="a profile's batch size")
 
     @classmethod
     def parse(cls, text: str) -> Profile:

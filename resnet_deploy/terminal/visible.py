@@ -17,8 +17,8 @@ def visible(text: str, *, lines: bool = True) -> str:
 
     lines: whether line breaks and tabs stay. In a cell of a table or a message of one line they would forge the next.
     """
-    found = _HIDDEN.sub(_spelled, text)
-    return found if lines else found.replace("\n", "\\n").replace("\t", "\\t")
+    spelled = _HIDDEN.sub(_spelled, text)
+    return spelled if lines else spelled.replace("\n", "\\n").replace("\t", "\\t")
 
 
 def _spelled(character: re.Match[str]) -> str:
