@@ -70,7 +70,7 @@ def test_every_number_is_known() -> None:
     assert set(TEXTS) <= options and len(options) > 45
 
 
-@pytest.mark.parametrize(("command", "option", "template"), numeric())
+@pytest.mark.parametrize(("command", "option", "template"), list(numeric()))
 def test_numbers_out_of_range(
     command: str, option: str, template: str, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
