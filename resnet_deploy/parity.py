@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from resnet_deploy._figures import Cosine, Difference, Fraction, Magnitude, restore, spell
 from resnet_deploy._json import convert
 from resnet_deploy.errors import UsageError
+from resnet_deploy.limits import number
 from resnet_deploy.proportions import mcnemar, pack, paired_interval, unpack
 from resnet_deploy.specs import Precision
 
@@ -283,9 +284,9 @@ def parse_gates(texts: Iterable[str]) -> dict[str, float]:
         if metric not in METRICS:
             raise UsageError(f"unknown metric in the gate {text!r}; choose from {', '.join(METRICS)}")
         try:
-            gates[metric] = Gate(metric=metric, limit=float(limit)).limit
+            gates[metric] = Gate(metric=metric, limit=number(limit)).limit
         except ValueError:
-            raise UsageError(f"the gate {text!r} needs a number, as in top1-agreement=0.99") from None
+            raise UsageError(f"the gate {text!r} needs a finite number, as in top1-agreement=0.99") from None
     return gates
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import numbers
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields
 from enum import Enum
 from typing import Any, TypeVar
 
+from resnet_deploy import limits
 from resnet_deploy.errors import UsageError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -97,7 +99,7 @@ class Head:
             raise UsageError(
                 f"unknown head {text!r}; choose one of: logits, probabilities, embedding, features, topk:K"
             ) from None
-        if argument and not argument.isdecimal():
+        if argument and re.fullmatch("[0-9]{1,9}", argument) is None:
             raise UsageError(f"{text!r}: {argument!r} is not a number of classes, as in topk:5")
         return cls(kind=kind, k=int(argument) if argument else None, l2_normalize=l2_normalize)
 
@@ -198,11 +200,14 @@ def _plain(value: Any) -> Any:
 
 def parse_batches(values: str | int | Iterable[int]) -> tuple[int, ...]:
     """Read batch sizes: `1,8,32`, one number, or a sequence. Raises UsageError for anything below 1."""
-    items: list[Any] = values.split(",") if isinstance(values, str) else [values] if isinstance(values, int) else [*values]
     try:
-        batches = tuple(dict.fromkeys(int(item) for item in items))
-    except ValueError:
-        raise UsageError(f"batch sizes are whole numbers separated by commas, as in 1,8,32; found {values!r}") from None
-    if not batches or min(batches) < 1:
-        raise UsageError(f"a batch size must be at least 1; found {values!r}")
-    return batches
+        if isinstance(values, str):
+            batches = [limits.parse("batch", part, label="a batch size") for part in values.split(",")]
+        else:
+            batches = [values] if isinstance(values, numbers.Number) else [*values]  # type: ignore[list-item, misc]
+            limits.check("batch", batches, label="a batch size")
+    except TypeError:
+        batches = []
+    if not batches:
+        raise UsageError(f"batch sizes are whole numbers separated by commas, as in 1,8,32; found {values!r}")
+    return tuple(dict.fromkeys(int(size) for size in batches))

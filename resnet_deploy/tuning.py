@@ -21,7 +21,7 @@ from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.bundle.transaction import Transaction
 from resnet_deploy.calibration import calibrated
 from resnet_deploy.engine.plan import Origin
-from resnet_deploy.errors import DataError, TuningError, UsageError
+from resnet_deploy.errors import DataError, TuningError, UsageError, carrying
 from resnet_deploy.lowering import QUANTIZED, LoweringOptions, lower
 from resnet_deploy.parity import judge, parse_gates
 from resnet_deploy.pipeline.restore import restore
@@ -90,7 +90,7 @@ def tune(
     about = {
         "data": str(data), "images": sum(len(part) for part, _ in images), "gates": limits, "backend": backend, "tuned": now()
     }  # fmt: skip
-    with _drawn(tuning, plot):
+    with carrying(tuning), _drawn(tuning, plot):
         lower(
             bundle, replace(chosen, keep=(*chosen.keep, *kept)).exactly(), progress, calibration=calibration,
             check=written.check, beside=lambda change: _record(change, about | tuning.to_dict() | {"files": written.judged}),

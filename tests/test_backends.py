@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -127,11 +130,35 @@ def test_a_damaged_graph_is_refused(tmp_path) -> None:  # type: ignore[no-untype
         ("eager:cpu,cuda", "more than one"),
         ("eager:fp16,fp32", "more than one"),
         ("", "unknown backend"),
+        ("onnxruntime:", "no option ''"),
+        ("onnxruntime:cpu,", "no option ''"),
+        ("onnxruntime:cpu,tensorrt,int8", "contradicts itself: tensorrt needs a GPU"),
+        ("eager:cpu,cuda_graph", "contradicts itself: cuda_graph needs a GPU"),
+        ("eager:cuda,streams=2,streams=3", "gives streams more than once"),
+        ("eager:compile,compile", "gives compile more than once"),
+        ("eager:int8,int8", "no option"),
+        ("eager:fp16,fp16", "gives fp16 more than once"),
+        ("eager:cuda,streams=0", "streams must be a whole number of at least 1 and at most 64"),
+        ("eager:cuda,streams=99999999999999999999999", "at most 64"),
+        ("eager:cuda,streams=٣", "at least 1"),
+        ("tensorrt:streams", "it has .*streams=N"),
     ],
 )
 def test_malformed_candidates(text: str, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         Candidate.parse(text)
+
+
+def test_threads_that_are_not_given_are_all_again(digits_bundle: Bundle) -> None:
+    """torch has one number for the whole process: what one backend sets, the next must not inherit."""
+    code = (
+        "import sys, torch; torch.set_num_threads(3)\n"  # what the process started with
+        "from resnet_deploy.bundle.store import Bundle; from resnet_deploy.bundle.opened import Subject\n"
+        "from resnet_deploy.steps import REFERENCE; subject = Subject(Bundle.open(sys.argv[1]))\n"
+        "print([subject.backend(REFERENCE, n).describe()['threads'] for n in (None, 1, None)], torch.get_num_threads())"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(digits_bundle.path)], capture_output=True, text=True)
+    assert done.stdout == "[3, 1, 3] 3\n", done.stderr
 
 
 @pytest.mark.parametrize("text", [*CANDIDATES, *CUDA])

@@ -348,10 +348,18 @@ def test_options_of_all_backends(text: str, options: dict[str, Any], expected: s
     assert found == Candidate.parse(expected)
 
 
+@pytest.mark.parametrize("backends", [["onnxruntime"], ["eager", "onnxruntime"]])
+def test_a_precision_that_a_backend_has_no_kernels_in(backends: list[str], bundle: Path) -> None:
+    """Alone, or beside others: it is never left out in silence."""
+    args = [part for name in backends for part in ("--backend", name)]
+    message = fails(2, "bench", bundle, *args, "--precision", "bf16")
+    assert "onnxruntime has no kernels in bf16; backends for bf16: eager:bf16, openvino, tensorrt" in message
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"streams": 0}, "at least 1 stream"),
+        ({"streams": 0}, "at least 1"),
         ({"roof": "H300"}, "there are no published ceilings of 'H300'; choose from H200, "),
         ({"roof": "H200", "measure_roof": True}, "--roof or --measure-roof"),
     ],

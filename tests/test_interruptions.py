@@ -60,6 +60,61 @@ def test_an_interrupted_export_loses_nothing(digits_bundle: Bundle, tmp_path: Pa
     assert sorted(p.name for p in output.iterdir()) == [".lock", "manifest.json", "model.fp32.onnx", "weights.safetensors"]
 
 
+@pytest.mark.parametrize("after_s", [0.0, 0.3, 0.8, 1.5, 2.5])
+def test_ctrl_c_while_the_exporter_works(tmp_path: Path, after_s: float) -> None:
+    """At several moments of torch.export and of what follows it."""
+    output = tmp_path / "bundle"
+    with subprocess.Popen(
+        [*COMMAND, *export_args(output)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        end = time.monotonic() + 120
+        while not (output / ".staging" / "weights.safetensors").exists():
+            assert process.poll() is None and time.monotonic() < end
+            time.sleep(0.01)
+        time.sleep(after_s)
+        process.send_signal(signal.SIGINT)
+        _, message = process.communicate(timeout=120)
+    if process.returncode == 0:  # it was done by then
+        assert after_s > 0.3 and Bundle.open(output).artifact("model.fp32.onnx").is_file()
+    else:
+        assert process.returncode == 130 and message.startswith("Error: interrupted") and len(message.splitlines()) == 1
+        assert not (output / "manifest.json").exists() and not (output / ".staging").exists()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["raise RuntimeError('wrapped') from exc", "os.abort()", "raise SystemError from None", "os._exit(1)"],
+    ids=["wraps", "aborts", "hides", "ends"],
+)
+def test_what_an_exporter_makes_of_ctrl_c_is_ctrl_c(tmp_path: Path, answer: str) -> None:
+    """torch's exporter calls Python from C++ and the other way round, and KeyboardInterrupt does not always survive that."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys, time\nfrom resnet_deploy import steps\n"
+        f"def verify(*args, **given):\n    open({str(tmp_path / 'ready')!r}, 'w')\n    try:\n        time.sleep(60)\n"
+        f"    except KeyboardInterrupt as exc:\n        {answer}\nsteps.verify = verify\n"
+    )
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    command = [*COMMAND, "verify", "anything", "--data", "random:2"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env) as process:
+        end = time.monotonic() + 60
+        while not (tmp_path / "ready").exists():
+            assert process.poll() is None and time.monotonic() < end
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        printed, message = process.communicate(timeout=60)
+    assert process.returncode == 130 and printed == "", (process.returncode, message)
+    assert message.splitlines()[-1].startswith("Error: interrupted") and "Traceback" not in message
+
+
+def test_an_interrupt_that_is_ignored_stays_ignored(digits_bundle: Bundle, tmp_path: Path) -> None:
+    """As a shell starts what it puts in the background."""
+    shutil.copytree(digits_bundle.path, tmp_path / "b")
+    program = " ".join([*COMMAND, "verify", str(tmp_path / "b"), "--data", "random:2"])
+    script = f"trap '' INT; {program} & pid=$!; sleep 1; kill -INT $pid; wait $pid"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0 and "cosine_mean" in done.stdout, done.stderr
+
+
 def in_namespace(script: str) -> subprocess.CompletedProcess[str]:
     """Run a shell script where it may mount file systems that nobody else sees."""
     if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode:

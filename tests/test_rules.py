@@ -19,7 +19,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Floors of the house: a room may use its own floor and those below.
 FLOORS = [
-    {"_deps", "_figures", "_files", "_json", "_machine", "specs", "errors", "images"},
+    {"_deps", "_figures", "_files", "_json", "_machine", "specs", "errors", "images", "limits"},
     {"backends", "engine", "models", "data", "preprocessing"},
     {"exporter", "graphs", "precision", "parity", "proportions"},
     {

@@ -237,8 +237,8 @@ def test_the_library_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"scenario": ()}, "unknown scenario"),
         ({"latency_bound_s": 0.0}, "above 0"),
         ({"min_duration_s": -1.0}, "above 0"),
-        ({"min_queries": 0}, "at least 1 query"),
-        ({"rate_tolerance": 2.0}, "a fraction"),
+        ({"min_queries": 0}, "min_queries must be a whole number of at least 1"),
+        ({"rate_tolerance": 2.0}, "above 0 and below 1"),
         ({"accuracy": True}, "--scenario offline"),
     ],
 )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from resnet_deploy import limits
 from resnet_deploy.backends.layers import LayerTimes
 from resnet_deploy.errors import UsageError
 from resnet_deploy.specs import Precision, TensorSpec
@@ -29,6 +30,7 @@ BACKENDS: dict[str, frozenset[str]] = {
     "tensorrt": frozenset({"cuda", "fp32", "fp16", "bf16", "int8", "fp8", "no_cuda_graph", "streams="}),
     "tensorrt-rtx": frozenset({"cuda", "fp32", "fp16", "bf16", "int8", "fp8", "no_cuda_graph", "streams="}),
 }
+_OF_GPU = frozenset({"tensorrt", "cuda_graph", "no_cuda_graph", "streams"})
 PLANS = frozenset({"tensorrt", "tensorrt-rtx"})  # those that run plans, not graphs
 
 
@@ -47,28 +49,29 @@ class Candidate:
 
     @classmethod
     def parse(cls, text: str) -> Candidate:
-        """Read `BACKEND[:OPTION,...]`: `eager`, `eager:fp16,channels_last`, `onnxruntime:cuda`. Raises UsageError."""
-        backend, _, rest = text.strip().partition(":")
+        """Read `BACKEND[:OPTION,...]`: `eager`, `eager:fp16,channels_last`, `onnxruntime:cuda`. Raises UsageError for what is
+        unknown, repeated or contradicts itself."""
+        backend, colon, rest = text.strip().partition(":")
         if backend not in BACKENDS:
             raise UsageError(f"unknown backend {backend!r}; choose from {', '.join(BACKENDS)}")
-        asked = [option for option in rest.split(",") if option]
-        for option in asked:
-            name, sign, value = option.partition("=")
-            if name + sign not in BACKENDS[backend]:
-                known = ", ".join(f"{name}N" if name.endswith("=") else name for name in sorted(BACKENDS[backend]))
-                raise UsageError(f"{backend} has no option {option!r}; it has {known}")
-            if sign and not (value.isdecimal() and int(value) >= 1):
-                raise UsageError(f"{option!r} needs a number of at least 1, as in {name}=2")
-        precisions = [option for option in asked if option in {p.value for p in Precision}]
-        devices = [option for option in asked if option in {"cpu", "cuda"}]
+        options = rest.split(",") if colon else []
+        for option in options:
+            _check_option(backend, option)
+        names = [option.partition("=")[0] for option in options]
+        if repeated := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+            raise UsageError(f"{text!r} gives {repeated[0]} more than once")
+        precisions = [option for option in options if option in {p.value for p in Precision}]
+        devices = [option for option in options if option in {"cpu", "cuda"}]
         if len(precisions) > 1 or len(devices) > 1:
             raise UsageError(f"{text!r} asks for more than one device or precision")
-        needs_gpu = backend in PLANS or "tensorrt" in asked
+        if devices == ["cpu"] and (of_gpu := [name for name in names if name in _OF_GPU]):
+            raise UsageError(f"{text!r} contradicts itself: {of_gpu[0]} needs a GPU; leave out cpu")
+        needs_gpu = backend in PLANS or "tensorrt" in options
         return cls(
             backend=backend,
             device=devices[0] if devices else "cuda" if needs_gpu else "cpu",
             precision=Precision(precisions[0]) if precisions else Precision.FP32,
-            options=tuple(sorted(set(asked) - set(devices) - set(precisions))),
+            options=tuple(sorted(set(options) - set(devices) - set(precisions))),
         )
 
     @property
@@ -95,6 +98,16 @@ class Candidate:
         extra += [self.precision.value] * (self.precision is not Precision.FP32)
         options = [*extra, *self.options]
         return f"{self.backend}:{','.join(options)}" if options else self.backend
+
+
+def _check_option(backend: str, option: str) -> None:
+    """Raise UsageError where a backend has no such option, or where its number is none."""
+    name, sign, value = option.partition("=")
+    if name + sign not in BACKENDS[backend]:
+        known = ", ".join(f"{name}N" if name.endswith("=") else name for name in sorted(BACKENDS[backend]))
+        raise UsageError(f"{backend} has no option {option!r}; it has {known}")
+    if sign:
+        limits.parse(name, value, label=f"{option!r}: {name}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,9 @@ from resnet_deploy.errors import UnavailableError, UsageError
 from resnet_deploy.models.deploy import DeployModel
 from resnet_deploy.specs import InputFormat, Precision
 
+# Of this process, before any backend of fewer sets torch's own number, which is one for all.
+_ALL_THREADS = torch.get_num_threads()
+
 
 class _Lane(Lane):
     """The network on a stream. Its input may be in another layout than the host's: the copy to the device changes it."""
@@ -55,8 +58,8 @@ class EagerBackend(Backend):
 
     Options: channels_last memory format; compile, torch.compile's default mode, or with max_autotune its search for the
     fastest kernels; on CUDA cuda_graph, a graph for each shape, and streams=N. FP16 and BF16 convert the network alone: input
-    normalization and the head stay FP32. FP32 means FP32: TF32 is switched off in matrix products and convolutions. device:
-    for tests. Raises UnavailableError without a CUDA device.
+    normalization and the head stay FP32. FP32 means FP32: TF32 is switched off in matrix products and convolutions. threads:
+    of the CPU, all that torch started with where None. device: for tests. Raises UnavailableError without a CUDA device.
     """
 
     def __init__(
@@ -71,7 +74,7 @@ class EagerBackend(Backend):
         self.candidate = candidate
         self.input_spec = model.input_spec
         self.output_names = model.output_names
-        self._threads = threads or torch.get_num_threads()
+        self._threads = threads or _ALL_THREADS
         torch.set_num_threads(self._threads)
         if on_cuda:
             torch.backends.cuda.matmul.allow_tf32 = False

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
 from resnet_deploy.backends.base import Candidate
+from resnet_deploy.benchmarking.crashes import Crashes
 from resnet_deploy.benchmarking.profile import Profile, profile_all
 from resnet_deploy.benchmarking.report import BenchReport
 from resnet_deploy.benchmarking.trtexec import Comparison, check, find_tools
@@ -28,6 +29,7 @@ class Measured:
     threads: int
     fresh: bool
     progress: Progress
+    crashes: Crashes = field(default_factory=Crashes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +60,7 @@ class DetailOptions(OptionGroup):
                 compared.append(one)
             for found in profile_all(
                 job.subject, job.candidates, job.batches if self.profile else (), images, threads=job.threads, fresh=job.fresh,
-                progress=job.progress, warn=warnings.append,
+                progress=job.progress, warn=warnings.append, crashes=job.crashes,
             ):  # fmt: skip
                 profiles.append(found)
         except KeyboardInterrupt:  # what there is is reported

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 
 from resnet_deploy.backends.base import Candidate
+from resnet_deploy.benchmarking.crashes import SWEEP, Crashes, Step
 from resnet_deploy.errors import BackendError, BundleError, DataError, DeployError, PrecisionError, UsageError
 
 # What is wrong with these is not the backend: there is no use in going on.
@@ -13,26 +14,42 @@ _OURS = (BundleError, DataError, PrecisionError, UsageError)
 
 
 class Lost(dict["tuple[Candidate, int | None]", Exception]):
-    """What each candidate died of, at a batch size, or of all of them (None)."""
+    """What each candidate died of, at a batch size, or of all of them (None).
+
+    candidates: those of the run. crashes: those among them that took an earlier process with them, which count as lost.
+    """
+
+    def __init__(self, candidates: list[Candidate] | None = None, crashes: Crashes | None = None) -> None:
+        super().__init__()
+        self.crashes = crashes or Crashes()
+        names = {str(candidate): candidate for candidate in candidates or ()}
+        for step, words in self.crashes.known.items():
+            if step.kind == SWEEP and step.candidate in names:
+                self[names[step.candidate], step.batch] = BackendError(words)
 
     @contextlib.contextmanager
     def catching(self, candidate: Candidate, batch: int | None = None) -> Iterator[None]:
         """Take what a backend raises in the block. Raises what is not the backend's fault."""
         try:
-            yield
+            with self.at(candidate, batch):
+                yield
         except _OURS:
             raise
         except Exception as exc:  # a runtime's own error can be of any kind
             self.setdefault((candidate, batch), exc)
+
+    def at(self, candidate: Candidate, batch: int | None = None) -> contextlib.AbstractContextManager[None]:
+        """The block is about a candidate: if the process dies within it, it died of that."""
+        return self.crashes.at(Step(candidate=str(candidate), batch=batch))
 
     def of(self, candidate: Candidate, batch: int | None = None) -> str | None:
         """What a candidate died of, in words."""
         exc = self.get((candidate, None)) or self.get((candidate, batch))
         return None if exc is None else said(exc)
 
-    def alive(self, candidates: list[Candidate]) -> list[Candidate]:
-        """Those that did not die of all batch sizes."""
-        return [candidate for candidate in candidates if (candidate, None) not in self]
+    def alive(self, candidates: list[Candidate], batch: int | None = None) -> list[Candidate]:
+        """Those that did not die of all batch sizes, or of this one."""
+        return [one for one in candidates if (one, None) not in self and (one, batch) not in self]
 
     def raise_first(self) -> None:
         """Where nothing is left: the first error, as one of ours."""

@@ -189,11 +189,13 @@ def measure(
     *,
     watch: Watch | None = None,
     lost: dict[str, Exception] | None = None,
+    at: Callable[[str], AbstractContextManager[None]] | None = None,
 ) -> dict[str, Measurement]:
     """Measure backends by name, interleaved, each on its batch of images, (N, ...).
 
     progress: told rounds done and rounds in all. watch: watches the machine during each turn. lost: takes the errors of
-    backends that die, and the others go on; without it, raises whatever a backend raises. Raises Interrupted on Ctrl-C.
+    backends that die, and the others go on; without it, raises whatever a backend raises. at: what a backend does happens
+    within it. Raises Interrupted on Ctrl-C.
     """
     config = config or MeasureConfig()
     runs = {name: _Run(name, backend, images[name], watch) for name, backend in backends.items()}
@@ -203,7 +205,8 @@ def measure(
         if name not in runs:
             return
         try:
-            part(runs[name], config)
+            with contextlib.nullcontext() if at is None else at(name):
+                part(runs[name], config)
         except Exception as exc:
             if lost is None:
                 raise

@@ -15,6 +15,7 @@ from resnet_deploy import _deps
 from resnet_deploy._machine import cores, cpu_name, gpus
 from resnet_deploy.backends.base import Backend, Candidate
 from resnet_deploy.backends.layers import WARM_UPS
+from resnet_deploy.benchmarking.crashes import PROFILE, Crashes, Step
 from resnet_deploy.bundle.codec import key_of, now
 from resnet_deploy.bundle.manifest import ProfilesFile
 from resnet_deploy.bundle.names import PROFILES
@@ -68,24 +69,28 @@ def profile_all(
     fresh: bool,
     progress: Progress,
     warn: Callable[[str], None],
+    crashes: Crashes | None = None,
 ) -> Iterator[Profile]:
     """Profile every candidate at every batch size, one backend at a time, after what is measured. images: a batch of a size.
 
     What the bundle has of the same file, versions, machine and threads is reused, unless fresh; warn: told why the bundle did
     not take what is new. A backend that fails has an error in its profile, and the others go on.
     """
-    sizes, known = list(batches), _known(subject.bundle)
+    sizes, known, crashes = list(batches), _known(subject.bundle), crashes or Crashes()
     for candidate in candidates if sizes else ():
         keys = {size: _key(subject, candidate, size, threads) for size in sizes}
         found = {} if fresh else {size: Profile(**known[key]) for size, key in keys.items() if key in known}
         made: dict[int, Profile] = {}
+        steps = {size: Step(candidate=str(candidate), batch=size, kind=PROFILE) for size in sizes}
+        found |= {size: _failed(candidate, size, crashes.known[step]) for size, step in steps.items() if step in crashes.known}
         missing = [size for size in sizes if size not in found]
         try:
             if missing:
-                with subject.backend(candidate, threads) as backend:
+                with crashes.at(steps[missing[0]]), subject.backend(candidate, threads) as backend:
                     for size in missing:
                         progress(f"profile {candidate} batch {size}", 0, None)
-                        made[size] = profile(backend, images(size))
+                        with crashes.at(steps[size]):
+                            made[size] = profile(backend, images(size))
         except Exception as exc:  # a runtime's own error can be of any kind, and other backends are to be profiled
             said = str(exc) if isinstance(exc, DeployError) else f"{type(exc).__name__}: {exc}"
             found |= {size: _failed(candidate, size, said) for size in missing if size not in made}

@@ -12,6 +12,7 @@ from typing import Any
 from resnet_deploy import _json
 from resnet_deploy._machine import cores, describe_machine
 from resnet_deploy.backends.base import PLANS, Candidate
+from resnet_deploy.benchmarking.crashes import Crashes
 from resnet_deploy.benchmarking.details import DetailOptions, Measured
 from resnet_deploy.benchmarking.lost import Lost
 from resnet_deploy.benchmarking.measure import MeasureConfig
@@ -30,7 +31,7 @@ from resnet_deploy.bundle.names import WEIGHTS
 from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.data import Dataset
-from resnet_deploy.errors import UsageError
+from resnet_deploy.errors import UsageError, carrying
 from resnet_deploy.lowering import LoweringOptions
 from resnet_deploy.models import registry
 from resnet_deploy.parity import parse_gates
@@ -60,6 +61,7 @@ def bench(
     overwrite: bool = False,
     report: str | Path | None = None,
     progress: Progress = silent,
+    crashes: Crashes | None = None,
     **options: Any,
 ) -> BenchReport:
     """Measure a bundle, or an architecture that is exported first where it is not yet.
@@ -83,6 +85,8 @@ def bench(
         overwrite: make the bundle new, whatever the folder's bundle holds.
         report: a file for the report, .html, .md or .json; the bundle keeps its last run in any case.
         progress: told what is being done.
+        crashes: what is left out, since it took an earlier process with it, and who is told what this one is at:
+            `resnet-deploy bench` measures in a second process, and starts another where that dies.
         **options: fields of `MeasureOptions`, `ScenarioOptions` and `DetailOptions`, and options of `export`; without
             `precision`, backends that run files are measured in every precision that the bundle holds.
 
@@ -114,14 +118,14 @@ def bench(
     candidates = chosen(subject.bundle, backends, precisions if "precision" in precisions.said else None, running)
     tools = tools or details.tools(candidates)
     restore(subject.bundle, [WEIGHTS, *(candidate.artifact for candidate in candidates)], progress)
-    job = _Job(subject, candidates, threads or cores(), fresh, progress)
+    job = _Job(subject, candidates, threads or cores(), fresh, progress, crashes)
     job.build({*batches, min(MAX_BATCH, subject.max_batch)})
     dataset = subject.data(data or IMAGES, limit=limit, strict=strict)
     job.warnings += [unnamed] if (unnamed := subject.keep_names(dataset)) is not None else []
     largest = subject.max_batch if batch is None else max(batches)
     played = ScenarioRun(
         subject, dataset, scenarios, max_batch=largest, threads=job.threads, fresh=fresh, progress=progress,
-        ledger=job.ledger, spin_wait=running.spin_wait,
+        ledger=job.ledger, spin_wait=running.spin_wait, crashes=job.lost.crashes,
     )  # fmt: skip
     job.judge(dataset, asked)
     timings = Timings(
@@ -129,25 +133,34 @@ def bench(
     )
     found = job.measure(timings, batches if SWEEP in scenarios.scenario else (), played, running)
     if not found.interrupted:
-        measured = Measured(subject, [*job.judged], batches, duration_s, job.threads, fresh, progress)
+        measured = Measured(subject, [*job.judged], batches, duration_s, job.threads, fresh, progress, job.lost.crashes)
         found = details.added(found, measured, tools, lambda size: images_of(dataset, size))
-    publish(subject.bundle, found.to_dict(), report)
+    with carrying(found):
+        publish(subject.bundle, found.to_dict(), report)
     return found
 
 
 class _Job:
     """Candidates of a bundle on their way to a report."""
 
-    def __init__(self, subject: Subject, candidates: list[Candidate], threads: int, fresh: bool, progress: Progress) -> None:
+    def __init__(
+        self,
+        subject: Subject,
+        candidates: list[Candidate],
+        threads: int,
+        fresh: bool,
+        progress: Progress,
+        crashes: Crashes | None = None,
+    ) -> None:
         self.subject, self.candidates, self.threads = subject, candidates, threads
         self.fresh, self.progress = fresh, progress
-        self.ledger, self.lost = Ledger(subject.bundle), Lost()
+        self.ledger, self.lost = Ledger(subject.bundle), Lost(candidates, crashes)
         self.judged: dict[Candidate, Verdict] = {}
         self.warnings: list[str] = []
 
     def build(self, batches: set[int]) -> None:
         """The plans that are missing."""
-        for candidate in self.candidates:
+        for candidate in self.lost.alive(self.candidates):
             if candidate.backend in PLANS:
                 with self.lost.catching(candidate):
                     ensure_plan(self.subject, candidate, batches, self.progress)

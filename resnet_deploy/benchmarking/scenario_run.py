@@ -11,6 +11,7 @@ from resnet_deploy import _deps
 from resnet_deploy._machine import cores, cpu_name, gpus
 from resnet_deploy.backends.base import Candidate
 from resnet_deploy.benchmarking.conditions import watch, watch_with
+from resnet_deploy.benchmarking.crashes import SCENARIO, Crashes, Step
 from resnet_deploy.benchmarking.library import Library
 from resnet_deploy.benchmarking.report import ScenarioResult
 from resnet_deploy.benchmarking.scenarios import SUBMISSION_S, Figures, Runner, ScenarioOptions
@@ -47,6 +48,7 @@ class ScenarioRun:
         progress: Progress = silent,
         ledger: Ledger | None = None,
         spin_wait: bool = True,
+        crashes: Crashes | None = None,
     ) -> None:
         if options.judged:
             _deps.require("mlperf_loadgen", extra="loadgen")
@@ -56,7 +58,7 @@ class ScenarioRun:
             raise UsageError(f"--accuracy needs labelled images and a head of classes; {lacking}")
         self.subject, self.dataset, self.options = subject, dataset, options
         self.max_batch, self.threads, self.fresh, self.progress = max_batch, threads, fresh, progress
-        self.spin_wait = spin_wait
+        self.spin_wait, self.crashes = spin_wait, crashes or Crashes()
         self.ledger = ledger or Ledger(subject.bundle)
         self.found: dict[Candidate, dict[str, ScenarioRecord]] = {}
         self._libraries: dict[frozenset[str], Library] = {}
@@ -86,6 +88,11 @@ class ScenarioRun:
         if known:
             self.found[candidate] = known
         library = self.library(candidate) if missing else None
+        for scenario in [name for name in missing if self._step(candidate, name) in self.crashes.known]:
+            words = self.crashes.known[self._step(candidate, scenario)]
+            failed = Figures(valid=False, reason=words, metrics={})
+            self.found.setdefault(candidate, {})[scenario] = self._record(candidate, library, scenario, failed, {}, error=words)
+            missing.remove(scenario)
         for scenario, record, logs in self._run(candidate, missing, library, known.get("offline")):
             if record.error is None:
                 record = _keep(self.ledger, keys[scenario], record, logs)
@@ -107,7 +114,8 @@ class ScenarioRun:
         if library is None:
             return
         try:
-            with self.subject.backend(candidate, self.threads) as backend:
+            first = self.crashes.at(self._step(candidate, scenarios[0]))
+            with first, self.subject.backend(candidate, self.threads) as backend:
                 backend.spin_wait = self.spin_wait
                 runtime = backend.describe()
                 runner = Runner(
@@ -115,7 +123,8 @@ class ScenarioRun:
                     offline_samples_per_s=None if offline is None else offline.metrics["samples_per_s"],
                 )  # fmt: skip
                 for scenario in scenarios:
-                    with watch() if candidate.device == "cuda" else watch_with(None) as seen:
+                    watching = watch() if candidate.device == "cuda" else watch_with(None)
+                    with self.crashes.at(self._step(candidate, scenario)), watching as seen:
                         figures = runner.run(scenario)
                     left.remove(scenario)
                     record = self._record(candidate, library, scenario, figures, runtime)
@@ -127,14 +136,24 @@ class ScenarioRun:
                 failed = Figures(valid=False, reason=said, metrics={})
                 yield scenario, self._record(candidate, library, scenario, failed, runtime, error=said), {}
 
+    def _step(self, candidate: Candidate, scenario: str) -> Step:
+        return Step(candidate=str(candidate), kind=SCENARIO, scenario=scenario)
+
     def _record(
-        self, candidate: Candidate, library: Library, scenario: str, figures: Figures, runtime: dict[str, Any], **about: Any
+        self,
+        candidate: Candidate,
+        library: Library | None,
+        scenario: str,
+        figures: Figures,
+        runtime: dict[str, Any],
+        **about: Any,
     ) -> ScenarioRecord:
-        limited = [f"timed on {library.capacity} images, the most that are held in memory"] if library.limited else []
+        limited = library is not None and library.limited and figures.metrics
+        notes = [f"timed on {library.capacity} images, the most that are held in memory"] if limited and library else []
         return ScenarioRecord(
             candidate=str(candidate), made_from=self.subject.made_from(candidate), scenario=scenario,  # type: ignore[arg-type]
-            valid=figures.valid, reason=figures.reason, notes=(*figures.notes, *(limited if figures.metrics else [])),
-            metrics=figures.metrics, log_files=(), threads=self.threads, runtime=runtime, measured=now(), **about,
+            valid=figures.valid, reason=figures.reason, notes=(*figures.notes, *notes), metrics=figures.metrics, log_files=(),
+            threads=self.threads, runtime=runtime, measured=now(), **about,
         )  # fmt: skip
 
     def _key(self, candidate: Candidate, scenario: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from resnet_deploy import limits
 from resnet_deploy.backends.base import Backend
 from resnet_deploy.benchmarking.library import Library
 from resnet_deploy.benchmarking.loadgen import SAMPLES_PER_QUERY, SCENARIOS, Outcome, Request, run
@@ -50,12 +51,8 @@ class ScenarioOptions(OptionGroup):
         object.__setattr__(self, "scenario", names)
         if not names or (unknown := [name for name in names if name not in {SWEEP, *SCENARIOS}]):
             raise UsageError(f"unknown scenario {unknown[0] if names else ''!r}; choose from {SWEEP}, {', '.join(SCENARIOS)}")
-        if not (0 < self.latency_bound_s < math.inf and 0 < self.min_duration_s < math.inf):
-            raise UsageError("a latency bound and a duration must be above 0, as in 15ms or 10s")
-        if self.min_queries is not None and self.min_queries < 1:
-            raise UsageError(f"a run needs at least 1 query; found {self.min_queries}")
-        if not 0 < self.rate_tolerance < 1:
-            raise UsageError(f"the rate's tolerance is a fraction, as in 0.05; found {self.rate_tolerance}")
+        for option in ("latency_bound_s", "min_duration_s", "min_queries", "rate_tolerance"):
+            limits.check(option, getattr(self, option))
         if self.accuracy and not self.judged:
             raise UsageError("accuracy is LoadGen's: choose a scenario for it, as in --scenario offline")
 

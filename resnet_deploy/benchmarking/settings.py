@@ -100,7 +100,14 @@ def chosen(
     """
     held = {entry.precision: None for entry in bundle.manifest.files(GraphFile).values()}
     kinds = precisions.precisions if precisions is not None else tuple(kind for kind in Precision if kind in held)
-    candidates = candidates_of(backends_here() if backends is None else backends, kinds, options)
+    if backends is None:
+        runs = {kind.value for kind in kinds}
+        backends = [
+            name for name in backends_here() if name.startswith("eager") or runs & BACKENDS[Candidate.parse(name).backend]
+        ]
+    else:
+        backends = list(backends)
+    candidates = candidates_of(backends, kinds, options)
     if precisions is None or backends is None:  # the INT8 file for another target is no reason to fail
         present = bundle.manifest.artifacts
         candidates = [candidate for candidate in candidates if candidate.artifact in present] or candidates
@@ -124,19 +131,28 @@ def backends_here() -> list[str]:
 
 
 def candidates_of(backends: Iterable[str], precisions: Iterable[Precision], options: MeasureOptions) -> list[Candidate]:
-    """Backends as they are, and those that run files in every precision that is asked for."""
+    """Backends as they are, and those that run files in every precision that is asked for and that they have.
+
+    Raises:
+        UsageError: a backend has none of them.
+    """
     kinds = list(precisions)
     candidates: dict[Candidate, None] = {}
-    unable = []
     for text in backends:
         candidate = options.applied(Candidate.parse(text))
         known = BACKENDS[candidate.backend]
         plain = candidate.precision is Precision.FP32 and candidate.backend != "eager"
         wanted = [kind for kind in kinds if kind.value in known] if plain else [candidate.precision]
-        unable += [] if wanted else [candidate.backend]
+        if not wanted:
+            raise UsageError(_without_kernels(candidate, [kind.value for kind in kinds]))
         candidates |= dict.fromkeys(replace(candidate, precision=precision) for precision in wanted)
     if not candidates:
-        names = ", ".join(kind.value for kind in kinds)
-        able = [name for name, known in BACKENDS.items() if name != "eager" and {kind.value for kind in kinds} & known]
-        raise UsageError(f"{', '.join(unable) or 'no backend'} runs no {names} files; {', '.join(able) or 'none'} does")
+        raise UsageError("there is no backend to measure; name one, as in --backend onnxruntime")
     return list(candidates)
+
+
+def _without_kernels(candidate: Candidate, precisions: list[str]) -> str:
+    able = [
+        f"{name}:{precisions[0]}" if name == "eager" else name for name, known in BACKENDS.items() if precisions[0] in known
+    ]
+    return f"{candidate.backend} has no kernels in {' or '.join(precisions)}; backends for {precisions[0]}: {', '.join(able)}"

@@ -61,7 +61,7 @@ class Timings:
         loaded: dict[Candidate, Backend] = {}
         try:
             for size in batches:
-                missing = [candidate for candidate in candidates if (candidate, size) not in self.found]
+                missing = [one for one in self._lost.alive(candidates, size) if (one, size) not in self.found]
                 self._load(missing, loaded)
                 if running := {candidate: loaded[candidate] for candidate in missing if candidate in loaded}:
                     self._measure(running, size, keys, gpu)
@@ -94,6 +94,7 @@ class Timings:
             measured = measure(
                 {name: backends[candidate] for name, candidate in names.items()}, dict.fromkeys(names, images), self._config,
                 lambda done, total: self._progress(f"measure batch {size}", done, total), watch=watch, lost=lost,
+                at=lambda name: self._lost.at(names[name], size),
             )  # fmt: skip
         except Interrupted as exc:
             self._keep({names[name]: found for name, found in exc.partial.items()}, backends, size, keys, partial=True)

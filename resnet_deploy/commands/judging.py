@@ -6,8 +6,9 @@ from typing import Any
 
 import click
 
-from resnet_deploy.commands.options import data_options, json_option, precision_options
-from resnet_deploy.commands.output import given_of, judge, show
+from resnet_deploy.commands.options import data_options, json_option, number, precision_options
+from resnet_deploy.commands.output import attempt, given_of, judge, show, warn
+from resnet_deploy.commands.program import program
 from resnet_deploy.terminal import judging as text
 from resnet_deploy.terminal.progress import Bars
 
@@ -23,7 +24,7 @@ from resnet_deploy.terminal.progress import Bars
     show_default=True,
     help="What to compare with eager, as in onnxruntime:cuda or eager:fp16; may be repeated.",
 )
-@click.option("--batch", type=int, default=32, show_default=True, help="Images at a time.")
+@number("--batch", default=32, show_default=True, help="Images at a time.")
 @click.option(
     "--crops",
     type=click.Choice(["1", "10"]),
@@ -47,32 +48,34 @@ def verify(bundle: str, data: str, by_layer: bool, as_json: bool, **given: Any) 
     """
     import resnet_deploy as rd
 
-    with Bars() as bars:
-        found = rd.verify(bundle, data, progress=bars, **given)
+    running = program()
+    running.divide()
+    with Bars(running.at) as bars:
+        verdicts, error = attempt(lambda: rd.verify(bundle, data, progress=bars, **given))
         parted = rd.layers(bundle, data, backends=given["backends"], progress=bars) if by_layer else None
-    results: dict[str, Any] = {"bundle": bundle, "results": [verdict.to_dict() for verdict in found]}
+    results: dict[str, Any] = {"bundle": bundle, "results": [verdict.to_dict() for verdict in verdicts]}
     if parted is not None:
         results["layers"] = parted.to_dict()
-    show(results, lambda: text.verdicts(found) + ("" if parted is None else f"\n\n{text.layers(parted)}"), as_json)
-    for item in found[0].data.skipped:
-        click.echo(f"Warning: skipped {item.name}: {item.reason}", err=True)
-    for warning in dict.fromkeys(warning for verdict in found for warning in verdict.warnings):
-        click.echo(f"Warning: {warning}", err=True)
-    judge([f"{verdict.candidate}: {failure}" for verdict in found for failure in verdict.failures])
+    show(results, lambda: text.verdicts(verdicts) + ("" if parted is None else f"\n\n{text.layers(parted)}"), as_json)
+    for item in verdicts[0].data.skipped:
+        warn(f"skipped {item.name}: {item.reason}")
+    for warning in dict.fromkeys(warning for verdict in verdicts for warning in verdict.warnings):
+        warn(warning)
+    judge([f"{verdict.candidate}: {failure}" for verdict in verdicts for failure in verdict.failures], error=error)
 
 
 @click.command()
 @click.argument("bundle", metavar="DIR")
 @click.option("--data", required=True, help="Images that judge, as in verify; those calibrated on are left out.")
-@click.option("--max-drop", type=float, metavar="POINTS", help="Of top-1, in percentage points. [default: 1 % of FP32's]")
+@number("--max-drop", metavar="POINTS", help="Of top-1, in percentage points. [default: 1 % of FP32's]")
 @click.option("--backend", help="Measure mixes on it and take the fastest, as in openvino:int8. [default: fewest kept]")
-@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Of that measurement.")
-@click.option("--limit", type=click.IntRange(min=1), default=256, show_default=True, help="Use so many images, evenly spaced.")
+@number("--batch", default=1, show_default=True, help="Of that measurement.")
+@number("--limit", default=256, show_default=True, help="Use so many images, evenly spaced.")
 @click.option("--strict", is_flag=True, help="Fail at the first image that cannot be read.")
 @click.option(
     "--gate", "gates", multiple=True, metavar="METRIC=LIMIT", help="A condition in place of a default; may be repeated."
 )
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of the backend. [default: all cores]")
+@number("--threads", help="CPU threads of the backend. [default: all cores]")
 @click.option("--plot", type=click.Path(dir_okay=False), help="Draw the sensitivities to this SVG or PNG (extra `plot`).")
 @precision_options
 @json_option
@@ -88,6 +91,9 @@ def tune(bundle: str, data: str, as_json: bool, **given: Any) -> None:
     """
     import resnet_deploy as rd
 
-    with Bars() as bars:
-        found = rd.tune(bundle, data, progress=bars, **given_of(given))
-    show({"bundle": bundle, "tuning": found.to_dict()}, lambda: text.tuning(found), as_json)
+    running = program()
+    running.divide()
+    with Bars(running.at) as bars:
+        tuning, error = attempt(lambda: rd.tune(bundle, data, progress=bars, **given_of(given)))
+    show({"bundle": bundle, "tuning": tuning.to_dict()}, lambda: text.tuning(tuning), as_json)
+    judge([], error=error)

@@ -7,14 +7,17 @@ from typing import Any
 import click
 
 from resnet_deploy.commands.options import (
+    batches,
     data_options,
     export_options,
     json_option,
     measure_options,
+    number,
     precision_options,
     scenario_options,
 )
-from resnet_deploy.commands.output import fail, given_of, judge, show
+from resnet_deploy.commands.output import attempt, complain, fail, given_of, judge, show, warn
+from resnet_deploy.commands.program import program
 from resnet_deploy.errors import EXIT_GATE, EXIT_INTERRUPTED, EXIT_MACHINE
 from resnet_deploy.terminal import measuring as text
 from resnet_deploy.terminal.progress import Bars
@@ -24,17 +27,16 @@ from resnet_deploy.terminal.progress import Bars
 @click.argument("target", metavar="ARCH|DIR")
 @click.option("-o", "--output", metavar="DIR", help="The bundle of an ARCH. [default: build/ARCH]")
 @click.option("--data", help="A folder of images, an .npz file, `digits`, or `random:N`. [default: random pixels]")
-@click.option("--batch", help="Batch sizes. [default: 1,8,32]")
+@batches("--batch", metavar="LIST", help="Batch sizes. [default: 1,8,32]")
 @click.option(
     "--backend",
     "backends",
     multiple=True,
     help="What to measure, as in onnxruntime:cuda or eager:fp16,channels_last; may be repeated. [default: all that run here]",
 )
-@click.option(
+@number(
     "--duration",
     "duration_s",
-    type=float,
     default=3.0,
     show_default=True,
     help="Seconds of sampling for each backend and batch.",
@@ -81,11 +83,16 @@ def bench(target: str, as_json: bool, detail: bool, **given: Any) -> None:
     """
     import resnet_deploy as rd
 
-    with Bars() as bars:
-        report = rd.bench(target, progress=bars, **given_of({**given, "backends": given["backends"] or None}))
+    running = program()
+    crashes = running.divide(restarts=True)  # a runtime that crashes takes its own rows with it, and no others
+    options = given_of({**given, "backends": given["backends"] or None})
+    with Bars(running.at) as bars:
+        report, error = attempt(lambda: rd.bench(target, progress=bars, crashes=crashes, **options))
     show(report.to_dict(), lambda: text.bench(report, detail=detail), as_json)
     for warning in report.warnings:
-        click.echo(f"Warning: {warning}", err=True)
+        warn(warning)
     if report.interrupted:
+        if error is not None:
+            complain(str(error))
         fail("interrupted; what was measured by then is above. Run the command again to go on", EXIT_INTERRUPTED)
-    judge(report.failures, EXIT_MACHINE if report.broken else EXIT_GATE)
+    judge(report.failures, EXIT_MACHINE if report.broken else EXIT_GATE, error=error)

@@ -5,9 +5,13 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from resnet_deploy import limits
+from resnet_deploy.errors import UsageError
+from resnet_deploy.specs import parse_batches
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -23,40 +27,100 @@ def options(*decorators: Callable[[F], F]) -> Callable[[F], F]:
     return apply
 
 
-def _triple(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[float, ...] | None:
-    if value is None:
-        return None
-    try:
-        numbers = tuple(float(part) for part in value.split(","))
-    except ValueError:
-        numbers = ()
-    if len(numbers) != 3:
-        raise click.BadParameter("three numbers separated by commas, as in 0.485,0.456,0.406")
-    return numbers
+if TYPE_CHECKING:
+    _Type = click.ParamType[Any]
+else:  # not generic before click 8.4
+    _Type = click.ParamType
 
 
-def seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
-    if value is None:
-        return None
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(us|ms|s|min)", value.strip())
-    if found is None:
-        raise click.BadParameter(f"{value!r} is not a time with its unit, as in 15ms, 10s or 10min")
-    return float(found[1]) * {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0}[found[2]]
+class Number(_Type):
+    """A number within the limits of an option, by its name in `limits.LIMITS`; refused before any work."""
+
+    name = "number"
+
+    def __init__(self, option: str) -> None:
+        self.option = option
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return self.read(value) if isinstance(value, str) else value
+        except UsageError as exc:
+            self.fail(str(exc), param, ctx)
+
+    def read(self, text: str) -> Any:
+        return limits.parse(self.option, text, label="it")
 
 
+class Time(Number):
+    """Seconds, of a number with its unit."""
+
+    name = "time"
+
+    def read(self, text: str) -> float:
+        parts = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(us|ms|s|min)", text.strip(), re.ASCII)
+        if parts is None:
+            raise UsageError(f"{text!r} is not a time with its unit, as in 15ms, 10s or 10min")
+        value_s = float(parts[1]) * {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0}[parts[2]]
+        limits.check(self.option, value_s, label="it")
+        return value_s
+
+
+class Channels(Number):
+    """A number for each of the three channels."""
+
+    name = "channels"
+
+    def read(self, text: str) -> tuple[float, ...]:
+        parts = text.split(",")
+        if len(parts) != 3:
+            raise UsageError("three numbers separated by commas, as in 0.485,0.456,0.406")
+        return tuple(limits.parse(self.option, part, label="each") for part in parts)
+
+
+class Batches(Number):
+    """Batch sizes, separated by commas."""
+
+    name = "batches"
+
+    def read(self, text: str) -> tuple[int, ...]:
+        return parse_batches(text)
+
+
+class Profiles(Number):
+    """An optimization profile, kept as its text."""
+
+    name = "profile"
+
+    def read(self, text: str) -> str:
+        from resnet_deploy.engine.options import Profile
+
+        Profile.parse(text)
+        return text
+
+
+def _option(kind: type[Number]) -> Callable[..., Callable[[F], F]]:
+    """An option of a type that has the limits of the option's name in Python."""
+
+    def option(*names: str, **attributes: Any) -> Callable[[F], F]:
+        return click.option(*names, type=kind(names[-1].lstrip("-").replace("-", "_")), **attributes)
+
+    return option
+
+
+number, time, channels, batches, profiles = map(_option, (Number, Time, Channels, Batches, Profiles))
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace whatever bundle the folder holds.")
 data_options = options(
-    click.option("--limit", type=click.IntRange(min=1), help="Use so many images, evenly spaced."),
+    number("--limit", help="Use so many images, evenly spaced."),
     click.option("--strict", is_flag=True, help="Fail at the first image that cannot be read."),
     click.option(
         "--gate", "gates", multiple=True, metavar="METRIC=LIMIT", help="A condition in place of a default; may be repeated."
     ),
-    click.option("--threads", type=click.IntRange(min=1), help="CPU threads of each backend. [default: all cores]"),
+    number("--threads", help="CPU threads of each backend. [default: all cores]"),
 )
 export_options = options(
     click.option("--weights", help="A .pth, .pt or .safetensors file, IMAGENET1K_V1, IMAGENET1K_V2 or DEFAULT."),
-    click.option("--num-classes", type=int, help="Classes of the classifier. [default: the checkpoint's]"),
+    number("--num-classes", help="Classes of the classifier. [default: the checkpoint's]"),
     click.option("--new-head", is_flag=True, default=None, help="A fresh classifier for --num-classes (transfer learning)."),
     click.option("--head", help="logits, probabilities, embedding, features or topk:K. [default: logits]"),
     click.option("--l2-normalize", is_flag=True, default=None, help="Embeddings of unit length."),
@@ -65,12 +129,12 @@ export_options = options(
         type=click.Choice(["float", "uint8"]),
         help="Normalized NCHW float32, or NHWC uint8 pixels that the graph normalizes. [default: float]",
     ),
-    click.option("--image-size", type=int, help="Input size in pixels. [default: the checkpoint's]"),
-    click.option("--resize", type=int, help="Size of the shorter edge before the crop. [default: the checkpoint's]"),
-    click.option("--mean", callback=_triple, metavar="R,G,B", help="Channel means in [0, 1]. [default: the checkpoint's]"),
-    click.option("--std", callback=_triple, metavar="R,G,B", help="Channel deviations. [default: the checkpoint's]"),
-    click.option("--max-batch", type=int, help="The largest batch that is proven. [default: 32]"),
-    click.option("--opset", type=int, help="ONNX opset. [default: 20]"),
+    number("--image-size", help="Input size in pixels. [default: the checkpoint's]"),
+    number("--resize", help="Size of the shorter edge before the crop. [default: the checkpoint's]"),
+    channels("--mean", metavar="R,G,B", help="Channel means in [0, 1]. [default: the checkpoint's]"),
+    channels("--std", metavar="R,G,B", help="Channel deviations. [default: the checkpoint's]"),
+    number("--max-batch", help="The largest batch that is proven. [default: 32]"),
+    number("--opset", help="ONNX opset. [default: 20]"),
     overwrite_option,
 )
 
@@ -81,7 +145,7 @@ precision_options = options(
         "--target", "targets", metavar="LIST", help="Whose INT8 kernels: tensorrt (also OpenVINO), cpu. [default: both]"
     ),
     click.option("--calibration", metavar="DATA", help="Images for INT8 and FP8, as in --data, or a calibration.json."),
-    click.option("--calibration-images", type=int, help="Use so many of them, evenly spaced. [default: 512]"),
+    number("--calibration-images", help="Use so many of them, evenly spaced. [default: 512]"),
     click.option("--calibration-method", help="auto, max, percentile:P, entropy or mse. [default: auto]"),
     click.option("--other-layers", type=click.Choice(["fp16", "fp32"]), help="Of what is not quantized. [default: fp16]"),
     click.option("--keep", metavar="LIST", help="Layers that stay FP32 or FP16, or what they lie under, as in layer1.0,fc."),
@@ -97,7 +161,7 @@ precision_options = options(
 _on = functools.partial(click.option, default=None)
 measure_options = options(
     _on("--cuda-graph/--no-cuda-graph", help="Of each inference on a GPU. [trtexec: --useCudaGraph; default: the backend's]"),
-    click.option("--streams", type=int, help="Inferences beside each other on a GPU. [trtexec: --infStreams; default: 1]"),
+    number("--streams", help="Inferences beside each other on a GPU. [trtexec: --infStreams; default: 1]"),
     _on("--spin-wait/--no-spin-wait", help="Ask the GPU again and again, or sleep. [trtexec: --useSpinWait; default: ask]"),
     flag("--data-transfers", help="Copy images and answers with each queued query. [trtexec without it: --noDataTransfers]"),
     flag("--inputs-on-device", help="Of these copies the answers' alone, as MLPerf has it."),
@@ -113,11 +177,13 @@ scenario_options = options(
         metavar="LIST",
         help="sweep (latency by batch), or MLPerf's: single-stream, multi-stream, server, offline; may be repeated.",
     ),
-    click.option("--latency-bound", "latency_bound_s", callback=seconds, help="Of 99 % of server's answers. [default: 15ms]"),
-    click.option(
-        "--min-duration", "min_duration_s", callback=seconds, help="Of each MLPerf run; theirs: 10min. [default: 10s]"
+    time("--latency-bound", "latency_bound_s", help="Of 99 % of server's answers. [default: 15ms]"),
+    time(
+        "--min-duration",
+        "min_duration_s",
+        help="Of each MLPerf run; theirs: 10min. [default: 10s]",
     ),
-    click.option("--min-queries", type=click.IntRange(min=1), help="Of each MLPerf run. [default: what its percentile needs]"),
-    click.option("--rate-tolerance", type=float, help="How near server's highest valid rate must be. [default: 0.05]"),
+    number("--min-queries", help="Of each MLPerf run. [default: what its percentile needs]"),
+    number("--rate-tolerance", help="How near server's highest valid rate must be. [default: 0.05]"),
     flag("--accuracy", help="Also MLPerf's accuracy mode, in every scenario."),
 )

@@ -7,8 +7,9 @@ from typing import Any
 import click
 
 from resnet_deploy import _json
-from resnet_deploy.commands.options import export_options, flag, json_option, precision_options
-from resnet_deploy.commands.output import given_of, show
+from resnet_deploy.commands.options import export_options, flag, json_option, number, precision_options, profiles
+from resnet_deploy.commands.output import given_of, show, warn
+from resnet_deploy.commands.program import program
 from resnet_deploy.terminal import preparing as text
 from resnet_deploy.terminal.progress import Bars
 from resnet_deploy.terminal.tables import table
@@ -65,20 +66,22 @@ def export(architecture: str, output: str | None, as_json: bool, **given: Any) -
     """
     import resnet_deploy as rd
 
-    with Bars() as bars:
+    running = program()
+    running.divide()  # an exporter that aborts when it is interrupted is interrupted
+    with Bars(running.at) as bars:
         bundle = rd.export(architecture, output, progress=bars, **given_of(given))
     content = _json.plain(bundle.manifest)
     summary = {"bundle": str(bundle.path), "model": content["model"], "artifacts": content["artifacts"]}
     show(summary, lambda: text.exported(bundle), as_json)
     for entry in bundle.manifest.artifacts.values():
         for warning in entry.notes:
-            click.echo(f"Warning: {warning}", err=True)
+            warn(warning)
 
 
 @click.command()
 @click.argument("bundle", metavar="DIR")
 @click.option("--precision", default="fp32", show_default=True, metavar="LIST", help="Of fp32, fp16, bf16, int8, fp8.")
-@click.option(
+@profiles(
     "--batch",
     multiple=True,
     metavar="PROFILE",
@@ -86,8 +89,11 @@ def export(architecture: str, output: str | None, as_json: bool, **given: Any) -
 )
 @click.option("--flavour", help="auto, tensorrt or tensorrt-rtx. [default: auto]")
 @click.option("--target", metavar="LIST", help="Compute capabilities, as sm86,sm89 (tensorrt-rtx). [default: this GPU's]")
-@click.option("--optimization-level", type=int, help="0 (fast to build) to 5 (fast to run). [default: the package's, 3]")
-@click.option("--workspace-mib", type=int, help="Scratch memory that kernels may use, MiB. [default: all]")
+@number(
+    "--optimization-level",
+    help="0 (fast to build) to 5 (fast to run). [default: the package's, 3]",
+)
+@number("--workspace-mib", help="Scratch memory that kernels may use, MiB. [default: all]")
 @click.option("--hardware-compatible", help="ampere-plus or same-compute-capability (tensorrt).")
 @flag("--version-compatible", help="Also for later versions of TensorRT (tensorrt).")
 @flag("--sparse-weights", help="Use 2:4 sparse kernels where weights are so.")
@@ -106,12 +112,14 @@ def build(bundle: str, as_json: bool, **given: Any) -> None:
     """
     import resnet_deploy as rd
 
-    with Bars() as bars:
+    running = program()
+    running.divide()
+    with Bars(running.at) as bars:
         plans = rd.build(bundle, progress=bars, **given_of({**given, "batch": given["batch"] or None}))
     show({"bundle": bundle, "plans": [plan.to_dict() for plan in plans]}, lambda: text.plans(bundle, plans), as_json)
     for plan in plans:
         for warning in plan.entry.warnings:
-            click.echo(f"Warning: {plan.name}: {warning}", err=True)
+            warn(f"{plan.name}: {warning}")
 
 
 @click.command()
@@ -128,5 +136,6 @@ def inspect(file: str, trust: bool, as_json: bool) -> None:
     """
     import resnet_deploy as rd
 
+    program().divide()  # reading a plan, or a file that is hostile, runs a runtime's own code
     report = rd.inspect(file, trust=trust)
     show(report.to_dict(), lambda: text.inspected(report), as_json)

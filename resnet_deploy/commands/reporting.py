@@ -8,9 +8,10 @@ from typing import Any
 import click
 
 from resnet_deploy.commands.options import json_option
-from resnet_deploy.commands.output import given_of, judge, show
+from resnet_deploy.commands.output import attempt, given_of, judge, say, show
 from resnet_deploy.errors import EXIT_INCONCLUSIVE
 from resnet_deploy.terminal import reporting as text
+from resnet_deploy.terminal.visible import visible
 
 
 @click.command()
@@ -47,13 +48,15 @@ def report(as_json: bool, **given: Any) -> None:
     import resnet_deploy as rd
     from resnet_deploy.reporting.writing import thinned
 
-    found, written = rd.report(**given_of(given)), given["output"]
-    if isinstance(found, dict):
-        show(thinned(found), lambda: text.run(found, written), as_json)
+    content, error = attempt(lambda: rd.report(**given_of(given)))
+    written = given["output"] if error is None else None
+    if isinstance(content, dict):
+        show(thinned(content), lambda: text.run(content, written), as_json)
+        judge([], error=error)
         return
-    show(found.to_dict(), lambda: text.comparison(found, written), as_json)
-    for doubt in found.inconclusive:
-        click.echo(f"INCONCLUSIVE {doubt}", err=True)
-    judge(found.failures)
-    if found.inconclusive:
+    show(content.to_dict(), lambda: text.comparison(content, written), as_json)
+    for doubt in content.inconclusive:
+        say(f"INCONCLUSIVE {visible(doubt, lines=False)}", err=True)
+    judge(content.failures, error=error)
+    if content.inconclusive:
         sys.exit(EXIT_INCONCLUSIVE)

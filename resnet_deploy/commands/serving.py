@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from resnet_deploy.commands.options import flag, json_option, seconds
-from resnet_deploy.commands.output import given_of, show
+from resnet_deploy.commands.options import flag, json_option, number, time
+from resnet_deploy.commands.output import given_of, show, warn
 from resnet_deploy.terminal import serving as text
 from resnet_deploy.terminal.progress import Bars
 
@@ -22,12 +22,12 @@ from resnet_deploy.terminal.progress import Bars
 @click.option("--plan", metavar="NAME", help="One of the bundle's plans, where several would do.")
 @click.option("--for", "server", metavar="RELEASE", help="Check that this Triton release, as 26.09, reads the plan.")
 @click.option("--name", help="Of the model. [default: the architecture's]")
-@click.option("--instances", type=int, help="Copies that run at the same time. [default: 1 on CPUs, 2 on GPUs]")
-@click.option("--threads", type=int, help="CPU threads of an instance (onnxruntime). [default: all cores]")
-@click.option("--max-batch", type=int, help="The largest batch to form. [default: the largest that is proven]")
-@click.option("--max-delay", "max_delay_s", callback=seconds, help="That a request waits for others. [default: 500us]")
-@click.option(
-    "--latency-bound", "latency_bound_s", callback=seconds,
+@number("--instances", help="Copies that run at the same time. [default: 1 on CPUs, 2 on GPUs]")
+@number("--threads", help="CPU threads of an instance (onnxruntime). [default: all cores]")
+@number("--max-batch", help="The largest batch to form. [default: the largest that is proven]")
+@time("--max-delay", "max_delay_s", help="That a request waits for others. [default: 500us]")
+@time(
+    "--latency-bound", "latency_bound_s",
     help="Choose batch and delay so that 99 % of the requests take no longer, as the bundle was measured.",
 )  # fmt: skip
 @click.option("--version-policy", help="latest:N, all, or specific:1,3. [default: latest:1]")
@@ -36,7 +36,7 @@ from resnet_deploy.terminal.progress import Bars
 @click.option("--response-cache", is_flag=True, default=None, help="Answer equal requests from the server's cache.")
 @click.option("--labels", type=click.Path(dir_okay=False), help="Names of the classes, one a line. [default: the bundle's]")
 @click.option("--ensemble", type=click.Choice(["jpeg"]), help="Also a model that takes image files and prepares them.")
-@click.option("--top-k", type=int, help="Classes that the ensemble answers with. [default: 5]")
+@number("--top-k", help="Classes that the ensemble answers with. [default: 5]")
 @json_option
 def triton(bundle: str, output: str, as_json: bool, **given: Any) -> None:
     """Add a bundle's model to a Triton model repository, or its next version where the model is there.
@@ -55,7 +55,7 @@ def triton(bundle: str, output: str, as_json: bool, **given: Any) -> None:
         found = rd.triton(bundle, output, progress=bars, **given_of(given))
     show(found.to_dict(), lambda: text.repository(found), as_json)
     for warning in found.warnings:
-        click.echo(f"Warning: {warning}", err=True)
+        warn(warning)
 
 
 @click.command()
@@ -93,11 +93,11 @@ def cpp(bundle: str, output: str, as_json: bool, **given: Any) -> None:
 @click.option("-o", "--output", required=True, metavar="FILE", help="The Parquet file.")
 @click.option("--backend", default="onnxruntime", show_default=True, help="What runs, as in onnxruntime:cuda or openvino:int8.")
 @click.option("--precision", help="Of the backend: fp32, fp16, bf16, int8, fp8. [default: the backend's, or fp32]")
-@click.option("--batch", type=click.IntRange(min=1), help="Images at a time. [default: 32]")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of the backend. [default: all cores]")
-@click.option("--workers", type=click.IntRange(min=1), help="Processes that decode. [default: all cores]")
-@click.option("--max-megapixels", type=float, help="An image of more is listed as bad, unread. [default: 100]")
-@click.option("--checkpoint", "checkpoint_s", callback=seconds, help="A kill costs at most so much work. [default: 30s]")
+@number("--batch", help="Images at a time. [default: 32]")
+@number("--threads", help="CPU threads of the backend. [default: all cores]")
+@number("--workers", help="Processes that decode. [default: all cores]")
+@number("--max-megapixels", help="An image of more is listed as bad, unread. [default: 100]")
+@time("--checkpoint", "checkpoint_s", help="A kill costs at most so much work. [default: 30s]")
 @click.option("--strict", is_flag=True, help="Fail at the first bad image.")
 @click.option("--overwrite", is_flag=True, help="Replace an output that another request made.")
 @flag("--ray", help="On a Ray cluster (extra `ray`): --ray-address, RAY_ADDRESS, or one started on this machine.")
@@ -122,4 +122,4 @@ def embed(bundle: str, images: str, output: str, as_json: bool, **given: Any) ->
     for warning in found.warnings:
         click.echo(f"Warning: {warning}", err=True)
     if found.bad:
-        click.echo(f"Warning: {found.bad:,} of {found.images:,} images are bad, see {found.bad_table}", err=True)
+        warn(f"{found.bad:,} of {found.images:,} images are bad, see {found.bad_table}")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any
 
+from resnet_deploy import limits
 from resnet_deploy.engine.flavours import Flavour
 from resnet_deploy.errors import UsageError
 
@@ -29,12 +31,13 @@ class Profile:
     def __post_init__(self) -> None:
         if not 1 <= self.min <= self.opt <= self.max:
             raise UsageError(f"a profile {self} needs 1 <= smallest <= best <= largest batch, as in 1:8:64")
+        limits.check("batch", (self.min, self.opt, self.max), label="a profile's batch size")
 
     @classmethod
     def parse(cls, text: str) -> Profile:
         """Read `8` (that batch alone) or `1:8:64`. Raises UsageError."""
         parts = text.strip().split(":")
-        if len(parts) not in {1, 3} or not all(part.isdecimal() for part in parts):
+        if len(parts) not in {1, 3} or not all(re.fullmatch("[0-9]{1,300}", part) for part in parts):
             raise UsageError(f"a profile is one batch size, or three as in 1:8:64; found {text!r}")
         numbers = [int(part) for part in parts]
         smallest, best, largest = numbers * 3 if len(numbers) == 1 else numbers
@@ -88,10 +91,8 @@ class BuildOptions:
             raise UsageError(f"unknown target {unknown[0]!r}; choose from {', '.join(RTX_TARGETS)}")
         if self.hardware_compatible is not None and self.hardware_compatible not in HARDWARE:
             raise UsageError(f"unknown compatibility {self.hardware_compatible!r}; choose from {', '.join(HARDWARE)}")
-        if self.optimization_level is not None and not 0 <= self.optimization_level <= 5:
-            raise UsageError(f"the optimization level is 0 to 5, not {self.optimization_level}")
-        if self.workspace_mib is not None and self.workspace_mib < 1:
-            raise UsageError(f"the workspace must be at least 1 MiB; found {self.workspace_mib}")
+        limits.check("optimization_level", self.optimization_level)
+        limits.check("workspace_mib", self.workspace_mib)
         _ = self.profiles
 
     @property

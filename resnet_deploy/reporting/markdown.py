@@ -21,8 +21,13 @@ def page(content: Document) -> str:
 
 def plain(text: str) -> str:
     """Text that Markdown takes as text, on one line."""
-    line = " ".join(printable(str(text)).split())
-    return re.sub(r"([\\`*_{}\[\]<>|#~])", r"\\\1", line).replace("&", "&amp;")
+    line = _entities(" ".join(printable(str(text)).split()))
+    return re.sub(r"([\\`*_{}\[\]|#~])", r"\\\1", line)
+
+
+def _entities(text: str) -> str:
+    """Without what begins a tag: not every reader of Markdown knows a backslash before it."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def _section(section: Section) -> list[str]:
@@ -31,7 +36,10 @@ def _section(section: Section) -> list[str]:
         lines += [plain(note), ""]
     if section.table is not None and section.table.rows:
         lines += [*_table(section.table), ""]
-    if section.code:
+    if section.code and re.search("<[a-zA-Z/!?]", "\n".join(section.code)):
+        # In a fence a tag would be text, but only to those who know fences, and it could not be escaped there.
+        lines += ["<pre>", *(_entities(printable(line)) for line in section.code), "</pre>", ""]
+    elif section.code:
         ticks = max((len(run) for line in section.code for run in re.findall("`+", line)), default=0)
         fence = "`" * max(3, ticks + 1)
         lines += [fence, *(printable(line) for line in section.code), fence, ""]
@@ -40,5 +48,5 @@ def _section(section: Section) -> list[str]:
 
 def _table(table: Table) -> list[str]:
     rules = ["---" if name in table.words else "---:" for name in table.names]
-    rows = [table.names, rules, *([plain(cell) for cell in row] for row in table.rows)]
+    rows = [[plain(name) for name in table.names], rules, *([plain(cell) for cell in row] for row in table.rows)]
     return [f"| {' | '.join(row)} |" for row in rows]

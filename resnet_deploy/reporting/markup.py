@@ -8,9 +8,11 @@ from collections.abc import Iterable
 from markupsafe import Markup, escape
 
 _VOID = {"br", "link", "meta"}
-# What XML 1.0 has no character for: control characters, and the surrogates that stand for undecodable bytes of file names;
-# and the controls that would turn the text around them from left to right into right to left.
-_NO_CHARACTER = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]|[\u202a-\u202e\u2066-\u2069]")
+# What XML 1.0 has no character for, or a terminal takes for a command: control characters, and the surrogates that stand for
+# undecodable bytes of file names; and the controls that would turn the text around them from left to right into right to left.
+_NO_CHARACTER = re.compile(
+    "[^\t\n\u0020-\u007e\u00a0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]|[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]"
+)
 
 
 def text(value: object) -> Markup:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from resnet_deploy._files import write_atomic, writing
 from resnet_deploy.bundle.names import BENCH, CALIBRATION, MANIFEST, SAMPLES
 from resnet_deploy.bundle.store import Bundle
-from resnet_deploy.errors import BundleError, UsageError
+from resnet_deploy.errors import BundleError, UsageError, carrying
 from resnet_deploy.reporting.recorded import encode_report, keep_report, load_report
 from resnet_deploy.reporting.words import points, share
 
@@ -61,7 +61,8 @@ def report(
     elif limit is not None or drop is not None:
         raise UsageError("a regression is between two runs; give another bundle, or the JSON of another run")
     if output is not None:
-        write_report(found, output)
+        with carrying(found):
+            write_report(found, output)
     return found
 
 

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from resnet_deploy import limits
 from resnet_deploy.engine.flavours import FLAVOURS
 from resnet_deploy.errors import UsageError
 from resnet_deploy.specs import Precision
@@ -62,12 +63,8 @@ class TritonOptions:
                 raise UsageError(f"unknown {what} {value!r}; choose from {', '.join(known)}")
         if self.name is not None and not _NAME.fullmatch(self.name):
             raise UsageError(f"{self.name!r} is not a model's name: letters, digits, and . _ + = - after the first")
-        for what, number in (("instances", self.instances), ("max-batch", self.max_batch), ("threads", self.threads),
-                             ("top-k", self.top_k)):  # fmt: skip
-            if number is not None and number < 1:
-                raise UsageError(f"--{what} must be at least 1; found {number}")
-        if (self.max_delay_s or 0) < 0 or (self.latency_bound_s is not None and self.latency_bound_s <= 0):
-            raise UsageError("a delay is not below 0, and a latency bound above it")
+        for option in ("instances", "max_batch", "threads", "top_k", "max_delay_s", "latency_bound_s"):
+            limits.check(option, getattr(self, option))
         _ = self.policy
         if self.platform == "tensorrt":
             self._check_tensorrt()
@@ -95,11 +92,12 @@ class TritonOptions:
     def policy(self) -> dict[str, object]:
         """The version policy as config.pbtxt has it. Raises UsageError."""
         kind, _, argument = self.version_policy.partition(":")
-        numbers = [int(part) for part in argument.split(",") if part.isdecimal() and int(part) > 0]
+        listed = re.fullmatch("[1-9][0-9]{0,8}(,[1-9][0-9]{0,8})*", argument) is not None
+        numbers = [int(part) for part in argument.split(",")] if listed else []
         if kind == "all" and not argument:
             return {"all": {}}
-        if kind == "latest" and len(numbers) == 1 and argument.isdecimal():
+        if kind == "latest" and len(numbers) == 1:
             return {"latest": {"num_versions": numbers[0]}}
-        if kind == "specific" and numbers and len(numbers) == len(argument.split(",")):
+        if kind == "specific" and numbers:
             return {"specific": {"versions": numbers}}
         raise UsageError(f"a version policy is latest:N, all, or specific:1,3; found {self.version_policy!r}")

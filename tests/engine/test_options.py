@@ -48,8 +48,8 @@ def test_a_static_profile_goes_before_a_range_tuned_for_the_same() -> None:
     [
         ({"batch": ()}, "at least one profile"),
         ({"target": "sm86,sm99"}, "unknown target 'sm99'"),
-        ({"optimization_level": 6}, "0 to 5"),
-        ({"workspace_mib": 0}, "at least 1 MiB"),
+        ({"optimization_level": 6}, "at least 0 and at most 5"),
+        ({"workspace_mib": 0}, "at least 1 and at most 4194304 MiB"),
         ({"hardware_compatible": "all"}, "ampere-plus"),
     ],
 )

@@ -144,13 +144,32 @@ def test_markdown_tables_keep_their_columns_whatever_is_in_them() -> None:
     report["results"][0]["backend"] = "a|b `c` <img src=x> \n# heading\\"
     report["unmeasured"][0]["error"] = "first line\nsecond | line\n```\n| a | b |"
     text = render(report, ".md")
-    outside = re.sub(r"(?ms)^(`{3,}).*?^\1$", "", text)
-    assert outside.count("```") == 0 and not re.search(r"(?<!\\)<", outside) and "\n# heading" not in outside
+    outside = re.sub(r"(?ms)^(`{3,}).*?^\1$|^<pre>$.*?^</pre>$", "", text)
+    assert outside.count("```") == 0 and "<" not in outside and "\n# heading" not in outside
     tables = [block.split("\n") for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)]
     assert len(tables) >= 12
     for lines in tables:
         assert len({len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) for line in lines if line}) == 1, lines[0]
     assert "queued images/s" in text and "VALID" in text and "--loadEngine=model.plan" in text
+
+
+def test_markdown_has_no_tag_and_no_control_of_a_recorded_string() -> None:
+    """Whatever a report recorded, also in the commands to get it again."""
+    hostile = "<script>hacked=1</script>\x1b[31m\x9b\u202e\u2066\r</pre>\n```\n<img src=x>\n- a"
+
+    def spoiled(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: spoiled(item) for name, item in value.items()}
+        if isinstance(value, list):
+            return [spoiled(item) for item in value]
+        return f"{value}{hostile}" if isinstance(value, str) else value
+
+    report = full((1,))
+    kept = {name: report[name] for name in ("samples",) if name in report}
+    text = render(spoiled(report) | kept, ".md")
+    assert "&lt;script&gt;" in text and re.findall(r"<[^ ]", text.replace("<pre>", "").replace("</pre>", "")) == []
+    assert text.count("<pre>") == text.count("</pre>") > 0
+    assert not [character for character in "\x1b\x9b\u202e\u2066\r" if character in text]
 
 
 def test_json_keeps_everything_but_most_samples() -> None:

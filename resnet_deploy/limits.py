@@ -1,0 +1,129 @@
+"""The range of every number that is asked for: one table, which the command line and the library check before any work."""
+
+from __future__ import annotations
+
+import math
+import numbers
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from resnet_deploy.errors import UsageError
+
+_DAY_S = 86_400
+_SHOWN = 40  # characters of what was found
+_WHOLE = re.compile(r"[+-]?\d+", re.ASCII)
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """The numbers that an option takes, both ends included.
+
+    whole: no fractions. above, below: the low, or the high end, itself is left out. unit: of the ends, for messages.
+    """
+
+    low: float
+    high: float
+    whole: bool = True
+    above: bool = False
+    below: bool = False
+    unit: str = ""
+
+    def holds(self, value: Any) -> bool:
+        """Whether a number is within; NaN never is."""
+        low = value > self.low if self.above else value >= self.low
+        return bool(low and (value < self.high if self.below else value <= self.high))
+
+    def __str__(self) -> str:
+        low = f"{'above' if self.above else 'of at least'} {_plain(self.low)}"
+        high = f"{'below' if self.below else 'at most'} {_plain(self.high)}"
+        return f"a {'whole ' if self.whole else ''}number {low} and {high}{f' {self.unit}' if self.unit else ''}"
+
+
+def _seconds(low: float, high: float, **ends: bool) -> Limits:
+    return Limits(low=low, high=high, whole=False, unit="s", **ends)
+
+
+# By the options' names in Python. Upper ends are beyond what anybody uses, and below what breaks a runtime or overflows a
+# counter: more threads than a process may start end in a segmentation fault.
+LIMITS: dict[str, Limits] = {
+    "batch": Limits(low=1, high=65_536),
+    "max_batch": Limits(low=1, high=65_536),
+    "limit": Limits(low=1, high=1_000_000_000, unit="images"),
+    "threads": Limits(low=1, high=1024),
+    "workers": Limits(low=1, high=1024),
+    "streams": Limits(low=1, high=64),
+    "instances": Limits(low=1, high=1024),
+    "num_classes": Limits(low=1, high=1_000_000),
+    "top_k": Limits(low=1, high=1_000_000),
+    "image_size": Limits(low=32, high=8192, unit="pixels"),
+    "resize": Limits(low=1, high=16_384, unit="pixels"),
+    "mean": Limits(low=0, high=1, whole=False),
+    "std": Limits(low=0, high=10, whole=False, above=True),
+    "opset": Limits(low=13, high=23),  # the first with quantization by channel, the last that torch 2.11 writes
+    "calibration_images": Limits(low=1, high=1_000_000, unit="images"),
+    "max_drop": Limits(low=0, high=100, whole=False, unit="percentage points"),
+    "duration_s": _seconds(0, _DAY_S, above=True),
+    "min_duration_s": _seconds(0, 7 * _DAY_S, above=True),
+    "latency_bound_s": _seconds(0, 3600, above=True),
+    "max_delay_s": _seconds(0, 60),
+    "checkpoint_s": _seconds(0, _DAY_S),
+    "min_queries": Limits(low=1, high=1_000_000_000),
+    "rate_tolerance": Limits(low=0, high=1, whole=False, above=True, below=True),
+    "optimization_level": Limits(low=0, high=5),
+    "workspace_mib": Limits(low=1, high=1 << 22, unit="MiB"),
+    "max_megapixels": Limits(low=0, high=10_000, whole=False, above=True, unit="megapixels"),
+}
+
+
+def check(name: str, value: Any, *, label: str | None = None) -> None:
+    """Raise UsageError where a number is not within an option's limits.
+
+    Args:
+        name: of the option in Python, as in LIMITS.
+        value: a number, or a sequence of them, each of which is checked; None is an option that was not given.
+        label: what the message calls it, by default the option's name.
+    """
+    if value is None:
+        return
+    if isinstance(value, (tuple, list)):
+        for item in value:
+            check(name, item, label=label)
+        return
+    limits = LIMITS[name]
+    kind = numbers.Integral if limits.whole else numbers.Real  # NumPy's scalars among them
+    if not isinstance(value, kind) or isinstance(value, bool) or not limits.holds(value):
+        raise UsageError(_refusal(name, label, value))
+
+
+def parse(name: str, text: str, *, label: str | None = None) -> int | float:
+    """Read a number as people write it, in ASCII digits, within an option's limits. Raises UsageError."""
+    limits, stripped = LIMITS[name], text.strip()
+    pattern = _WHOLE if limits.whole else _NUMBER
+    # Beyond some thousand digits int() itself raises.
+    if pattern.fullmatch(stripped) and len(stripped) <= 300 and limits.holds(float(stripped)):
+        return int(stripped) if limits.whole else float(stripped)
+    raise UsageError(_refusal(name, label, text))
+
+
+def _refusal(name: str, label: str | None, value: Any) -> str:
+    return f"{label or name} must be {LIMITS[name]}; found {_shown(value)}"
+
+
+def number(text: str) -> float:
+    """Read a finite number in ASCII digits, without other limits. Raises ValueError."""
+    if not _NUMBER.fullmatch(text.strip()) or not math.isfinite(value := float(text)):
+        raise ValueError(f"{_shown(text)} is not a finite number")
+    return value
+
+
+def _plain(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:g}"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, numbers.Integral) and abs(value) >= 10**_SHOWN:
+        return "a number of more than 40 digits"
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({len(text)} characters)"
