@@ -29,6 +29,8 @@ from tests.fuzz.pool import LIMIT_S, ROOT, Pool
 
 HEADER = ("target", "tried", *KINDS)
 MANY = 1_000_000_000
+# A process that forks must have one thread: none of OpenMP's, OpenBLAS's and jemalloc's.
+SINGLE = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
 
 
 @dataclass
@@ -146,7 +148,7 @@ def _repeat(repeated: Sequence[tuple[str, int]], targets: dict[str, ModuleType],
 
 def _campaign(name: str, seed: int, first: int, count: int, results: Results) -> Iterator[Outcome]:
     """A campaign forks, so it has a process of its own without threads."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | SINGLE
     command = [sys.executable, "-m", "tests.fuzz.processes", results.package, name, str(seed), str(first), str(count)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment) as process:
         assert process.stdout is not None
