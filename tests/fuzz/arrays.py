@@ -78,7 +78,13 @@ def _read(rng: random.Random, path: Path, images: Any, labels: Any, wrong: str |
     assert wrong is None, f"believed {wrong}"
     assert all(np.isfinite(image).all() for image in found), "believed an image that is not finite"
     assert all(0 <= label < CLASSES for label in named), "believed a label that is no class"
-    if images is not None and limit is None and not dataset.skipped and images.dtype == np.uint8 and chosen is InputFormat.UINT8:
+    if (
+        images is not None
+        and limit is None
+        and not dataset.skipped
+        and images.dtype == np.uint8
+        and chosen is InputFormat.UINT8
+    ):
         assert np.array_equal(np.stack(found), images[: len(found)]), "believed damaged pixels"
         assert not named or named == labels[: len(named)].tolist(), "believed damaged labels"
 
@@ -210,6 +216,8 @@ def _deflated(rng: random.Random) -> bytes:
     crc = rng.getrandbits(32)
     name = b"images.npy"
     local = struct.pack("<4s5H3I2H", b"PK\3\4", 20, 0, 8, 0, 0, crc, len(body), size, len(name), 0) + name
-    central = struct.pack("<4s6H3I5H2I", b"PK\1\2", 20, 20, 0, 8, 0, 0, crc, len(body), size, len(name), 0, 0, 0, 0, 0, 0) + name
+    central = (
+        struct.pack("<4s6H3I5H2I", b"PK\1\2", 20, 20, 0, 8, 0, 0, crc, len(body), size, len(name), 0, 0, 0, 0, 0, 0) + name
+    )
     end = struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, 1, 1, len(central), len(local) + len(body), 0)
     return local + body + central + end

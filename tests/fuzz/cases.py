@@ -121,8 +121,8 @@ def _remove(folder: Path) -> None:
     """Also what a case made unreadable."""
 
     def again(function: Any, path: str, _: Any) -> None:
-        os.chmod(Path(path).parent, 0o700)
-        os.chmod(path, 0o700)
+        Path(path).parent.chmod(0o700)
+        Path(path).chmod(0o700)
         function(path)
 
     if sys.version_info >= (3, 12):

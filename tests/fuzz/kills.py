@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import shutil
@@ -108,10 +109,8 @@ def _killed(rng: random.Random, name: str, whole: Reference, folder: Path) -> st
         moment = rng.uniform(0, whole.seconds)
         pid = start(name, arguments, own)
         time.sleep(moment)
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
     code = wait(pid, name, own).code
     return "killed" if code == -signal.SIGKILL else f"over with {code}"
 

@@ -88,7 +88,7 @@ def _subject(rng: random.Random, bundle: Any, out: Path) -> None:
     from resnet_deploy.bundle.opened import Subject
 
     subject = Subject(bundle)
-    subject.max_batch, subject.preprocessing, subject.input_spec, subject.seen(), subject.seen_key()  # noqa: B018
+    subject.max_batch, subject.preprocessing, subject.input_spec, subject.seen(), subject.seen_key()
     dataset = subject.data("random:2")
     list(dataset.batches(2))
     for text in ("onnxruntime", "onnxruntime:int8", "tensorrt-rtx:fp16"):

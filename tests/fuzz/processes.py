@@ -101,7 +101,9 @@ def warm() -> None:
     assert len(list(Path("/proc/self/task").iterdir())) == 1, "an import started threads"
 
 
-def start(name: str, arguments: list[str], folder: Path, *, delay_s: float = 0.0, before: Callable[[], None] | None = None) -> int:
+def start(
+    name: str, arguments: list[str], folder: Path, *, delay_s: float = 0.0, before: Callable[[], None] | None = None
+) -> int:
     """Fork a child that runs a command; returns its process id. before: called in the child first."""
     folder.mkdir(parents=True, exist_ok=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC

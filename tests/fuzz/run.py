@@ -78,7 +78,8 @@ class Results:
         found = [(name, tally) for name, tally in self.tallies.items()]
         total = Tally(tried=sum(t.tried for _, t in found), kinds=sum((t.kinds for _, t in found), Counter()))
         return [
-            (name, f"{tally.tried:,}", *(f"{tally.kinds[kind]:,}" for kind in KINDS)) for name, tally in [*found, ("all", total)]
+            (name, f"{tally.tried:,}", *(f"{tally.kinds[kind]:,}" for kind in KINDS))
+            for name, tally in [*found, ("all", total)]
         ]
 
 
