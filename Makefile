@@ -41,7 +41,7 @@ bench: setup
 test: lint tools
 	$(BIN)/python -m pytest -n 2 --dist worksteal -rs --durations=15
 
-# Not part of test: hostile inputs for so many minutes, then races, kills and full disks. Exit code 2 where anything was found.
+# Not part of test: hostile inputs for so many minutes, then races, kills and full disks. Fails where anything is found.
 fuzz: setup
 	$(BIN)/python benchmarks/fuzz.py --seed $(SEED) --minutes $(MINUTES) --json $(BUILD)/fuzz.json
 

@@ -18,7 +18,7 @@ from tests.fuzz.cases import PACKAGE, Outcome, frame_in_dump
 
 ROOT = Path(__file__).parents[2]
 LIMIT_S = 5.0  # of a case
-PREPARE_S = 180.0  # of imports, and of what a target prepares once
+PREPARE_S = 600.0  # of imports, and of what a target prepares once
 
 
 class Dead(Exception):
@@ -94,6 +94,14 @@ class Worker:
             return 0.0
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
+    def _wants_to_run(self) -> bool:
+        """Whether a thread of it waits for a processor or a disk alone."""
+        with contextlib.suppress(OSError):
+            for file in Path(f"/proc/{self.process.pid}/task").glob("*/stat"):
+                if file.read_text().rpartition(")")[2].split()[0] in "RD":
+                    return True
+        return False
+
     def _finding(self, target: str, number: int, kind: str, what: str) -> Outcome:
         said = (self.folder / "log").read_text(errors="replace")
         last = next((line for line in reversed(said.splitlines()) if line and not line.startswith(" ")), "")
@@ -109,7 +117,8 @@ class Worker:
             ready, _, _ = select.select([self._answers], [], [], max(0.0, end - time.monotonic()))
             if not ready:
                 now = self._used_s()
-                if not patient or now - used > limit_s or now - last < 0.02 or end - start > 20 * limit_s:
+                asleep = now - last < 0.02 and not self._wants_to_run()
+                if not patient or asleep or now - used > limit_s or end - start > 20 * limit_s:
                     raise Silent
                 end, last = time.monotonic() + 2, now
                 continue

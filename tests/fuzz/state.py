@@ -15,14 +15,17 @@ VOLATILE = {"created", "command", "runtime", "seconds", "builder_s", "packages",
 
 
 def check(path: Path) -> None:
-    """Open a bundle, and verify every file that it names. Raises AssertionError."""
+    """Open a bundle, verify every file that it names, and read its last report. Raises AssertionError."""
     from resnet_deploy.bundle.store import Bundle
     from resnet_deploy.errors import DeployError
+    from resnet_deploy.reporting.recorded import load_report
 
     try:
         bundle = Bundle.open(path)
         for name in read(path)["artifacts"]:
             bundle.artifact(name)
+        if "bench.json" in read(path)["artifacts"]:
+            load_report(path)
     except DeployError as exc:
         raise AssertionError(f"lost: the bundle does not open: {type(exc).__name__}: {exc}") from exc
 
