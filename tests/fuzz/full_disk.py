@@ -26,7 +26,7 @@ from tests.fuzz.state import check, differing, essence
 NAME = "full_disk"
 MOST = 2000  # steps of one command
 PAGE = 4096
-PAGES = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 90, 128, 180, 256, 280, 300, 360, 400, 512, 540, 580, 640, 1024, 4096)
+PAGES = (0, 1, 2, 3, 5, 8, 16, 40, 80, 120, 140, 180, 260, 300, 400, 560, 640, 1024, 4096)
 CLONE_NEWNS, CLONE_NEWUSER = 0x00020000, 0x10000000
 
 
