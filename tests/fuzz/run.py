@@ -69,7 +69,8 @@ class Results:
 
     def line(self, outcome: Outcome) -> str:
         package = "" if self.package == PACKAGE else f" --package {self.package}"
-        what = f"{outcome.text} ({outcome.where})" if outcome.kind == "tracebacks" else outcome.text
+        placed = outcome.where.startswith(f"{outcome.text.split(':')[0]} in ")
+        what = f"{outcome.text} ({outcome.where})" if placed else outcome.text
         repeat = f"python -m tests.fuzz.run{package} --case {outcome.target}:{outcome.number}"
         return f"{outcome.kind}: {outcome.target}: {what}: {repeat}"
 
