@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import random
 import re
 from collections.abc import Callable, Iterator
@@ -17,7 +19,24 @@ Places = list[tuple[Any, Any]]  # a container, and the key of a value in it
 
 NOT_FINITE = (float("nan"), float("inf"), float("-inf"))
 OTHER_TYPES: tuple[Any, ...] = (None, True, 0, -1, 1.5, "", "x", [], [1], {}, {"a": 1}, 10**30, "\ud800", "\x1b[31m", "a\nb")
-UGLY_NAMES = ("../x", "../../x", "a/b", "/tmp/x", "..", ".", "", "a\0b", "a\nb", "\x1b[2J", "x" * 300, ".staging", "-o", "~")
+UGLY_NAMES = (
+    "../x",
+    "../../x",
+    "../../../x",
+    "../b/../../x",
+    "a/b",
+    "/tmp/x",
+    "..",
+    ".",
+    "",
+    "a\0b",
+    "a\nb",
+    "\x1b[2J",
+    "x" * 300,
+    ".staging",
+    "-o",
+    "~",
+)
 FAR = (0, -1, -(2**31), 2**31, 2**63, 2**64, 10**12, 10**30, 0.5, -0.0, 1e308)
 
 # What may never be opened, by the field's name wherever it stands; other fields' values are between the reader and its text.
@@ -52,12 +71,27 @@ def run(rng: random.Random, folder: Path) -> None:
                 wrong = rng.choice(CHANGES)(rng, manifest) or wrong
             text = json.dumps(manifest, indent=1)
         (bundle / MANIFEST).write_bytes(seal(text))
+        _lay(manifest, before, bundle, folder)
     outside = _tree(folder)
     try:
         _use(rng, bundle, folder / "a" / "b" / "out", wrong)
     finally:
         spilled = {name for name in _tree(folder).items() if name not in outside.items() and _foreign(name[0])}
     assert not spilled, f"believed a name that leads out of the output: {sorted(spilled)[:2]}"
+
+
+def _lay(manifest: Any, before: Any, bundle: Path, folder: Path) -> None:
+    """Put files where new names lead, so that the name alone can be what is refused."""
+    if not isinstance(artifacts := manifest.get("artifacts"), dict):
+        return
+    files = {entry["sha256"]: name for name, entry in before["artifacts"].items()}
+    for name, entry in artifacts.items():
+        place = Path(os.path.normpath(bundle / name)) if "\0" not in name and len(name) < 100 else folder
+        old = files.get(str(entry.get("sha256"))) if isinstance(entry, dict) else None
+        if old is not None and place.is_relative_to(folder) and not place.exists():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(OSError, ValueError):
+                os.link(bundle / old, place)
 
 
 def _use(rng: random.Random, path: Path, out: Path, wrong: str | None) -> None:
@@ -189,9 +223,10 @@ def _digest(rng: random.Random, manifest: Any) -> str | None:
 
 
 def _name(rng: random.Random, manifest: Any) -> str | None:
-    """An artifact that is called otherwise; its file lies where the name leads, so that only the name can be refused."""
+    """An artifact that is called otherwise, a plan more often than its share: plans are taken by what they are."""
     artifacts = manifest["artifacts"]
-    old, new = rng.choice(list(artifacts)), rng.choice(UGLY_NAMES)
+    plans = [name for name, entry in artifacts.items() if "origin" in entry]
+    old, new = rng.choice(plans if plans and rng.random() < 0.5 else list(artifacts)), rng.choice(UGLY_NAMES)
     manifest["artifacts"] = {new if name == old else name: entry for name, entry in artifacts.items()}
     return f"an artifact called {new[:20]!r}"
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -102,6 +103,7 @@ def parser() -> argparse.ArgumentParser:
 
 def fuzz(options: argparse.Namespace) -> Results:
     """Run what the options ask for, and print findings as they come."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # `timeout` leaves nothing behind either
     targets = discover(options.package)
     repeated = [(name, int(number)) for name, _, number in (text.rpartition(":") for text in options.case or [])]
     chosen = options.target or list(dict.fromkeys(name for name, _ in repeated)) or list(targets)
