@@ -130,13 +130,12 @@ def fuzz(options: argparse.Namespace) -> Results:
 
 def _cases(names: Sequence[str], options: argparse.Namespace, pool: Pool, results: Results) -> None:
     """Whose turn it is: the target that had the least time."""
-    end = time.monotonic() + options.minutes * 60
     spent, done = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0)
-    while time.monotonic() < end and (left := [name for name in names if done[name] < options.cases]):
+    while sum(spent.values()) < options.minutes * 60 and (left := [name for name in names if done[name] < options.cases]):
         name = min(left, key=lambda item: (spent[item], item))
         start = time.monotonic()
         results.add(*pool.run(name, numbered(options.seed, done[name])))
-        # What is made once must not keep a target from its turn.
+        # What is made once takes neither a target's turn nor the run's minutes.
         spent[name] += min(time.monotonic() - start, 2 * options.limit)
         done[name] += 1
 
