@@ -2,6 +2,8 @@
 PYTHON ?= python3
 EXTRAS ?= cpu,rtx,openvino,loadgen,parquet
 BUILD ?= build
+MINUTES ?= 20
+SEED ?= 0
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready-$(EXTRAS)
@@ -15,7 +17,7 @@ found = $(foreach name,$(subst |, ,$(lastword $(subst :, ,$(1)))),$(shell comman
 missing = $(foreach tool,$(TOOLS),$(if $(strip $(call found,$(tool))),,$(firstword $(subst :, ,$(tool)))))
 HEADERS := $(VENV)/include/onnxruntime
 
-.PHONY: setup bench test lint docs clean tools
+.PHONY: setup bench test fuzz lint docs clean tools
 
 setup: $(STAMP)
 
@@ -38,6 +40,10 @@ bench: setup
 
 test: lint tools
 	$(BIN)/python -m pytest -n 2 --dist worksteal -rs --durations=15
+
+# Not part of test: hostile inputs for so many minutes, then races, kills and full disks. Fails where anything is found.
+fuzz: setup
+	$(BIN)/python benchmarks/fuzz.py --seed $(SEED) --minutes $(MINUTES) --json $(BUILD)/fuzz.json
 
 # Best effort: installs what is missing where it may (root, apt-get), and never fails.
 tools:

@@ -30,6 +30,7 @@ TITLES = {
     "engines": "What building a plan costs over the builder alone (ResNet-50)",
     "triton_server": "What a Triton server adds to ONNX Runtime (ResNet-50, CPU)",
     "reporting": "What a report of 50 results costs",
+    "fuzz": "Hostile inputs, races, kills and full disks",
     "degradation": "The degradation experiment: deeper plain networks train worse, deeper residual ones do not",
 }
 INTRODUCTION = """\
