@@ -17,6 +17,7 @@ from resnet_deploy.bundle.names import FP32, WEIGHTS
 from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import UsageError
+from resnet_deploy.limits import check
 from resnet_deploy.parity import cosines
 from resnet_deploy.pipeline.restore import restore
 from resnet_deploy.precision.auto import simulated
@@ -110,6 +111,7 @@ def layers(
     Graphs are run as they are written, each Q/DQ pair in FP32: this is about the graph, not about a runtime's kernels.
     Raises UsageError, DataError or IntegrityError.
     """
+    check("limit", limit)
     bundle = Bundle.open(bundle)
     subject = Subject(bundle)
     names = [FP32, *(Candidate.parse(text).artifact for text in backends)]

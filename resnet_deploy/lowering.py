@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from resnet_deploy import limits
 from resnet_deploy.bundle.codec import key_of
 from resnet_deploy.bundle.manifest import CalibrationFile, CalibrationUse, GraphFile
 from resnet_deploy.bundle.names import CALIBRATION, FP32, graph_file
@@ -92,8 +93,7 @@ class LoweringOptions(OptionGroup):
             raise UsageError(f"other layers compute in fp16 or fp32, not in {self.other_layers!r}")
         if self.grouped not in {"auto", "quantize", "keep"}:
             raise UsageError(f"grouped convolutions: auto, quantize or keep, not {self.grouped!r}")
-        if self.calibration_images < 1:
-            raise UsageError(f"a calibration needs at least 1 image; found {self.calibration_images}")
+        limits.check("calibration_images", self.calibration_images)
         object.__setattr__(self, "precisions", tuple(map(Precision, dict.fromkeys(self.precision))))
         defaults = {item.name: item.default for item in fields(self) if item.init}
         object.__setattr__(self, "said", frozenset(name for name, value in defaults.items() if getattr(self, name) != value))

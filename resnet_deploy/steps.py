@@ -23,7 +23,8 @@ from resnet_deploy.bundle.names import WEIGHTS
 from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.data import Batch, Dataset
-from resnet_deploy.errors import DataError, UsageError
+from resnet_deploy.errors import DataError
+from resnet_deploy.limits import check
 from resnet_deploy.parity import Comparison, ParityReport, average_views, judge, parse_gates
 from resnet_deploy.pipeline.restore import restore
 from resnet_deploy.preprocessing import CENTRE
@@ -111,11 +112,11 @@ def verify(
     Raises:
         UsageError, DataError, IntegrityError or UnavailableError.
     """
+    for name, value in (("batch", batch), ("limit", limit), ("threads", threads)):
+        check(name, value)
     limits = parse_gates(gates)
     bundle = Bundle.open(bundle)
     candidates = [Candidate.parse(text) for text in backends]
-    if batch < 1:
-        raise UsageError(f"a batch size must be at least 1; found {batch}")
     subject, ledger = Subject(bundle), Ledger(bundle)
     restore(bundle, [WEIGHTS, *(candidate.artifact for candidate in candidates)], progress)
     dataset = subject.data(data, limit=limit, strict=strict, crops=crops)

@@ -32,6 +32,7 @@ from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.data import Dataset
 from resnet_deploy.errors import UsageError, carrying
+from resnet_deploy.limits import check
 from resnet_deploy.lowering import LoweringOptions
 from resnet_deploy.models import registry
 from resnet_deploy.parity import parse_gates
@@ -97,6 +98,8 @@ def bench(
         UsageError, DataError, BundleError: what cannot be meant or read.
         BackendError: every backend died.
     """
+    for name, value in (("duration_s", duration_s), ("limit", limit), ("threads", threads)):
+        check(name, value)
     if report is not None:
         check_path(report)
     asked, batches = parse_gates(gates), parse_batches(DEFAULT_BATCHES if batch is None else batch)

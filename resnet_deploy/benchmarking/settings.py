@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from resnet_deploy import limits
 from resnet_deploy._deps import version
 from resnet_deploy._machine import gpus
 from resnet_deploy.backends.base import BACKENDS, Backend, Candidate
@@ -38,8 +39,7 @@ class MeasureOptions(OptionGroup):
     measure_roof: bool = False
 
     def __post_init__(self) -> None:
-        if self.streams is not None and self.streams < 1:
-            raise UsageError(f"a backend needs at least 1 stream; found {self.streams}")
+        limits.check("streams", self.streams)
         if self.roof is not None and find_roof(self.roof) is None:
             known = ", ".join(roof.name for roof in DEVICES)
             raise UsageError(f"there are no published ceilings of {self.roof!r}; choose from {known}, or give --measure-roof")

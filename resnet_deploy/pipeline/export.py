@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from resnet_deploy import _json
+from resnet_deploy import _json, limits
 from resnet_deploy.bundle.disk import check_folder, has_manifest
 from resnet_deploy.bundle.manifest import Manifest, ModelDescription, Request, Source, WeightsOrigin
 from resnet_deploy.bundle.names import FP32
@@ -50,10 +50,8 @@ class ExportOptions(OptionGroup):
         Head.parse(self.head, l2_normalize=self.l2_normalize)
         if self.input not in {f.value for f in InputFormat}:
             raise UsageError(f"unknown input {self.input!r}; choose float or uint8")
-        if self.max_batch < 1:
-            raise UsageError(f"the largest batch must be at least 1; found {self.max_batch}")
-        if self.image_size is not None and self.image_size < 32:
-            raise UsageError(f"an image of {self.image_size} pixels is too small for a residual network; use 32 or more")
+        for name in ("num_classes", "image_size", "resize", "mean", "std", "max_batch", "opset"):
+            limits.check(name, getattr(self, name))
 
     def preprocessing(self, known: Preprocessing) -> Preprocessing:
         """A checkpoint's preprocessing with what was asked for in its place."""
