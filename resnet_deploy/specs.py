@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields
 from enum import Enum
@@ -149,6 +150,21 @@ class Preprocessing:
             crop=int(data["crop"]),
             mean=tuple(float(value) for value in data["mean"]),  # type: ignore[arg-type]
             std=tuple(float(value) for value in data["std"]),  # type: ignore[arg-type]
+        )
+
+
+CALIBRATION_METHODS = ("max", "percentile:99.9", "percentile:99.99", "percentile:99.999", "entropy", "mse")
+
+
+def check_calibration_method(method: str) -> None:
+    """Raises UsageError for what is not max, entropy, mse or percentile:P with P above 0 and at most 100."""
+    name, _, text = method.partition(":")
+    if method in {"max", "entropy", "mse"}:
+        return
+    if name != "percentile" or re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,12})?", text) is None or not 0 < float(text) <= 100:
+        raise UsageError(
+            f"unknown calibration method {method!r}; choose from {', '.join(CALIBRATION_METHODS)}, auto (a percentile is above "
+            "0 and at most 100)"
         )
 
 
