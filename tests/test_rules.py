@@ -19,8 +19,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Floors of the house: a room may use its own floor and those below.
 FLOORS = [
-    {"_deps", "_files", "_json", "specs", "errors"},
-    {"backends", "engine", "models", "data", "preprocessing"},
+    {"_deps", "_files", "_isolate", "_json", "specs", "errors"},
+    {"backends", "engine", "models", "data", "preprocessing", "onnx_files"},
     {"exporter", "graphs", "precision", "parity"},
     {
         "benchmarking",

@@ -155,7 +155,9 @@ def test_names_that_a_terminal_or_json_cannot_take_are_escaped(tmp_path: Path) -
     assert Calibration.load(tmp_path / "c.json").data == r"\x1b[2J folder\udcff\n"
 
 
-@pytest.mark.parametrize("method", ["percentile:0", "percentile:nan", "percentile: 5", "percentile:1e1", "percentile", "Max", ""])
+@pytest.mark.parametrize(
+    "method", ["percentile:0", "percentile:nan", "percentile: 5", "percentile:1e1", "percentile", "Max", ""]
+)
 def test_methods_that_do_not_exist(method: str) -> None:
     with pytest.raises(UsageError, match="unknown calibration method"):
         check_calibration_method(method)
