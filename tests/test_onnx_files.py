@@ -224,6 +224,24 @@ def test_a_batch_norm_of_other_channels_is_no_traceback(tmp_path: Path) -> None:
         Graph.read(written(tmp_path, model(nodes, weights=weights)))
 
 
+def test_a_batch_norm_of_a_negative_variance_is_refused(tmp_path: Path) -> None:
+    ones = [numpy_helper.from_array(np.ones(4, np.float32), name) for name in "abc"]
+    variance = numpy_helper.from_array(np.array([1, 1, -2, 1], np.float32), "d")
+    nodes = [NODE("Conv", ["x", "w"], ["z"], name="c"), NODE("BatchNormalization", ["z", *"abcd"], ["y"], name="n")]
+    with pytest.raises(GraphError, match="the batch norm 'n' has a variance of -2"):
+        Graph.read(written(tmp_path, model(nodes, weights=[hostile.WEIGHT, *ones, variance])))
+
+
+def test_what_shape_inference_alone_refuses_is_not_saved(tmp_path: Path) -> None:
+    """Labels of no kind: the checker lets them pass, and inference raises what is no error of ONNX's own."""
+    made = hostile.classifier()
+    del made.graph.node[0].attribute[:]
+    graph = Graph.read(written(tmp_path, made))
+    with pytest.raises(GraphError, match="is not valid: Invalid tensor data type 0"):
+        graph.save(tmp_path / "saved.onnx")
+    assert not (tmp_path / "saved.onnx").exists()
+
+
 def test_nodes_without_names_or_of_the_same_name_are_told_apart(tmp_path: Path) -> None:
     nodes = [NODE("Relu", ["x"], ["a"], name="relu_1"), NODE("Relu", ["a"], ["b"]), NODE("Relu", ["b"], ["c"], name="relu_1"),
              NODE("Relu", ["c"], ["y"], name="relu_1_2")]  # fmt: skip
