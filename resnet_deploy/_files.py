@@ -8,6 +8,7 @@ import glob
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +32,22 @@ def sha256_file(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def regular(path: Path, most_bytes: int) -> int:
+    """The size of a file that may be read whole.
+
+    Raises:
+        ValueError: it is no regular file (a folder, a pipe, a device), or larger than most_bytes.
+        OSError: it is not there, or may not be read.
+    """
+    info = path.stat()
+    if not stat.S_ISREG(info.st_mode):
+        kinds = {stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", stat.S_IFCHR: "device", stat.S_IFSOCK: "socket"}
+        raise ValueError(f"it is a {kinds.get(stat.S_IFMT(info.st_mode), 'device')}, not a file")
+    if info.st_size > most_bytes:
+        raise ValueError(f"it has {info.st_size:,} bytes, more than the {most_bytes:,} that are read")
+    return info.st_size
 
 
 @contextlib.contextmanager

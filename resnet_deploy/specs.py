@@ -183,6 +183,21 @@ def _whole(value: Any) -> int:
     return int(value)
 
 
+CALIBRATION_METHODS = ("max", "percentile:99.9", "percentile:99.99", "percentile:99.999", "entropy", "mse")
+
+
+def check_calibration_method(method: str) -> None:
+    """Raises UsageError for what is not max, entropy, mse or percentile:P with P above 0 and at most 100."""
+    name, _, text = method.partition(":")
+    if method in {"max", "entropy", "mse"}:
+        return
+    if name != "percentile" or re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,12})?", text) is None or not 0 < float(text) <= 100:
+        raise UsageError(
+            f"unknown calibration method {method!r}; choose from {', '.join(CALIBRATION_METHODS)}, auto (a percentile is above "
+            "0 and at most 100)"
+        )
+
+
 def to_dict(spec: Any) -> dict[str, Any]:
     """A spec as JSON has it: enums as their values, tuples as lists."""
     return {name: _plain(value) for name, value in asdict(spec).items()}

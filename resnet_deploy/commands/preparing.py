@@ -139,3 +139,5 @@ def inspect(file: str, trust: bool, as_json: bool) -> None:
     program().divide()  # reading a plan, or a file that is hostile, runs a runtime's own code
     report = rd.inspect(file, trust=trust)
     show(report.to_dict(), lambda: text.inspected(report), as_json)
+    for warning in report.warnings:
+        click.echo(f"Warning: {warning}", err=True)

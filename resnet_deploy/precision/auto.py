@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -28,21 +30,30 @@ def best_method(observer: Observer, images: NDArray[Any], step: Callable[[str], 
     return min(METHODS, key=lambda method: errors[method])
 
 
-def simulated(graph: Graph) -> Any:
-    """An ONNX Runtime session that fuses no Q/DQ pair into integer kernels: each is computed as it is written."""
+def simulated(graph: Graph, threads: int | None = None) -> Any:
+    """An ONNX Runtime session that fuses no Q/DQ pair into integer kernels: each is computed as it is written.
+
+    Args:
+        graph: is sorted.
+        threads: of one call; by default as many as there are cores.
+    """
     ort = require("onnxruntime", extra="cpu")
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.add_session_config_entry("session.disable_quant_qdq", "1")
+    if threads is not None:
+        options.intra_op_num_threads = threads
     graph.sort()
     return ort.InferenceSession(graph.model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
-def run(graph: Graph, images: NDArray[Any], batch: int = 16) -> Arrays:
-    """Floating outputs of a graph."""
-    session = simulated(graph)
+def run(graph: Graph, images: NDArray[Any]) -> Arrays:
+    """Floating outputs of a graph: image by image, each by one thread, so that equal images have equal answers whatever the
+    batch that the graph takes and the number of cores."""
+    session = simulated(graph, threads=1)
     name = graph.input.name
-    parts = [session.run(None, {name: images[start : start + batch]}) for start in range(0, len(images), batch)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        parts = list(pool.map(lambda image: session.run(None, {name: image[None]}), images))
     joined = [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
     return [array for array in joined if np.issubdtype(array.dtype, np.floating)]
 

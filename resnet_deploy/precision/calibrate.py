@@ -1,15 +1,13 @@
-"""Ranges of activations from real images: one pass of the FP32 graph, histograms that stream, a small readable file."""
+"""Ranges of activations from real images: one pass of the FP32 graph, histograms that stream."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,91 +15,24 @@ import onnx
 from numpy.typing import NDArray
 
 from resnet_deploy._deps import require
-from resnet_deploy._files import write_atomic
 from resnet_deploy.errors import CalibrationError, GraphError
 from resnet_deploy.precision.graph import Graph
 from resnet_deploy.precision.histogram import INT8_LEVELS, UINT8_LEVELS, Histogram
 from resnet_deploy.precision.placement import Target, additions, depths, place
+from resnet_deploy.precision.ranges import FP16_LARGEST as FP16_LARGEST
+from resnet_deploy.precision.ranges import Calibration as Calibration
+from resnet_deploy.precision.ranges import Range as Range
+from resnet_deploy.precision.ranges import digest_of as digest_of
+from resnet_deploy.precision.ranges import printable
+from resnet_deploy.specs import check_calibration_method
 
 FEW_IMAGES = 128
 PIXEL_LIKE = 30.0  # normalized images stay well below; pixels of 0 to 255 do not
-FP16_LARGEST = 65504.0
-BATCH_BYTES = 128_000_000  # of activations held at once
-VERSION = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Range:
-    """Of one tensor: exact extremes, and the magnitudes at which 127 levels a side (int8) and 255 (uint8; 127 where
-    there are negative values) saturate."""
-
-    low: float
-    high: float
-    int8: float
-    uint8: float
-
-    @property
-    def largest(self) -> float:
-        return max(abs(self.low), abs(self.high))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Calibration:
-    """Ranges by tensor. graph: the FP32 graph's hash. images: digests of those that were seen, so that nothing is judged on
-    them; data: what the user called them. means: of each channel of what convolutions read, for bias correction."""
-
-    method: str
-    graph: str
-    ranges: dict[str, Range]
-    data: str = ""
-    images: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
-    means: dict[str, list[float]] = field(default_factory=dict)
-
-    def save(self, path: Path) -> None:
-        """Readable JSON, a line a tensor. Raises StorageError on a full disk."""
-        head = {"version": VERSION, "method": self.method, "graph": self.graph, "data": self.data, "warnings": self.warnings}
-        lines = [f"  {json.dumps(name)}: {json.dumps(vars(found))}" for name, found in self.ranges.items()]
-        text = json.dumps(head, indent=1)[:-2] + ',\n "tensors": {\n' + ",\n".join(lines) + "\n },\n"
-        means = [f"  {json.dumps(name)}: {json.dumps(found)}" for name, found in self.means.items()]
-        text += ' "means": {' + ("\n" + ",\n".join(means) + "\n " if means else "") + "},\n"
-        write_atomic(path, (text + f' "images": {json.dumps(list(self.images))}\n}}\n').encode())
-
-    @classmethod
-    def load(cls, path: Path) -> Calibration:
-        """Raises CalibrationError for what `save` did not write."""
-        try:
-            found = json.loads(path.read_bytes())
-            if found["version"] != VERSION:
-                raise CalibrationError(f"{path} has version {found['version']}; this resnet-deploy reads {VERSION}")
-            ranges = {name: Range(**{key: float(v) for key, v in entry.items()}) for name, entry in found["tensors"].items()}
-            return cls(
-                method=str(found["method"]), graph=str(found["graph"]), ranges=ranges, data=str(found["data"]),
-                images=tuple(map(str, found["images"])), warnings=tuple(map(str, found["warnings"])),
-                means={name: [float(value) for value in values] for name, values in found["means"].items()},
-            )  # fmt: skip
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
-            raise CalibrationError(f"{path} is not a calibration file ({exc}); give images instead") from exc
-
-    def require(self, graph: Graph, names: Iterable[str]) -> None:
-        """Raise CalibrationError where this is another model's."""
-        missing = [name for name in names if name not in self.ranges]
-        if missing or self.graph != digest_of(graph):
-            what = f"it has no range for {missing[0]}" if missing else "the weights or layers differ"
-            raise CalibrationError(f"the calibration ({self.data or self.method}) is of another model: {what}. Calibrate again")
-
-    def overflows(self) -> dict[str, float]:
-        """Tensors with values that FP16 cannot hold."""
-        return {name: found.largest for name, found in self.ranges.items() if found.largest > FP16_LARGEST}
+BATCH_BYTES = 512_000_000  # of activations held at once: seven images of ResNet-50 at 224 pixels
 
 
 def _digits(value: float, digits: int) -> float:
-    return float(f"{value:.{digits}g}")
-
-
-def digest_of(graph: Graph) -> str:
-    """Of the graph's nodes and constants, whatever the file's own metadata."""
-    return hashlib.sha256(graph.model.graph.SerializeToString(deterministic=True)).hexdigest()
+    return float(f"{value:.{digits}g}") + 0.0  # which of 0.0 and -0.0 is the least depends on their order
 
 
 def image_digest(image: NDArray[Any]) -> str:
@@ -135,8 +66,9 @@ class Observer:
         if not names:
             raise GraphError(f"{self.graph.source} has no convolution to calibrate")
         self.histograms = {name: Histogram() for name in names}
+        averaged = dict.fromkeys(node.input[0] for node in self.graph.weighted() if node.op_type == "Conv")
+        self.sums = {name: np.zeros(()) for name in averaged if name in self.histograms}
         self._input = self.graph.input.name
-        self._averaged = {node.input[0] for node in self.graph.weighted() if node.op_type == "Conv"}
         self._computed = [name for name in names if name != self._input]
         self._session = self._open()
 
@@ -148,8 +80,7 @@ class Observer:
         options.log_severity_level = 4
         # Its threads would spin for the next batch while this one is counted.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        if self.threads is not None:
-            options.intra_op_num_threads = self.threads
+        options.intra_op_num_threads = 1  # of one image: several are computed at once
         try:
             return ort.InferenceSession(exposed.model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         except Exception as exc:  # onnxruntime's exceptions have no common base
@@ -166,21 +97,30 @@ class Observer:
 
     def add(self, images: NDArray[Any]) -> None:
         """Count a batch. Raises CalibrationError for images that the model cannot have been made for."""
+        if not len(images):
+            return
         self._check(images)
         self.images += [image_digest(image) for image in images]
-        arrays = dict(zip(self._computed, self._session.run(self._computed, {self._input: images}), strict=True))
-        if self._input in self.histograms:
-            arrays[self._input] = images
-        with ThreadPoolExecutor(self.threads or os.cpu_count()) as pool:  # counting is one thread's work for each tensor
-            list(pool.map(self._count, arrays, arrays.values()))
-        if bad := next((name for name in arrays if not self.histograms[name].finite), None):
+        with ThreadPoolExecutor(self.threads or os.cpu_count()) as pool:
+            parts = dict(zip(self._computed, zip(*pool.map(self._run, images), strict=True), strict=True))
+            if self._input in self.histograms:
+                parts[self._input] = (images,)
+            list(pool.map(self._count, parts, parts.values()))
+        if bad := next((name for name in parts if not self.histograms[name].finite), None):
             raise CalibrationError(f"{bad} has NaN or Inf on the calibration images: the model is not fit for use")
 
-    def _count(self, name: str, values: NDArray[Any]) -> None:
+    def _run(self, image: NDArray[Any]) -> list[NDArray[Any]]:
+        """One image's activations, by one thread: what they are depends neither on the batch nor on the number of threads."""
+        computed: list[NDArray[Any]] = self._session.run(self._computed, {self._input: image[None]})
+        return computed
+
+    def _count(self, name: str, parts: tuple[NDArray[Any], ...]) -> None:
+        """Count one tensor's values, in one thread."""
+        values = np.concatenate(parts) if len(parts) > 1 else parts[0]
         self.histograms[name].add(values)
-        if name in self._averaged:
-            per_image = values.mean(axis=tuple(range(2, values.ndim))).sum(0, dtype=np.float64)
-            self.sums[name] = self.sums.get(name, 0.0) + per_image
+        if name in self.sums:
+            for mean in values.mean(axis=tuple(range(2, values.ndim)), dtype=np.float64):
+                self.sums[name] = self.sums[name] + mean
 
     def _check(self, images: NDArray[Any]) -> None:
         if images.dtype != self._dtype():
@@ -195,7 +135,9 @@ class Observer:
                 )
 
     def ranges(self, method: str) -> dict[str, Range]:
-        """By one method: max, percentile:P, entropy or mse. Raises CalibrationError before the first image."""
+        """By one method: max, percentile:P, entropy or mse. Raises UsageError for another, CalibrationError before the first
+        image."""
+        check_calibration_method(method)
         self._judge_images()
         found = {}
         behind = depths(self.graph)
@@ -212,8 +154,8 @@ class Observer:
     def calibration(self, method: str, data: str = "") -> Calibration:
         """What was seen, as ranges that can be kept."""
         return Calibration(
-            method=method, graph=digest_of(self.graph), ranges=self.ranges(method), data=data, images=tuple(self.images),
-            warnings=tuple(self.warnings()),
+            method=method, graph=digest_of(self.graph), ranges=self.ranges(method), data=printable(data),
+            images=tuple(self.images), warnings=tuple(map(printable, self.warnings())),
             means={name: [_digits(v, 5) for v in total / len(self.images)] for name, total in self.sums.items()},
         )  # fmt: skip
 
@@ -255,6 +197,8 @@ def symmetric_scale(largest: float, levels: float) -> float:
     FP16 holds, so that one grid serves FP32 and FP16 graphs."""
     if largest <= 0 or not math.isfinite(largest):
         return 1.0
+    if largest / levels > FP16_LARGEST:  # FP32 alone holds such a tensor
+        return float(np.float32(largest / levels))
     scale = np.float16(largest / levels)
     if float(scale) * levels < largest:
         scale = np.nextafter(scale, np.float16(np.inf))

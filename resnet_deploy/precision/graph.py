@@ -14,6 +14,7 @@ from onnx import helper, numpy_helper
 
 from resnet_deploy._files import flush, writing
 from resnet_deploy.errors import GraphError
+from resnet_deploy.onnx_files import MAX_EXPANDED, check, expanded_nodes, invalid, load_external, parse
 
 QUANTIZED = frozenset({"QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"})
 FLOATING = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE}
@@ -29,17 +30,19 @@ class Graph:
 
     @classmethod
     def read(cls, path: str | Path) -> Graph:
-        """Raises GraphError for what is not a valid ONNX file."""
+        """Read an ONNX file, its weights too where they are in files beside it. Raises GraphError for what is not valid."""
         path = Path(path)
-        if not path.is_file():
-            raise GraphError(f"{path} does not exist")
-        try:
-            model = onnx.load(path)
-            onnx.checker.check_model(model)
-        except Exception as exc:  # protobuf and the checker have no common base
-            raise GraphError(f"{path} is not a valid ONNX file: {str(exc).splitlines()[0][:200]}") from exc
+        model = parse(path)
+        check(path)
+        if (nodes := expanded_nodes(model)) > MAX_EXPANDED:
+            raise invalid(path, f"it has {nodes:,} nodes, those of its functions counted where they are called; at most "
+                          f"{MAX_EXPANDED:,} are worked on")  # fmt: skip
+        load_external(model, path)
         graph = cls(model, str(path))
-        graph.normalize()
+        try:
+            graph.normalize()
+        except (ValueError, TypeError, IndexError) as exc:  # shapes and types that the checker does not compare
+            raise invalid(path, exc) from exc
         return graph
 
     def normalize(self) -> None:
@@ -65,8 +68,13 @@ class Graph:
             return
         if len(self.used_by[norm.input[0]]) > 1 or norm.input[0] in self.outputs or len(self.used_by[conv.input[1]]) > 1:
             return
+        channels = list(self.constants[conv.input[1]].dims[:1])
+        if any(list(self.constants[name].dims) != channels for name in (*norm.input[1:], *conv.input[2:])):
+            raise GraphError(f"{self.source}: the batch norm {norm.name!r} is not of {channels} channels, as {conv.name!r} is")
         gamma, beta, mean, variance = (self.value(name).astype(np.float64) for name in norm.input[1:])
         epsilon = next((item.f for item in norm.attribute if item.name == "epsilon"), 1e-5)
+        if not (variance + epsilon > 0).all():
+            raise GraphError(f"{self.source}: the batch norm {norm.name!r} has a variance of {np.nanmin(variance):g}")
         scale, weight = gamma / np.sqrt(variance + epsilon), self.value(conv.input[1])
         bias = self.value(conv.input[2]) if len(conv.input) > 2 else 0.0
         shaped = scale.reshape(-1, *[1] * (weight.ndim - 1))
@@ -80,14 +88,25 @@ class Graph:
         """Look again at what the nodes are, after they were changed by hand."""
         graph = self.model.graph
         self.constants: dict[str, onnx.TensorProto] = {tensor.name: tensor for tensor in graph.initializer}
-        for index, node in enumerate(graph.node):
-            node.name = node.name or f"{node.op_type.lower()}_{index}"
+        self._name_nodes()
         self.made_by: dict[str, onnx.NodeProto] = {output: node for node in graph.node for output in node.output if output}
         self.used_by: dict[str, list[onnx.NodeProto]] = {}
         for node in graph.node:
             for name in dict.fromkeys(node.input):
                 self.used_by.setdefault(name, []).append(node)
         self.outputs = [value.name for value in graph.output]
+
+    def _name_nodes(self) -> None:
+        """Give every node a name of its own: ONNX lets nodes have none, or the same."""
+        taken: set[str] = set()
+        for index, node in enumerate(self.model.graph.node):
+            name = wanted = node.name or f"{node.op_type.lower()}_{index}"
+            number = 2
+            while name in taken:
+                name, number = f"{wanted}_{number}", number + 1
+            taken.add(name)
+            if name != node.name:
+                node.name = name
 
     @property
     def nodes(self) -> list[onnx.NodeProto]:
@@ -204,7 +223,7 @@ class Graph:
         flush(path)
         try:
             onnx.checker.check_model(str(path), full_check=True)
-        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as exc:
+        except Exception as exc:  # the checker and shape inference have no common base
             path.unlink(missing_ok=True)
             raise GraphError(f"the graph made from {self.source} is not valid: {str(exc).splitlines()[0][:300]}") from exc
 

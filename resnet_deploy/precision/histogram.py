@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from resnet_deploy.errors import UsageError
+from resnet_deploy.specs import CALIBRATION_METHODS, check_calibration_method
 
 _SHIFT = 12  # of a float32's 23 bits of significand, 11 are kept
 _PER_OCTAVE = 1 << (23 - _SHIFT)
@@ -34,7 +34,7 @@ _STRIDE = 8  # of entropy's candidates: 0.4 % of the range
 INT8_LEVELS = 127  # on each side of zero, symmetric
 UINT8_LEVELS = 255
 
-METHODS = ("max", "percentile:99.9", "percentile:99.99", "percentile:99.999", "entropy", "mse")
+METHODS = CALIBRATION_METHODS
 
 
 @dataclass
@@ -97,13 +97,8 @@ class Histogram:
         return self._percentile(method)
 
     def _percentile(self, method: str) -> float:
-        name, _, text = method.partition(":")
-        try:
-            percent = float(text)
-        except ValueError:
-            percent = math.nan
-        if name != "percentile" or not 0 < percent <= 100:
-            raise UsageError(f"unknown calibration method {method!r}; choose from {', '.join(METHODS)}, auto")
+        check_calibration_method(method)
+        percent = float(method.partition(":")[2])
         cumulative = np.concatenate([[0], np.cumsum(self.counts)])
         return min(self.largest, float(np.interp(percent / 100 * self.elements, cumulative, _EDGES)))
 

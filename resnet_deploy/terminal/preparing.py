@@ -107,6 +107,7 @@ def graph(report: GraphReport) -> str:
             *(f"output  {spec}" for spec in report.outputs),
             f"nodes   {', '.join(f'{count} {name}' for name, count in report.operators.items())}",
             f"layers  {counts}; {report.parameters:,} parameters, {report.weight_bytes:,} bytes of weights",
+            *([f"outside {', '.join(report.external_data)}"] if report.external_data else []),
             "",
             table(
                 [
