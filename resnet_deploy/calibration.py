@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_deploy.bundle.codec import key_of
 from resnet_deploy.bundle.manifest import CalibrationFile, CalibrationUse
 from resnet_deploy.bundle.names import CALIBRATION, FP32
 from resnet_deploy.bundle.opened import Subject
@@ -36,20 +35,13 @@ def calibrated(bundle: Bundle, options: LoweringOptions, progress: Progress) -> 
 
 def calibration_use(calibration: Calibration) -> CalibrationUse:
     """What a file that is quantized by a calibration has seen."""
-    return CalibrationUse(
-        method=calibration.method, data=calibration.data, key=calibration_key(calibration), images=calibration.images
-    )
-
-
-def calibration_key(calibration: Calibration) -> str:
-    """What identifies a calibration."""
-    return key_of(method=calibration.method, graph=calibration.graph, images=calibration.images, data=calibration.data)
+    return CalibrationUse(method=calibration.method, data=calibration.data, key=calibration.key, images=calibration.images)
 
 
 def is_kept(bundle: Bundle, calibration: Calibration) -> bool:
     """Whether the bundle keeps this very calibration."""
     entry = bundle.manifest.artifacts.get(CALIBRATION)
-    return isinstance(entry, CalibrationFile) and entry.key == calibration_key(calibration)
+    return isinstance(entry, CalibrationFile) and entry.key == calibration.key
 
 
 def keep_calibration(change: Transaction, calibration: Calibration) -> None:
@@ -57,7 +49,7 @@ def keep_calibration(change: Transaction, calibration: Calibration) -> None:
     calibration.save(change.stage(CALIBRATION))
     change.add(
         CALIBRATION, CalibrationFile, method=calibration.method, images=len(calibration.images), data=calibration.data,
-        key=calibration_key(calibration), warnings=tuple(calibration.warnings),
+        key=calibration.key, warnings=tuple(calibration.warnings),
     )  # fmt: skip
 
 

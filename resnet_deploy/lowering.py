@@ -21,7 +21,6 @@ from resnet_deploy.bundle.transaction import Transaction
 from resnet_deploy.calibration import (
     HELD_OUT,
     calibrate,
-    calibration_key,
     calibration_use,
     fp32_graph,
     is_file,
@@ -29,7 +28,7 @@ from resnet_deploy.calibration import (
     keep_calibration,
 )
 from resnet_deploy.errors import CalibrationError, UsageError
-from resnet_deploy.specs import OptionGroup, Precision, Progress
+from resnet_deploy.specs import OptionGroup, Precision, Progress, check_calibration_method
 
 if TYPE_CHECKING:
     from resnet_deploy.precision.calibrate import Calibration
@@ -94,6 +93,8 @@ class LoweringOptions(OptionGroup):
         if self.grouped not in {"auto", "quantize", "keep"}:
             raise UsageError(f"grouped convolutions: auto, quantize or keep, not {self.grouped!r}")
         limits.check("calibration_images", self.calibration_images)
+        if self.calibration_method != "auto":
+            check_calibration_method(self.calibration_method)
         object.__setattr__(self, "precisions", tuple(map(Precision, dict.fromkeys(self.precision))))
         defaults = {item.name: item.default for item in fields(self) if item.init}
         object.__setattr__(self, "said", frozenset(name for name, value in defaults.items() if getattr(self, name) != value))
@@ -240,7 +241,7 @@ def _graph_file(bundle: Bundle, name: str) -> GraphFile | None:
 def _check_same(bundle: Bundle, wish: _Wish, calibration: Calibration) -> None:
     """Raise CalibrationError where a file that is gone would be made of other ranges than it was."""
     entry = bundle.manifest.artifacts.get(CALIBRATION)
-    kept = {calibration_key(calibration), entry.key if isinstance(entry, CalibrationFile) else None}
+    kept = {calibration.key, entry.key if isinstance(entry, CalibrationFile) else None}
     if wish.use is not None and wish.use.key not in kept:
         raise CalibrationError(
             f"{wish.name} was calibrated on {wish.use.data or 'other images'}, and the bundle keeps the ranges of "
