@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -12,11 +13,13 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
 
 from resnet_deploy.backends.base import Candidate
-from resnet_deploy.bundle.names import MANIFEST
+from resnet_deploy.bundle import codec
+from resnet_deploy.bundle.names import FP32, MANIFEST
 from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.pipeline.export import export
@@ -194,6 +197,34 @@ def test_manifests_that_cannot_be_used(
 ) -> None:
     folder = changed(digits_bundle, tmp_path / "bundle", edit)
     assert said in run(program, folder, images[0], code=2).stderr
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        ("schema_version",), ("model",), ("artifacts",), ("artifacts", FP32, "sha256"), ("artifacts", FP32, "kind"),
+        ("artifacts", FP32, "precision"), ("model", "architecture"), ("model", "head"), ("model", "request", "max_batch"),
+        ("model", "input", "shape"), ("model", "input_format"),
+    ],
+    ids=".".join,
+)  # fmt: skip
+def test_what_the_schema_asks_for_and_the_program_reads(
+    program: Path, digits_bundle: Bundle, images: list[str], tmp_path: Path, path: tuple[str, ...]
+) -> None:
+    """Without it, or of another type, a manifest breaks the published schema, and the program names the field."""
+    schema = json.loads((Path(codec.__file__).parent / "manifest.schema.json").read_text())
+    validator = jsonschema.Draft202012Validator(schema)
+    for number, value in enumerate((None, {"odd": []})):
+
+        def change(manifest: dict[str, Any], value: Any = value) -> None:
+            *steps, name = path
+            place = functools.reduce(lambda found, step: found[step], steps, manifest)
+            place.pop(name) if value is None else place.update({name: value})
+            assert name == "schema_version" or [*validator.iter_errors(manifest)], "the schema lets it pass"
+
+        folder = changed(digits_bundle, tmp_path / str(number), change)
+        said = run(program, folder, images[0], code=2).stderr
+        assert path[-1] in said or path[0] in said, said
 
 
 def test_a_manifest_that_is_as_good(program: Path, digits_bundle: Bundle, images: list[str], tmp_path: Path) -> None:
