@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_deploy import _deps, _json
+from resnet_deploy import _deps, _json, limits
 from resnet_deploy._machine import cores
 from resnet_deploy.backends.base import Backend, Candidate, Outputs
 from resnet_deploy.bundle.opened import Subject
@@ -55,14 +54,10 @@ class EmbedOptions:
     ray_address: str | None = None
 
     def __post_init__(self) -> None:
-        least = {"batch": self.batch, "threads": self.threads, "workers": self.workers}
-        for name, value in least.items():
-            if value is not None and value < 1:
-                raise UsageError(f"{name} must be at least 1; found {value}")
-        if not math.isfinite(self.max_megapixels) or self.max_pixels < 1:
-            raise UsageError(f"max_megapixels must be above 0, a pixel at least, and finite; found {self.max_megapixels}")
-        if not 0 <= self.checkpoint_s < math.inf:
-            raise UsageError(f"checkpoint_s must be at least 0 seconds, and finite; found {self.checkpoint_s}")
+        for name in ("batch", "threads", "workers", "max_megapixels", "checkpoint_s"):
+            limits.check(name, getattr(self, name))
+        if self.max_pixels < 1:
+            raise UsageError(f"max_megapixels must be a pixel at least; found {self.max_megapixels}")
         if self.ray_address is not None and not self.ray:
             raise UsageError("a Ray address is of use with --ray alone")
         if self.ray and self.workers is not None:
