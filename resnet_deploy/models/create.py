@@ -59,7 +59,7 @@ def load_model(
     """As `create_model`, with the checkpoint's preprocessing, class names and provenance beside the network."""
     row = registry.architecture(name)
     if num_classes is not None and not 1 <= num_classes <= MAX_CLASSES:
-        raise UsageError(f"a classifier needs at least 1 class, and at most {MAX_CLASSES}; found {num_classes}")
+        raise UsageError(f"a classifier needs at least 1 class; found {num_classes}, and {MAX_CLASSES} are the most")
     if not row.members:
         found = None if weights is None else checkpoint.read(row, weights)
         return _loaded(row, found, num_classes, new_head, seed=RANDOM_SEED)

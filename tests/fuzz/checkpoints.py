@@ -279,7 +279,7 @@ OPCODES = [
     b"X\x07\x00\x00\x00storage", b"cargparse\nNamespace\n", b"ctorch\nSize\n",
 ]  # fmt: skip
 BOMBS = [
-    b"}" + b")" + b"\x85" * 300_000 + b"K\x01s",  # a key that takes a stack of its own to hash
+    b"}" + b")" + b"\x85" * 100_000 + b"K\x01s",  # a key that takes a stack of its own to hash
     b"cbuiltins\nbytearray\n\x8a\x05\x00\x00\x00\x00\x10\x85R",  # 64 GB
     b"K\x01r\xff\xff\xff\x7f",  # a memo of two billion
     b"]" * 200_000,
