@@ -97,6 +97,12 @@ def check(name: str, value: Any, *, label: str | None = None) -> None:
         raise UsageError(_refusal(name, label, value))
 
 
+def check_all(**values: Any) -> None:
+    """Check several options by their names, as `check` does."""
+    for name, value in values.items():
+        check(name, value)
+
+
 def parse(name: str, text: str, *, label: str | None = None) -> int | float:
     """Read a number as people write it, in ASCII digits, within an option's limits. Raises UsageError."""
     limits, stripped = LIMITS[name], text.strip()

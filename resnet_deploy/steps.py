@@ -18,13 +18,13 @@ from resnet_deploy.backends.base import Backend, Candidate
 from resnet_deploy.bundle.codec import key_of, now
 from resnet_deploy.bundle.description import describe_preprocessing
 from resnet_deploy.bundle.ledger import Ledger
-from resnet_deploy.bundle.manifest import JudgedData, ParityRecord, SkippedImage
 from resnet_deploy.bundle.names import WEIGHTS
 from resnet_deploy.bundle.opened import Subject
+from resnet_deploy.bundle.records import JudgedData, ParityRecord, SkippedImage
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.data import Batch, Dataset
 from resnet_deploy.errors import DataError
-from resnet_deploy.limits import check
+from resnet_deploy.limits import check_all
 from resnet_deploy.parity import Comparison, ParityReport, average_views, judge, parse_gates
 from resnet_deploy.pipeline.restore import restore
 from resnet_deploy.preprocessing import CENTRE
@@ -112,8 +112,7 @@ def verify(
     Raises:
         UsageError, DataError, IntegrityError or UnavailableError.
     """
-    for name, value in (("batch", batch), ("limit", limit), ("threads", threads)):
-        check(name, value)
+    check_all(batch=batch, limit=limit, threads=threads)
     limits = parse_gates(gates)
     bundle = Bundle.open(bundle)
     candidates = [Candidate.parse(text) for text in backends]

@@ -22,7 +22,7 @@ from resnet_deploy.bundle.transaction import Transaction
 from resnet_deploy.calibration import calibrated
 from resnet_deploy.engine.plan import Origin
 from resnet_deploy.errors import DataError, TuningError, UsageError, carrying
-from resnet_deploy.limits import check
+from resnet_deploy.limits import check_all
 from resnet_deploy.lowering import QUANTIZED, LoweringOptions, lower
 from resnet_deploy.parity import judge, parse_gates
 from resnet_deploy.pipeline.restore import restore
@@ -60,8 +60,7 @@ def tune(
     the one that keeps the fewest operations. limit: images, evenly spaced. plot: an SVG or PNG of the sensitivities (extra
     `plot`). options: of `LoweringOptions`. Raises TuningError where no mix passes, and what `export` raises.
     """
-    for name, value in (("max_drop", max_drop), ("batch", batch), ("limit", limit), ("threads", threads)):
-        check(name, value)
+    check_all(max_drop=max_drop, batch=batch, limit=limit, threads=threads)
     limits = parse_gates(gates)
     chosen, kind = _options(options)
     if max_drop is not None:

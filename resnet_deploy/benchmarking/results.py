@@ -9,7 +9,7 @@ from resnet_deploy.backends.base import Candidate
 from resnet_deploy.benchmarking.lost import Lost
 from resnet_deploy.benchmarking.report import STAGES, Result, Unmeasured
 from resnet_deploy.benchmarking.roofs import Roofs
-from resnet_deploy.bundle.manifest import MeasurementRecord
+from resnet_deploy.bundle.records import MeasurementRecord
 from resnet_deploy.steps import REFERENCE, Verdict
 
 Records = dict[tuple[Candidate, int], MeasurementRecord]

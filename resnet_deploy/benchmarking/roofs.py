@@ -14,7 +14,7 @@ from resnet_deploy.benchmarking.roofline import floor
 from resnet_deploy.benchmarking.settings import MeasureOptions
 from resnet_deploy.bundle.codec import key_of
 from resnet_deploy.bundle.ledger import Ledger
-from resnet_deploy.bundle.manifest import CeilingRecord
+from resnet_deploy.bundle.records import CeilingRecord
 from resnet_deploy.errors import UsageError
 from resnet_deploy.models import registry
 from resnet_deploy.specs import Progress

@@ -32,7 +32,7 @@ from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.data import Dataset
 from resnet_deploy.errors import UsageError, carrying
-from resnet_deploy.limits import check
+from resnet_deploy.limits import check_all
 from resnet_deploy.lowering import LoweringOptions
 from resnet_deploy.models import registry
 from resnet_deploy.parity import parse_gates
@@ -98,8 +98,7 @@ def bench(
         UsageError, DataError, BundleError: what cannot be meant or read.
         BackendError: every backend died.
     """
-    for name, value in (("duration_s", duration_s), ("limit", limit), ("threads", threads)):
-        check(name, value)
+    check_all(duration_s=duration_s, limit=limit, threads=threads)
     if report is not None:
         check_path(report)
     asked, batches = parse_gates(gates), parse_batches(DEFAULT_BATCHES if batch is None else batch)
@@ -113,11 +112,7 @@ def bench(
     subject = Subject(_bundle(target, output, batches, overwrite, progress, options))
     if batch is None:
         batches = tuple(size for size in batches if size <= subject.max_batch)
-    if max(batches) > subject.max_batch:
-        raise UsageError(
-            f"the graph is proven up to batch {subject.max_batch}, not {max(batches)}; "
-            f"export it with --max-batch {max(batches)}"
-        )
+    _check_batches(subject, batches)
     candidates = chosen(subject.bundle, backends, precisions if "precision" in precisions.said else None, running)
     tools = tools or details.tools(candidates)
     restore(subject.bundle, [WEIGHTS, *(candidate.artifact for candidate in candidates)], progress)
@@ -141,6 +136,14 @@ def bench(
     with carrying(found):
         publish(subject.bundle, found.to_dict(), report)
     return found
+
+
+def _check_batches(subject: Subject, batches: tuple[int, ...]) -> None:
+    if max(batches) > subject.max_batch:
+        raise UsageError(
+            f"the graph is proven up to batch {subject.max_batch}, not {max(batches)}; "
+            f"export it with --max-batch {max(batches)}"
+        )
 
 
 class _Job:

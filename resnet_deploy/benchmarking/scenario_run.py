@@ -17,9 +17,10 @@ from resnet_deploy.benchmarking.report import ScenarioResult
 from resnet_deploy.benchmarking.scenarios import SUBMISSION_S, Figures, Runner, ScenarioOptions
 from resnet_deploy.bundle.codec import key_of, now
 from resnet_deploy.bundle.ledger import Ledger
-from resnet_deploy.bundle.manifest import LoadGenLog, Manifest, ScenarioRecord
+from resnet_deploy.bundle.manifest import LoadGenLog, Manifest
 from resnet_deploy.bundle.names import loadgen_prefix
 from resnet_deploy.bundle.opened import Subject
+from resnet_deploy.bundle.records import ScenarioRecord
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.bundle.transaction import Transaction
 from resnet_deploy.data import Dataset

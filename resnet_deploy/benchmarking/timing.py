@@ -21,9 +21,10 @@ from resnet_deploy.benchmarking.report import record
 from resnet_deploy.benchmarking.settings import MeasureOptions
 from resnet_deploy.bundle.codec import key_of, now
 from resnet_deploy.bundle.ledger import Ledger
-from resnet_deploy.bundle.manifest import MeasurementRecord, SamplesFile
+from resnet_deploy.bundle.manifest import SamplesFile
 from resnet_deploy.bundle.names import SAMPLES
 from resnet_deploy.bundle.opened import Subject
+from resnet_deploy.bundle.records import MeasurementRecord
 from resnet_deploy.data import Dataset
 from resnet_deploy.specs import Progress
 

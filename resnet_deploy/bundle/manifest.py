@@ -5,38 +5,36 @@ Patterns end in `$(?!\\n)`: `$` alone would let a line break through.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
-from msgspec import Meta, Struct
+from msgspec import Meta, field
 
-from resnet_deploy.bundle.names import FILE_NAME
+from resnet_deploy.bundle.records import (
+    CeilingRecord,
+    Count,
+    Facts,
+    FileName,
+    ImageDigest,
+    Key,
+    MeasurementRecord,
+    Name,
+    Origins,
+    ParityRecord,
+    Positive,
+    ProfileText,
+    Record,
+    ScenarioRecord,
+    Seconds,
+    Sha256,
+    Source,
+    Text,
+    Time,
+)
 from resnet_deploy.engine.plan import Origin
 from resnet_deploy.engine.report import PlanReport
-from resnet_deploy.parity import ParityReport
 from resnet_deploy.specs import Head, InputFormat, Precision, Preprocessing, TensorSpec
 
 SCHEMA_VERSION: Literal[2] = 2
-
-FileName = Annotated[str, Meta(pattern=FILE_NAME)]
-Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
-Key = Annotated[str, Meta(pattern=r"^[0-9a-f]{16}$(?!\n)")]
-ImageDigest = Annotated[str, Meta(pattern=r"^[0-9a-f]{16}$(?!\n)")]
-Origins = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.+=-]{1,4096}$(?!\n)")]  # digests joined by +, or a published file's name
-Text = Annotated[str, Meta(max_length=100_000)]
-Name = Annotated[str, Meta(min_length=1, max_length=1000)]
-Time = Annotated[str, Meta(max_length=40)]
-Count = Annotated[int, Meta(ge=0, le=2**53)]
-Positive = Annotated[int, Meta(ge=1, le=2**31 - 1)]
-Seconds = Annotated[float, Meta(ge=0)]
-ProfileText = Annotated[str, Meta(pattern=r"^[0-9]{1,6}:[0-9]{1,6}:[0-9]{1,6}$(?!\n)")]
-Facts = dict[str, Any]  # of runtimes and machines, as they say them; nothing is computed from it
-Source = Literal["checkpoint", "option", "assumed"]
-
-
-class Record(Struct, frozen=True, kw_only=True):
-    """What is recorded of one thing; unknown fields are left out when it is read."""
-
 
 # --- the model ---
 
@@ -87,7 +85,7 @@ class ModelDescription(Record, frozen=True, kw_only=True):
     head: Head
     input_format: InputFormat
     preprocessing: Preprocessing
-    preprocessing_source: dict[str, Source] = {}
+    preprocessing_source: dict[str, Source] = field(default_factory=dict)
     input: TensorSpec
     outputs: Annotated[tuple[TensorSpec, ...], Meta(min_length=1)]
     parameters: Count
@@ -144,7 +142,7 @@ class GraphFile(Artifact, frozen=True, kw_only=True, tag="onnx"):
     made_from: Sha256 | None = None
     opset: Positive | None = None
     checks: tuple[Check, ...] = ()
-    settings: Facts = {}
+    settings: Facts = field(default_factory=dict)
     calibration: CalibrationUse | None = None
     key: Key | None = None
     quantized_layers: Count | None = None
@@ -202,110 +200,6 @@ class LoadGenLog(Artifact, frozen=True, kw_only=True, tag="loadgen_log"):
 File = WeightsFile | GraphFile | CalibrationFile | PlanFile | TimingCache | SamplesFile | ProfilesFile | ReportFile | LoadGenLog
 
 
-# --- what was judged and measured ---
-
-
-class SkippedImage(Record, frozen=True, kw_only=True):
-    """An image that could not be read, and why."""
-
-    name: Text
-    reason: Text
-
-
-class JudgedData(Record, frozen=True, kw_only=True):
-    """The images of a verdict. calibrated_on: how many were left out since the candidate had seen them. judged_on: what
-    identifies the rest: equal keys, the same images in the same order."""
-
-    source: Text
-    sha256: Sha256
-    crops: Positive
-    images: Positive
-    calibrated_on: Count
-    skipped: tuple[SkippedImage, ...] = ()
-    notes: tuple[Text, ...] = ()
-    judged_on: Key | None = None
-
-
-class ParityRecord(Record, frozen=True, kw_only=True):
-    """A candidate against the reference. made_from, reference: digests of the files that ran."""
-
-    candidate: Name
-    made_from: Sha256
-    reference: Sha256 | None = None
-    data: JudgedData
-    batch: Positive
-    runtime: Facts
-    created: Time
-    report: ParityReport
-
-
-@dataclass(frozen=True, kw_only=True)
-class Latency:
-    """Seconds an inference of a whole batch."""
-
-    p50: Annotated[float, Meta(gt=0)]
-    p90: Seconds
-    p99: Seconds
-    mean: Seconds
-    iqr: Seconds
-
-
-class MeasurementRecord(Record, frozen=True, kw_only=True):
-    """A candidate's figures at one batch size, as `benchmarking.report.Result` explains them."""
-
-    candidate: Name
-    made_from: Sha256
-    batch: Positive
-    threads: Count | None
-    runtime: Facts
-    measured: Time
-    latency_s: Latency
-    device_latency_s: Latency
-    images_per_s: Annotated[float, Meta(gt=0)]
-    samples: Count
-    noisy: bool
-    warm: bool
-    warmup_runs: Count
-    enqueue_latency_s: Latency | None = None
-    h2d_latency_s: Latency | None = None
-    compute_latency_s: Latency | None = None
-    d2h_latency_s: Latency | None = None
-    host_latency_s: Latency | None = None
-    throughput_images_per_s: Annotated[float, Meta(gt=0)] | None = None
-    conditions: Facts | None = None
-    settings: Facts = {}
-    partial: bool = False
-
-
-class ScenarioRecord(Record, frozen=True, kw_only=True):
-    """One of MLPerf's scenarios, as LoadGen judged it."""
-
-    candidate: Name
-    made_from: Sha256 | None = None
-    scenario: Literal["single-stream", "multi-stream", "server", "offline"]
-    valid: bool
-    reason: Text
-    notes: tuple[Text, ...]
-    metrics: dict[str, float | int]
-    log_files: tuple[FileName, ...]
-    threads: Count | None
-    runtime: Facts
-    measured: Time
-    conditions: Facts | None = None
-    error: Text | None = None
-
-
-class CeilingRecord(Record, frozen=True, kw_only=True):
-    """What a device could do, measured: operations and bytes a second."""
-
-    name: Text
-    flop_s: dict[str, Seconds]
-    memory_bytes_s: Seconds
-    host_bytes_s: Seconds | None
-    source: Text
-    names: tuple[Text, ...] = ()
-
-
 # --- the whole ---
 
 
@@ -315,11 +209,11 @@ class Manifest(Record, frozen=True, kw_only=True):
     schema_version: Literal[2] = SCHEMA_VERSION
     created: Time
     model: ModelDescription
-    artifacts: dict[FileName, File] = {}
-    parity: dict[Key, ParityRecord] = {}
-    measurements: dict[Key, MeasurementRecord] = {}
-    scenarios: dict[Key, ScenarioRecord] = {}
-    roofs: dict[Key, CeilingRecord] = {}
+    artifacts: dict[FileName, File] = field(default_factory=dict)
+    parity: dict[Key, ParityRecord] = field(default_factory=dict)
+    measurements: dict[Key, MeasurementRecord] = field(default_factory=dict)
+    scenarios: dict[Key, ScenarioRecord] = field(default_factory=dict)
+    roofs: dict[Key, CeilingRecord] = field(default_factory=dict)
     tuning: Facts | None = None
 
     def files(self, kind: type[F]) -> dict[str, F]:

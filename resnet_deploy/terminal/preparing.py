@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from resnet_deploy.bundle.description import describe_preprocessing
-from resnet_deploy.bundle.manifest import GraphFile
-from resnet_deploy.bundle.names import FP32
 from resnet_deploy.terminal.tables import counted, table
 
 if TYPE_CHECKING:
@@ -37,6 +34,10 @@ def models(rows: list[dict[str, Any]]) -> str:
 
 
 def exported(bundle: Bundle) -> str:
+    from resnet_deploy.bundle.description import describe_preprocessing
+    from resnet_deploy.bundle.manifest import GraphFile
+    from resnet_deploy.bundle.names import FP32
+
     model, artifacts = bundle.manifest.model, bundle.manifest.artifacts
     checks = bundle.manifest.files(GraphFile)[FP32].checks
     worst = max(check.max_rel_error for check in checks)

@@ -5,14 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from resnet_deploy.bundle.codec import now
-from resnet_deploy.bundle.manifest import (
-    JudgedData,
-    ModelDescription,
-    ParityRecord,
-    Request,
-    SamplesFile,
-    WeightsOrigin,
-)
+from resnet_deploy.bundle.manifest import ModelDescription, Request, SamplesFile, WeightsOrigin
+from resnet_deploy.bundle.records import JudgedData, ParityRecord
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.bundle.transaction import changing
 from resnet_deploy.parity import ParityReport

@@ -385,8 +385,8 @@ def test_a_pipe_may_be_a_list(digits_bundle: Bundle, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", [0.0, -1.0, 1e-9, float("nan"), float("inf")])
 def test_limits_that_are_none(digits_bundle: Bundle, images: Path, tmp_path: Path, value: float) -> None:
-    with pytest.raises(DeployError, match="max_megapixels must be above 0, a pixel at least, and finite"):
+    with pytest.raises(DeployError, match="max_megapixels must be"):
         rd.embed(digits_bundle, images, tmp_path / "out.parquet", max_megapixels=value)
     if value:
-        with pytest.raises(DeployError, match="checkpoint_s must be at least 0 seconds"):
+        with pytest.raises(DeployError, match="checkpoint_s must be"):
             rd.embed(digits_bundle, images, tmp_path / "out.parquet", checkpoint_s=min(value, -value))
