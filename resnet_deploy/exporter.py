@@ -24,8 +24,9 @@ from resnet_deploy.backends.eager import EagerBackend
 from resnet_deploy.backends.ort import OrtBackend
 from resnet_deploy.errors import ExportError, UsageError
 from resnet_deploy.models.deploy import DeployModel
+from resnet_deploy.onnx_files import opset_of
 from resnet_deploy.parity import Comparison, ParityReport
-from resnet_deploy.specs import INPUT_NAME, MAX_BATCH, OPSET
+from resnet_deploy.specs import INPUT_NAME, MAX_BATCH, OPSET, check_opset
 
 MAX_REL_ERROR = 1e-4  # of the largest magnitude of the output: another order of summation, nothing more
 MIN_INDEX_AGREEMENT = 0.9  # top-k indices may swap where two values tie
@@ -40,10 +41,12 @@ def export_onnx(
     """Export, check with onnx.checker, and compare with eager at batch 1, 2, 7 and max_batch.
 
     step: told what is being done. Returns the checks: batch, max_abs_error, max_rel_error, cosine_min.
-    Raises ExportError, leaving no file, where the file is not valid or answers otherwise than eager.
+    Raises UsageError for an opset out of range, ExportError, leaving no file, where the file is not valid, of another opset or
+    answers otherwise than eager.
     """
     if max_batch < 1:
         raise UsageError(f"the largest batch must be at least 1; found {max_batch}")
+    check_opset(opset)
     step = step or (lambda _: None)
     try:
         step("export")
@@ -73,6 +76,8 @@ def _trace(model: DeployModel, max_batch: int, opset: int) -> onnx.ModelProto:
         proto: onnx.ModelProto = program.model_proto
     except Exception as exc:  # the exporter raises whatever its passes raise
         raise ExportError(f"torch.onnx.export failed ({type(exc).__name__}): {str(exc).splitlines()[0][:300]}") from exc
+    if (written := opset_of(proto)) != opset:
+        raise ExportError(f"torch.onnx wrote opset {written} where {opset} was asked for: leave out --opset, or give {written}")
     _tidy(proto)
     return proto
 

@@ -17,6 +17,7 @@ INPUT_NAME = "input"
 Progress = Callable[[str, int, "int | None"], None]
 MAX_BATCH = 32  # the largest batch that an export proves, unless asked for more
 OPSET = 20  # of ONNX; TensorRT >= 10 and ONNX Runtime >= 1.17 read it
+OPSETS = (18, 23)  # the first that torch.onnx writes (asked for less, it writes 18 in silence), the last that runtimes read
 
 
 def silent(what: str, done: int, total: int | None) -> None:
@@ -151,6 +152,13 @@ class Preprocessing:
             mean=tuple(float(value) for value in data["mean"]),  # type: ignore[arg-type]
             std=tuple(float(value) for value in data["std"]),  # type: ignore[arg-type]
         )
+
+
+def check_opset(opset: int) -> None:
+    """Raises UsageError, with the range, for an opset that no export of ours can have."""
+    low, high = OPSETS
+    if not low <= opset <= high:
+        raise UsageError(f"--opset must be from {low} to {high}; found {opset}. Without it, {OPSET} is written")
 
 
 CALIBRATION_METHODS = ("max", "percentile:99.9", "percentile:99.99", "percentile:99.999", "entropy", "mse")

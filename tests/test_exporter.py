@@ -9,12 +9,13 @@ import onnx
 import pytest
 import torch
 
+from resnet_deploy import specs
 from resnet_deploy.errors import ExportError, StorageError, UsageError
 from resnet_deploy.exporter import export_onnx
 from resnet_deploy.inspection import inspect
 from resnet_deploy.models.create import load_model
 from resnet_deploy.models.deploy import DeployModel
-from resnet_deploy.specs import Head, InputFormat, Preprocessing
+from resnet_deploy.specs import OPSETS, Head, InputFormat, Preprocessing
 from tests.conftest import DIGITS
 
 
@@ -143,3 +144,25 @@ def test_no_room_for_the_file() -> None:
 def test_a_batch_below_one(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="at least 1"):
         export_onnx(deploy(), tmp_path / "m.onnx", max_batch=0)
+
+
+@pytest.mark.parametrize("opset", [-1, 0, 13, 17, 24, 10**9])
+def test_an_opset_out_of_range_is_refused_before_any_work(tmp_path: Path, opset: int) -> None:
+    """Asked for 13 to 17, torch.onnx writes 18 and says nothing."""
+    with pytest.raises(UsageError, match=f"--opset must be from 18 to 23; found {opset}"):
+        export_onnx(deploy(), tmp_path / "m.onnx", max_batch=2, opset=opset)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("opset", OPSETS)
+def test_the_file_has_the_opset_that_was_asked_for(tmp_path: Path, opset: int) -> None:
+    export_onnx(deploy(), tmp_path / "m.onnx", max_batch=2, opset=opset)
+    assert inspect(tmp_path / "m.onnx").opset == opset
+
+
+def test_a_file_of_another_opset_is_not_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The range is opened, so that the real exporter writes 18 where 17 is asked for."""
+    monkeypatch.setattr(specs, "OPSETS", (1, 99))
+    with pytest.raises(ExportError, match="wrote opset 18 where 17 was asked for"):
+        export_onnx(deploy(), tmp_path / "m.onnx", max_batch=2, opset=17)
+    assert not list(tmp_path.iterdir())
