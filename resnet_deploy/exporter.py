@@ -18,12 +18,14 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from resnet_deploy import limits
 from resnet_deploy._files import flush, writing
 from resnet_deploy.backends.base import Candidate
 from resnet_deploy.backends.eager import EagerBackend
 from resnet_deploy.backends.ort import OrtBackend
 from resnet_deploy.errors import ExportError, UsageError
 from resnet_deploy.models.deploy import DeployModel
+from resnet_deploy.onnx_files import opset_of
 from resnet_deploy.parity import Comparison, ParityReport
 from resnet_deploy.specs import INPUT_NAME, MAX_BATCH, OPSET
 
@@ -40,10 +42,12 @@ def export_onnx(
     """Export, check with onnx.checker, and compare with eager at batch 1, 2, 7 and max_batch.
 
     step: told what is being done. Returns the checks: batch, max_abs_error, max_rel_error, cosine_min.
-    Raises ExportError, leaving no file, where the file is not valid or answers otherwise than eager.
+    Raises UsageError for an opset out of range, ExportError, leaving no file, where the file is not valid, of another opset or
+    answers otherwise than eager.
     """
     if max_batch < 1:
         raise UsageError(f"the largest batch must be at least 1; found {max_batch}")
+    limits.check("opset", opset)
     step = step or (lambda _: None)
     try:
         step("export")
@@ -73,6 +77,8 @@ def _trace(model: DeployModel, max_batch: int, opset: int) -> onnx.ModelProto:
         proto: onnx.ModelProto = program.model_proto
     except Exception as exc:  # the exporter raises whatever its passes raise
         raise ExportError(f"torch.onnx.export failed ({type(exc).__name__}): {str(exc).splitlines()[0][:300]}") from exc
+    if (written := opset_of(proto)) != opset:
+        raise ExportError(f"torch.onnx wrote opset {written} where {opset} was asked for: leave out --opset, or give {written}")
     _tidy(proto)
     return proto
 

@@ -71,6 +71,8 @@ def check_structure(model: Any, path: Path) -> None:
     for domain, item in zip(domains, model.opset_import, strict=True):
         if domain == "" and not 1 <= item.version <= newest:
             raise GraphError(f"its opset is {item.version:,}; the onnx package that is installed reads 1 to {newest}")
+    if bad := next((text for text in _texts(model) if not isinstance(text, str)), None):
+        raise GraphError(f"the name {bad[:40]!r} is not UTF-8")  # protobuf hands it on as bytes
     for value in (*model.graph.input, *model.graph.output):
         typed(value.type)
     for tensor in tensors(model):
@@ -99,6 +101,27 @@ def load_external(model: Any, path: Path) -> None:
         tensor.raw_data = data
         tensor.data_location = type(tensor).DEFAULT
         del tensor.external_data[:]
+
+
+def _texts(model: Any) -> Iterator[Any]:
+    """Every name in a model that is shown or looked up."""
+    yield from (model.producer_name, model.producer_version)
+    for item in model.opset_import:
+        yield item.domain
+    for function in model.functions:
+        yield from (function.domain, function.name)
+    for root in (model.graph, *model.functions):
+        for graph in graphs(root):
+            for node in graph.node:
+                yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        yield value.name
+        for kind in (value.type.tensor_type, value.type.sparse_tensor_type):
+            yield from (dim.dim_param for dim in kind.shape.dim)
+    for tensor in tensors(model):
+        yield tensor.name
+        for entry in tensor.external_data:
+            yield from (entry.key, entry.value)
 
 
 def opset_of(model: Any) -> int:

@@ -176,7 +176,7 @@ def test_verify_with_ten_crops(tmp_path: Path) -> None:
 
     bundle = export("resnet20", tmp_path / "b", weights=DIGITS, resize=36, max_batch=4)
     (found,) = verify(bundle, "digits", limit=30, crops=10, threads=1)
-    assert found.gate == "pass" and found.data["crops"] == 10 and found.report.images == 30
+    assert found.gate == "pass" and found.data.crops == 10 and found.report.images == 30
     preprocessing = Preprocessing.from_dict(bundle.manifest.model.preprocessing)
     dataset = open_data("digits", preprocessing=preprocessing, input_format=InputFormat.FLOAT, limit=30, crops=10)
     network, correct = create_model("resnet20", weights=DIGITS), 0

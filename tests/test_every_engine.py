@@ -29,7 +29,7 @@ def test_every_precision(name: str, tmp_path: Path) -> None:
     plans = rd.build(bundle, precision="fp32,fp16,int8", batch=("1", "2:4:8"), flavour="tensorrt-rtx", target="sm86")
     plans += rd.build(bundle, precision="fp8", batch="1:4:8", flavour="tensorrt-rtx", target="sm89")
     for plan in plans:
-        asked, additions = graph_layers(bundle.path / f"model.{plan.entry['precision']}.onnx")
-        assert not plan.entry["warnings"], plan.entry["warnings"]
+        asked, additions = graph_layers(bundle.path / f"model.{plan.entry.precision.value}.onnx")
+        assert not plan.entry.warnings, plan.entry.warnings
         assert plan.report.layers == asked, "each convolution computes in what its graph says"
         assert set(plan.report.unfused_adds) <= set(additions)

@@ -9,6 +9,7 @@ import onnx
 import pytest
 import torch
 
+from resnet_deploy import limits
 from resnet_deploy.errors import ExportError, StorageError, UsageError
 from resnet_deploy.exporter import export_onnx
 from resnet_deploy.inspection import inspect
@@ -143,3 +144,25 @@ def test_no_room_for_the_file() -> None:
 def test_a_batch_below_one(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="at least 1"):
         export_onnx(deploy(), tmp_path / "m.onnx", max_batch=0)
+
+
+@pytest.mark.parametrize("opset", [-1, 0, 13, 17, 24, 10**9])
+def test_an_opset_out_of_range_is_refused_before_any_work(tmp_path: Path, opset: int) -> None:
+    """Asked for 13 to 17, torch.onnx writes 18 and says nothing."""
+    with pytest.raises(UsageError, match=f"opset must be a whole number of at least 18 and at most 23; found {opset}"):
+        export_onnx(deploy(), tmp_path / "m.onnx", max_batch=2, opset=opset)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("opset", [18, 23])
+def test_the_file_has_the_opset_that_was_asked_for(tmp_path: Path, opset: int) -> None:
+    export_onnx(deploy(), tmp_path / "m.onnx", max_batch=2, opset=opset)
+    assert inspect(tmp_path / "m.onnx").opset == opset
+
+
+def test_a_file_of_another_opset_is_not_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The range is opened, so that the real exporter writes 18 where 17 is asked for."""
+    monkeypatch.setitem(limits.LIMITS, "opset", limits.Limits(low=1, high=99))
+    with pytest.raises(ExportError, match="wrote opset 18 where 17 was asked for"):
+        export_onnx(deploy(), tmp_path / "m.onnx", max_batch=2, opset=17)
+    assert not list(tmp_path.iterdir())

@@ -60,6 +60,11 @@ REFUSED: dict[str, tuple[Callable[[], Made], str]] = {
     "an output twice": (lambda: model([conv(), NODE("Relu", ["x"], ["y"])]), "single static assignment"),
     "no shape": (lambda: model(outputs=[value("y", None)]), "'shape' of 'type' is required"),
     "no type": (lambda: changed(lambda m: m.graph.input[0].ClearField("type")), "required but missing"),
+    "a name that is no text": (lambda: model().SerializeToString().replace(b'c"\x04Conv', b'\xff"\x04Conv'), "is not UTF-8"),
+    "a size that is no text": (
+        lambda: model(inputs=[value("x", ("size", 3, 8, 8))]).SerializeToString().replace(b"size", b"\xffize"),
+        "is not UTF-8",
+    ),
     "weights missing": (lambda: external("nope.bin"), "the weights of 'w' are in 'nope.bin': No such file"),
     "weights above": (lambda: external("../w.bin"), "not a file beside it"),
     "weights elsewhere": (lambda: external("/etc/passwd"), "not a file beside it"),

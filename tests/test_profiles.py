@@ -165,7 +165,7 @@ def plan_layers(lowered: Bundle, tmp_path_factory: pytest.TempPathFactory) -> di
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: the extra rtx")
     path = shutil.copytree(lowered.path, tmp_path_factory.mktemp("plans") / "bundle")
     built = rd.build(path, precision="fp32,int8", flavour="tensorrt-rtx", target="sm86", batch="1:8:8")
-    return {plan.entry["precision"]: {layer.name: layer for layer in plan.report.engine_layers} for plan in built}
+    return {plan.entry.precision.value: {layer.name: layer for layer in plan.report.engine_layers} for plan in built}
 
 
 @pytest.mark.parametrize("kind", ["fp32", "int8"])

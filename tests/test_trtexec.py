@@ -25,6 +25,7 @@ from resnet_deploy.backends.base import Candidate
 from resnet_deploy.benchmarking import run as run_module
 from resnet_deploy.benchmarking.report import Latency
 from resnet_deploy.benchmarking.trtexec import Settings, command, compare, find_tools, parse, run
+from resnet_deploy.bundle.manifest import PlanFile
 from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.cli import main
@@ -32,6 +33,7 @@ from resnet_deploy.engine import plan as plan_module
 from resnet_deploy.engine.plan import Origin
 from resnet_deploy.engine.report import summarize
 from resnet_deploy.errors import BackendError, UnavailableError, UsageError
+from resnet_deploy.specs import Precision
 from resnet_deploy.terminal import profiles as text
 from tests.fake_tensorrt import Engine, HostDevice, TensorRt
 from tests.test_verdicts import latency, row
@@ -246,9 +248,8 @@ def planned(digits_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with bundle.transaction() as change:
         change.write("model.fp32.plan", graph.read_bytes())
         change.add(
-            "model.fp32.plan", kind="plan", precision="fp32", made_from=bundle.manifest.artifacts[graph.name].sha256,
-            origin=origin.to_dict(), profiles=["1:8:8", "1:1:1"], flags={}, builder_s=1.0,
-            report=summarize([], [], []).to_dict(),
+            "model.fp32.plan", PlanFile, precision=Precision.FP32, made_from=bundle.sha256(graph.name), origin=origin,
+            profiles=("1:8:8", "1:1:1"), flags={}, builder_s=1.0, key="0" * 16, report=summarize([], [], []),
         )  # fmt: skip
     monkeypatch.setattr(run_module, "ensure_plan", lambda *_: None)
     for module in (plan_module, trt_module):

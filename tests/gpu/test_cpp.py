@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 
 import resnet_deploy as rd
+from resnet_deploy.bundle.manifest import PlanFile
 from resnet_deploy.bundle.store import Bundle
+from resnet_deploy.specs import Precision
 from tests.conftest import DIGITS
 from tests.gpu.test_tensorrt import FLAVOURS, ready
 from tests.serving.cpp.programs import PIXELS, answers, build, changed, classify, compare, expected, ppm, run
@@ -83,7 +85,7 @@ def test_10_000_inferences_on_4_threads(program: Path, bundle: Bundle, images: l
 
 
 def test_what_does_not_fit(program: Path, bundle: Bundle, flavour: str, images: list[str], tmp_path: Path) -> None:
-    name = next(n for n, e in bundle.manifest.artifacts.items() if e["kind"] == "plan" and e["precision"] == "fp32")
+    name = next(n for n, e in bundle.manifest.files(PlanFile).items() if e.precision is Precision.FP32)
     others = {"gpu": "NVIDIA Voodoo 3", "compute_capability": "1.0", "targets": [], "hardware_compatible": None}
     folder = changed(bundle, tmp_path / "gpu", lambda m: m["artifacts"][name]["origin"].update(others))
     assert "the plan was built with" in run(program, folder, images[0], "--precision", "fp32", code=3).stderr
@@ -93,7 +95,7 @@ def test_what_does_not_fit(program: Path, bundle: Bundle, flavour: str, images: 
 
 def test_a_damaged_plan(program: Path, bundle: Bundle, images: list[str], tmp_path: Path) -> None:
     """One that a manifest vouches for, so that TensorRT itself refuses it."""
-    name = next(n for n, e in bundle.manifest.artifacts.items() if e["kind"] == "plan" and e["precision"] == "fp32")
+    name = next(n for n, e in bundle.manifest.files(PlanFile).items() if e.precision is Precision.FP32)
     whole = (bundle.path / name).read_bytes()
     for number, content in enumerate((b"garbage" * 1000, whole[: len(whole) // 2])):
         digest = hashlib.sha256(content).hexdigest()

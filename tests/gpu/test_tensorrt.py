@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
 import resnet_deploy as rd
 from resnet_deploy.backends.base import Candidate
 from resnet_deploy.building import ensure_plan
+from resnet_deploy.bundle.manifest import PlanFile
 from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import MissingPackageError, UnavailableError, UsageError
@@ -98,10 +101,14 @@ def test_profiles_switch_and_batches_outside_are_refused(bundle: Bundle, tmp_pat
 def test_a_plan_for_another_gpu_is_refused(bundle: Bundle, tmp_path: Path, flavour: str) -> None:
     ready(bundle, flavour)
     other = Bundle.open(shutil.copytree(bundle.path, tmp_path / "b"))
+    foreign = {
+        name: msgspec.structs.replace(
+            plan, origin=dataclasses.replace(plan.origin, gpu="Another GPU", compute_capability="1.0", targets=())
+        )
+        for name, plan in other.manifest.files(PlanFile).items()
+    }
     with other.transaction() as change:
-        for entry in change.manifest.artifacts.values():
-            if entry["kind"] == "plan":
-                entry["origin"] |= {"gpu": "Another GPU", "compute_capability": "1.0", "targets": []}
+        change.update(lambda manifest: msgspec.structs.replace(manifest, artifacts={**manifest.artifacts, **foreign}))
     with pytest.raises(UnavailableError, match="Another GPU"):
         Subject(other).backend(Candidate.parse(flavour), 1)
 

@@ -21,7 +21,11 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 import resnet_deploy as rd
+from resnet_deploy.bundle.manifest import PlanFile
 from resnet_deploy.bundle.store import Bundle
+from resnet_deploy.engine.plan import Origin
+from resnet_deploy.engine.report import summarize
+from resnet_deploy.specs import Precision
 from tests.conftest import DIGITS, ROOT
 
 PROBABILITIES: dict[str, Any] = {"head": "probabilities", "input": "uint8", "image_size": 48, "max_batch": 4}
@@ -47,13 +51,17 @@ def with_tensorrt(
     """A plan of TensorRT in a bundle's manifest, as a GPU machine would have recorded it; nothing here ever reads one."""
     precision = graph.split(".")[1]
     name = f"model.{precision}.tensorrt-{version}.{gpu.lower().replace(' ', '-')}.plan"
-    artifacts = bundle.manifest.artifacts
-    origin = {"flavour": "tensorrt", "version": version, "platform": "Linux-x86_64", "gpu": gpu, "targets": [],
-              "compute_capability": capability, "version_compatible": False, "hardware_compatible": None}  # fmt: skip
+    origin = Origin(
+        flavour="tensorrt", version=version, platform="Linux-x86_64", gpu=gpu, compute_capability=capability,
+        **changes.pop("origin", {}),
+    )  # fmt: skip
+    profiles = tuple(changes.pop("profiles", ("1:1:1", "1:4:8")))
     with bundle.transaction() as change:
         change.write(name, f"ftrt {name}".encode())
-        entry = {"precision": precision, "made_from": artifacts[graph]["sha256"], "profiles": ["1:1:1", "1:4:8"]}
-        change.add(name, kind="plan", origin=origin, **{**entry, **changes})
+        change.add(
+            name, PlanFile, precision=Precision(precision), made_from=bundle.sha256(graph), origin=origin, profiles=profiles,
+            key="0" * 16, flags={}, builder_s=1.0, report=summarize([], [], []), **changes,
+        )  # fmt: skip
     return name
 
 

@@ -36,10 +36,9 @@ def answers(bundle: Bundle, paths: Iterable[str | Path], backend: str = "onnxrun
     """What a backend of the bundle says of files, one after the other, through `verify`'s own reader."""
     from resnet_deploy.backends.base import Candidate
     from resnet_deploy.preprocessing import Transform
-    from resnet_deploy.specs import InputFormat
 
     subject = Subject(bundle)
-    transform = Transform(preprocessing=subject.preprocessing, input_format=InputFormat(subject.description["input_format"]))
+    transform = Transform(preprocessing=subject.preprocessing, input_format=subject.description.input_format)
     images = []
     for path in paths:
         with Image.open(path) as image:

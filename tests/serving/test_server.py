@@ -21,7 +21,6 @@ from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.preprocessing import Transform
 from resnet_deploy.serving.model_config import SCHEMA, new_config, read_config, to_text
-from resnet_deploy.specs import InputFormat
 from resnet_deploy.steps import REFERENCE
 from tests.conftest import ROOT
 from tests.serving.conftest import PROBABILITIES, Triton, example, with_tensorrt
@@ -65,7 +64,7 @@ def photo(kind: str = "JPEG", size: tuple[int, int] = (80, 57), mode: str = "RGB
 def prepared(bundle: Bundle, files: list[bytes]) -> NDArray[Any]:
     """By this package's own preprocessing."""
     subject = Subject(bundle)
-    transform = Transform(preprocessing=subject.preprocessing, input_format=InputFormat(subject.description["input_format"]))
+    transform = Transform(preprocessing=subject.preprocessing, input_format=subject.description.input_format)
     return np.stack([transform(Image.open(io.BytesIO(data))) for data in files])
 
 

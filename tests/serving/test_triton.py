@@ -14,6 +14,7 @@ import pytest
 
 import resnet_deploy as rd
 from resnet_deploy.bundle.codec import now
+from resnet_deploy.bundle.records import Latency, MeasurementRecord
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.engine.plan import Origin
 from resnet_deploy.errors import DataError, RepositoryError, ServingError, UsageError
@@ -145,12 +146,14 @@ def test_releases() -> None:
 
 def measured(bundle: Bundle, candidate: str, artifact: str, p99_s: dict[int, float]) -> None:
     """Measurements as `bench` records them."""
-    made_from = bundle.manifest.artifacts[artifact].sha256
-    bundle.record("measurements", {
-        f"key{size}": {"candidate": candidate, "made_from": made_from, "batch": size, "measured": now(),
-                       "latency_s": {"p50": time_s / 2, "p99": time_s}}
-        for size, time_s in p99_s.items()
-    })  # fmt: skip
+    records = {}
+    for size, time_s in p99_s.items():
+        latency = Latency(p50=time_s / 2, p90=time_s, p99=time_s, mean=time_s, iqr=0.0)
+        records[f"{size:016x}"] = MeasurementRecord(
+            candidate=candidate, made_from=bundle.sha256(artifact), batch=size, measured=now(), latency_s=latency,
+            device_latency_s=latency, threads=1, runtime={}, images_per_s=1.0, samples=9, noisy=False, warm=True, warmup_runs=1,
+        )  # fmt: skip
+    bundle.record("measurements", records)
 
 
 def test_a_latency_bound_chooses_batch_and_delay(bundle: Bundle, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import resnet_deploy as rd
+from resnet_deploy.bundle.manifest import PlanFile
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.engine.flavours import gpu
 from tests.serving.cpp.conftest import Ask, asking
@@ -39,7 +40,7 @@ def bundle(rtx_build: Path, digits_bundle: Bundle, tmp_path_factory: pytest.Temp
 
 
 def plan_of(bundle: Bundle) -> tuple[str, dict[str, Any]]:
-    return next((name, entry) for name, entry in bundle.manifest.artifacts.items() if entry["kind"] == "plan")
+    return next(iter(bundle.manifest.files(PlanFile).items()))
 
 
 def test_plans_that_are_none_are_refused_before_cuda_is_asked(rtx_units: Ask, bundle: Bundle, tmp_path: Path) -> None:
