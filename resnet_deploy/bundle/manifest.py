@@ -1,37 +1,35 @@
-"""manifest.json as typed, frozen objects: what is read, checked, written and published as a schema is this one definition.
-
-Patterns end in `$(?!\\n)`: `$` alone would let a line break through.
-"""
+"""manifest.json as typed, frozen objects: what is read, checked, written and published as a schema is this one definition."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from msgspec import Meta, Struct
 
-from resnet_deploy.bundle.names import FILE_NAME
+from resnet_deploy.bundle.fields import (
+    Count,
+    Facts,
+    FileName,
+    ImageDigest,
+    Key,
+    Latency,
+    LoweringSettings,
+    Name,
+    Origins,
+    Positive,
+    ProfileText,
+    Seconds,
+    Sha256,
+    Source,
+    Text,
+    Time,
+)
 from resnet_deploy.engine.plan import Origin
 from resnet_deploy.engine.report import PlanReport
 from resnet_deploy.parity import ParityReport
 from resnet_deploy.specs import Head, InputFormat, Precision, Preprocessing, TensorSpec
 
 SCHEMA_VERSION: Literal[2] = 2
-
-FileName = Annotated[str, Meta(pattern=FILE_NAME)]
-Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
-Key = Annotated[str, Meta(pattern=r"^[0-9a-f]{16}$(?!\n)")]
-ImageDigest = Annotated[str, Meta(pattern=r"^[0-9a-f]{16}$(?!\n)")]
-Origins = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.+=-]{1,4096}$(?!\n)")]  # digests joined by +, or a published file's name
-Text = Annotated[str, Meta(max_length=100_000)]
-Name = Annotated[str, Meta(min_length=1, max_length=1000)]
-Time = Annotated[str, Meta(max_length=40)]
-Count = Annotated[int, Meta(ge=0, le=2**53)]
-Positive = Annotated[int, Meta(ge=1, le=2**31 - 1)]
-Seconds = Annotated[float, Meta(ge=0)]
-ProfileText = Annotated[str, Meta(pattern=r"^[0-9]{1,6}:[0-9]{1,6}:[0-9]{1,6}$(?!\n)")]
-Facts = dict[str, Any]  # of runtimes and machines, as they say them; nothing is computed from it
-Source = Literal["checkpoint", "option", "assumed"]
 
 
 class Record(Struct, frozen=True, kw_only=True):
@@ -144,7 +142,7 @@ class GraphFile(Artifact, frozen=True, kw_only=True, tag="onnx"):
     made_from: Sha256 | None = None
     opset: Positive | None = None
     checks: tuple[Check, ...] = ()
-    settings: Facts = {}
+    settings: LoweringSettings = {}
     calibration: CalibrationUse | None = None
     key: Key | None = None
     quantized_layers: Count | None = None
@@ -237,17 +235,6 @@ class ParityRecord(Record, frozen=True, kw_only=True):
     runtime: Facts
     created: Time
     report: ParityReport
-
-
-@dataclass(frozen=True, kw_only=True)
-class Latency:
-    """Seconds an inference of a whole batch."""
-
-    p50: Annotated[float, Meta(gt=0)]
-    p90: Seconds
-    p99: Seconds
-    mean: Seconds
-    iqr: Seconds
 
 
 class MeasurementRecord(Record, frozen=True, kw_only=True):

@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from resnet_deploy import _json
-from resnet_deploy.bundle.description import describe_preprocessing
-from resnet_deploy.bundle.manifest import ModelDescription
 from resnet_deploy.terminal import conditions, profiles
 from resnet_deploy.terminal.tables import table
 
@@ -15,6 +13,9 @@ if TYPE_CHECKING:
 
 
 def bench(report: BenchReport, *, detail: bool = False) -> str:
+    from resnet_deploy.bundle.description import describe_preprocessing
+    from resnet_deploy.bundle.manifest import ModelDescription
+
     machine, model = report.machine, report.model
     gpus = "".join(f", {gpu['name']}" for gpu in machine["gpus"])
     packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
