@@ -78,7 +78,7 @@ def run(rng: random.Random, folder: Path) -> None:
         (bundle / MANIFEST).write_bytes(seal(text))
         _lay(manifest, before, bundle, folder)
         if rng.random() < 0.1:  # it is made again as the manifest says
-            (bundle / rng.choice(["model.fp16.onnx", "model.int8.onnx", "model.int8-cpu.onnx"])).unlink()
+            (bundle / rng.choice(["model.fp16.onnx", "model.int8.onnx", "model.int8-cpu.onnx"])).unlink(missing_ok=True)
     outside = _tree(folder)
     try:
         _use(rng, bundle, folder / "a" / "b" / "out", wrong)
