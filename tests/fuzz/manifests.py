@@ -290,9 +290,51 @@ def _swap(rng: random.Random, manifest: Any) -> str | None:
     return None
 
 
+WORDS = {
+    "precision": ["fp32", "fp16", "bf16", "int8", "fp8"], "kind": ["logits", "topk", "embedding", "features", "onnx", "plan"],
+    "input_format": ["float", "uint8"], "dtype": ["float32", "uint8", "int64", "float16", "object", "U5"],
+    "architecture": ["resnet18", "resnet50", "resnet:layers=1-1", "wide_resnet:depth=16", "x", "resnet20"],
+    "candidate": ["eager", "onnxruntime:int8", "tensorrt:fp16", "openvino", "x:y", "onnxruntime:threads=2"],
+    "flavour": ["tensorrt", "tensorrt-rtx", "zzz"], "version": ["1", "x", "99.0", "-"], "platform": ["x", "Linux-x86_64"],
+    "compute_capability": ["0.0", "99.9"], "profiles": ["0:0:0", "9:1:4", "999999:1:1"], "name": ["", "input", "x" * 900],
+    "method": ["max", "x"], "measured": ["", "yesterday", "2026-13-45T00:00:00"], "created": ["", "x", "0001-01-01T00:00:00"],
+}  # fmt: skip
+ANY_TEXT = ("", "x", "<script>alert(1)</script>", "\x1b]0;x\x07", "a\nb", "|" * 50, "\u202e", "x" * 9000, "--help")
+
+
+def _plausible(rng: random.Random, manifest: Any) -> str | None:
+    """A value of the same type, such as another manifest could have: most of these are opened."""
+    container, key = _pick(rng, manifest, lambda value: True)
+    old = container[key]
+    others = [c[k] for c, k in _places(manifest) if k == key and type(c[k]) is type(old)]
+    if isinstance(old, bool):
+        new: Any = not old
+    elif isinstance(old, int):
+        new = rng.choice([0, 1, 2, 3, 7, 65536, WHOLE, 2**53, old + 1, *others[:3]])
+    elif isinstance(old, float):
+        new = rng.choice([0.0, 1e-300, 1e-9, 0.5, 1.0, 1e18, 1e300, old * 2, -old])
+    elif isinstance(old, str):
+        new = rng.choice(WORDS.get(key, ANY_TEXT) if rng.random() < 0.7 else others)
+    elif isinstance(old, list):
+        new = rng.choice([[], old * 2, old[::-1], old[:1], old[1:]])
+    elif isinstance(old, dict):
+        new = rng.choice([{}, dict(list(old.items())[:-1]), rng.choice(others)])
+    else:
+        new = rng.choice([1, "x", 0.5, [], {}])
+    container[key] = new
+    return None
+
+
+def _named_classes(rng: random.Random, manifest: Any) -> str | None:
+    """Names of classes as a folder could have them."""
+    names = [rng.choice([text for text in ANY_TEXT if 0 < len(text) <= 1000]) for _ in range(manifest["model"]["num_classes"])]
+    manifest["model"]["class_names"] = names
+    return None
+
+
 CHANGES: tuple[Callable[[random.Random, Any], str | None], ...] = (
     _not_finite, _other_type, _other_type, _other_type, _far, _far, _digest, _name, _target, _delete, _delete, _add, _deep,
-    _words, _swap,
+    _words, _swap, *[_plausible] * 14, _named_classes,
 )  # fmt: skip
 
 
