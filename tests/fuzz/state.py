@@ -11,7 +11,7 @@ from typing import Any
 from tests.fuzz.bundles import read
 
 SAME_BYTES = {"onnx", "weights", "calibration"}  # the kinds whose bytes a request determines
-VOLATILE = {"created", "command", "runtime", "seconds", "builder_s", "packages", "machine"}
+VOLATILE = {"created", "tuned", "command", "runtime", "seconds", "builder_s", "packages", "machine"}
 
 
 def check(path: Path) -> None:
