@@ -54,7 +54,7 @@ def test_the_wrong_field_is_named(text: str, said: str) -> None:
 
 
 def test_what_is_read_can_be_written_however_deep() -> None:
-    text = '{"free": ' + '{"[[\\"[{": [' * 31 + "[1]" + "]}" * 31 + "}"
+    text = '{"free": ' + '{"[[\\\\\\"[{\\\\": [' * 31 + "[1]" + "]}" * 31 + "}"
     assert _json.decode(_json.encode(_json.decode(text.encode(), Whole)), Whole).free
 
 
