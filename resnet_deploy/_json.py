@@ -15,6 +15,8 @@ T = TypeVar("T")
 
 MAX_BYTES = 1 << 30  # of a JSON file that is read whole; samples of a long run take some hundred megabytes
 MAX_DEPTH = 64
+_NO_BRACKETS = re.compile(rb'"[^"]*"|[^"\[\]{}]+')  # of text whose quotes all stand for strings' ends
+_INNERMOST = re.compile(rb"\[\]|\{\}")
 _MOST_WORK = 1 << 32  # bytes that are read again in search of a wrong key
 
 
@@ -32,13 +34,24 @@ def decode(data: bytes, kind: type[T]) -> T:
     import msgspec
 
     try:
-        return msgspec.json.decode(data, type=kind)
+        value = msgspec.json.decode(data, type=kind)
     except msgspec.ValidationError as exc:
         raise ValueError(_located(data, kind, str(exc))) from exc
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
         raise ValueError(f"it is not JSON ({exc})") from exc
     except RecursionError as exc:
         raise ValueError("it is nested too deeply") from exc
+    if _is_deep(data):
+        raise ValueError("it is nested too deeply")
+    return value
+
+
+def _is_deep(data: bytes) -> bool:
+    """Whether JSON text has more than MAX_DEPTH levels, so that what was read could not be written again."""
+    brackets = _NO_BRACKETS.sub(b"", data.replace(rb"\\", b"").replace(rb"\"", b""))
+    for _ in range(MAX_DEPTH):
+        brackets = _INNERMOST.sub(b"", brackets)
+    return bool(brackets)
 
 
 def convert(value: Any, kind: type[T]) -> T:

@@ -82,7 +82,9 @@ def calibrate(bundle: Bundle, options: LoweringOptions, progress: Progress) -> C
             )
         return Calibration.load(bundle.artifact(CALIBRATION))
     if is_file(source):
-        return Calibration.load(Path(source))
+        calibration = Calibration.load(Path(source))
+        calibration.require(fp32_graph(bundle, options), ())  # FP16's check of overflows needs no tensor by name
+        return calibration
     subject = Subject(bundle)
     # `auto` judges on the rest.
     dataset = subject.data(source, limit=options.calibration_images + HELD_OUT, labels_needed=False)

@@ -114,7 +114,7 @@ class LoweringOptions(OptionGroup):
 
     def for_file(self, entry: GraphFile | None) -> LoweringOptions:
         """The options for a file that is there: what was not said is as the file was made."""
-        known = {} if entry is None else entry.settings
+        known: dict[str, Any] = {} if entry is None else {**entry.settings}
         return replace(self, **{name: known[name] for name in _SETTINGS if name in known and name not in self.said})
 
     def quantizing(self, graph: Graph, precision: Precision, target: str) -> QuantizeOptions:

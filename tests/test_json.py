@@ -45,11 +45,17 @@ def test_what_is_written_is_read() -> None:
         ("[1]", "the whole: Expected object|^Expected object"),
         ("", "not JSON"),
         ('{"free": ' + "[" * 100_000 + "]" * 100_000 + "}", "nested too deeply"),
+        ('{"free": ' + "[" * 64 + "]" * 64 + "}", "nested too deeply"),
     ],
 )
 def test_the_wrong_field_is_named(text: str, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         _json.decode(text.encode(), Whole)
+
+
+def test_what_is_read_can_be_written_however_deep() -> None:
+    text = '{"free": ' + '{"[[\\\\\\"[{\\\\": [' * 31 + "[1]" + "]}" * 31 + "}"
+    assert _json.decode(_json.encode(_json.decode(text.encode(), Whole)), Whole).free
 
 
 def test_bytes_that_are_no_text() -> None:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from resnet_deploy.benchmarking.measure import NOISY_IQR, Measurement
-from resnet_deploy.bundle.records import Latency as Latency
+from resnet_deploy.bundle.fields import Latency as Latency
 from resnet_deploy.bundle.records import MeasurementRecord
 
 STAGES = ("enqueue", "h2d", "compute", "d2h", "host")  # of benchmarking.measure's Stages, without their unit

@@ -1,7 +1,4 @@
-"""manifest.json as typed, frozen objects: what is read, checked, written and published as a schema is this one definition.
-
-Patterns end in `$(?!\\n)`: `$` alone would let a line break through.
-"""
+"""manifest.json as typed, frozen objects: what is read, checked, written and published as a schema is this one definition."""
 
 from __future__ import annotations
 
@@ -9,27 +6,24 @@ from typing import Annotated, Literal, TypeVar
 
 from msgspec import Meta, field
 
-from resnet_deploy.bundle.records import (
-    CeilingRecord,
+from resnet_deploy.bundle.fields import (
     Count,
     Facts,
     FileName,
     ImageDigest,
     Key,
-    MeasurementRecord,
+    LoweringSettings,
     Name,
     Origins,
-    ParityRecord,
     Positive,
     ProfileText,
-    Record,
-    ScenarioRecord,
     Seconds,
     Sha256,
     Source,
     Text,
     Time,
 )
+from resnet_deploy.bundle.records import CeilingRecord, MeasurementRecord, ParityRecord, Record, ScenarioRecord
 from resnet_deploy.engine.plan import Origin
 from resnet_deploy.engine.report import PlanReport
 from resnet_deploy.specs import Head, InputFormat, Precision, Preprocessing, TensorSpec
@@ -142,7 +136,7 @@ class GraphFile(Artifact, frozen=True, kw_only=True, tag="onnx"):
     made_from: Sha256 | None = None
     opset: Positive | None = None
     checks: tuple[Check, ...] = ()
-    settings: Facts = field(default_factory=dict)
+    settings: LoweringSettings = field(default_factory=LoweringSettings)
     calibration: CalibrationUse | None = None
     key: Key | None = None
     quantized_layers: Count | None = None

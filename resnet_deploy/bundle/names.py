@@ -19,8 +19,9 @@ WRITER = ".writer"
 STAGING = ".staging"
 DRAFT = ".draft-"
 
-# A plain file name: no separator, no leading dot or dash, nothing that a shell or a terminal takes for more than a name.
-FILE_NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.+=-]{0,199}$(?!\n)"
+# A plain file name: no separator, no leading dot or dash, nothing that a shell or a terminal takes for more than a name; nor
+# the manifest's own, which would be replaced by it.
+FILE_NAME = r"^(?!manifest\.json$)[A-Za-z0-9_][A-Za-z0-9_.+=-]{0,199}$(?!\n)"
 
 
 def graph_file(precision: Precision, *, cpu: bool = False) -> str:

@@ -193,8 +193,9 @@ def _draft(path: Path) -> Iterator[Path]:
 def recover(path: Path) -> None:
     """Finish a change whose manifest is whole: move what it names into place. Drop any other. The lock is held."""
     staging = path / STAGING
-    if staging.is_symlink():
-        raise BundleError(f"{staging} is a link, which resnet-deploy never makes; remove it")
+    if staging.is_symlink() or staging.is_file():
+        kind = "link" if staging.is_symlink() else "file"
+        raise BundleError(f"{staging} is a {kind}, which resnet-deploy never makes; remove it")
     if not staging.exists():
         return
     try:

@@ -9,9 +9,9 @@ from typing import Any
 
 from resnet_deploy import _json, limits
 from resnet_deploy.bundle.disk import check_folder, has_manifest
+from resnet_deploy.bundle.fields import Source
 from resnet_deploy.bundle.manifest import Manifest, ModelDescription, Request, WeightsOrigin
 from resnet_deploy.bundle.names import FP32
-from resnet_deploy.bundle.records import Source
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.bundle.transaction import changing
 from resnet_deploy.errors import BundleError, UsageError

@@ -13,8 +13,8 @@ from msgspec import Meta, Struct
 from resnet_deploy import _json
 from resnet_deploy._files import drafted, sha256_file, writing
 from resnet_deploy.backends.base import PLANS, Candidate
+from resnet_deploy.bundle.fields import Sha256
 from resnet_deploy.bundle.opened import Subject
-from resnet_deploy.bundle.records import Sha256
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import BundleError, UsageError
 from resnet_deploy.pipeline.restore import restore

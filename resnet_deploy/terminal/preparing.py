@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from resnet_deploy.terminal.tables import counted, table
@@ -39,9 +40,11 @@ def exported(bundle: Bundle) -> str:
     from resnet_deploy.bundle.names import FP32
 
     model, artifacts = bundle.manifest.model, bundle.manifest.artifacts
-    checks = bundle.manifest.files(GraphFile)[FP32].checks
-    worst = max(check.max_rel_error for check in checks)
+    graph = bundle.manifest.files(GraphFile).get(FP32)
+    checks = () if graph is None else graph.checks
+    worst = max((check.max_rel_error for check in checks), default=math.nan)
     batches = ", ".join(str(check.batch) for check in checks)
+    checked = f"checked against eager at batch {batches}: relative error at most {worst:.1e}"
     files = [{"file": name, "bytes": f"{entry.size_bytes:,}", "sha256": entry.sha256[:16]} for name, entry in artifacts.items()]
     return "\n".join(
         [
@@ -49,7 +52,7 @@ def exported(bundle: Bundle) -> str:
             f"pixels  {describe_preprocessing(model)}",
             f"input   {model.input}",
             f"output  {', '.join(map(str, model.outputs))}",
-            f"checked against eager at batch {batches}: relative error at most {worst:.1e}",
+            *([checked] if checks else []),
             "",
             table(files),
         ]

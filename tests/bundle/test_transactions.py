@@ -209,6 +209,15 @@ def test_a_staging_folder_that_is_a_link_moves_nothing(tmp_path: Path) -> None:
     assert state(tmp_path / "b") == 1
 
 
+def test_a_staging_folder_that_is_a_file_is_said(tmp_path: Path) -> None:
+    make(tmp_path, 1)
+    (tmp_path / STAGING).write_text("mine")
+    assert state(tmp_path) == 1, "a reader needs none"
+    with pytest.raises(BundleError, match="is a file, which resnet-deploy never makes"):
+        Bundle.open(tmp_path).record("parity", {})
+    assert (tmp_path / STAGING).read_text() == "mine"
+
+
 def test_only_what_a_staged_manifest_names_is_moved(tmp_path: Path) -> None:
     bundle = make(tmp_path / "b", 1)
     staging = tmp_path / "b" / STAGING

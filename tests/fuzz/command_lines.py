@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 from resnet_deploy.cli import main
 from resnet_deploy.commands.options import Number
 
-NAME = "command lines"
+NAME = "command_lines"
 EXIT_CODES = {0, 1, 2, 3, 130}  # not 70, a fault of our own
 HIDDEN = {chr(code) for code in (*range(9), *range(11, 32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A))}
 WRONG = [

@@ -34,19 +34,22 @@ UGLY_NAMES = (
     "\x1b[2J",
     "x" * 300,
     ".staging",
+    "manifest.json",
     "-o",
     "~",
 )
 FAR = (0, -1, -(2**31), 2**31, 2**63, 2**64, 10**12, 10**30, 0.5, -0.0, 1e308)
 
 # What may never be opened, by the field's name wherever it stands; other fields' values are between the reader and its text.
+WHOLE = 2**31 - 1
 NUMBERS = {
-    "num_classes": (1, 10**7), "max_batch": (1, 10**6), "crop": (1, 10**5), "resize": (1, 10**5), "parameters": (0, 10**12),
-    "macs": (0, 10**18), "size_bytes": (0, 10**13), "opset": (7, 100), "batch": (1, 10**6), "images": (0, 10**12),
-    "calibrated_on": (0, 10**12),
+    "num_classes": (1, WHOLE), "max_batch": (1, WHOLE), "crop": (1, 8192), "resize": (1, WHOLE), "parameters": (0, 2**53),
+    "macs": (0, 2**53), "size_bytes": (0, 2**53), "opset": (1, WHOLE), "batch": (1, WHOLE), "images": (0, 2**53),
+    "calibrated_on": (0, 2**53),
 }  # fmt: skip
 TEXTS = {"architecture", "sha256", "kind", "precision", "made_from", "input_format", "dtype", "candidate", "source"}
-DIGESTS = {"sha256"}
+DIGESTS = {"sha256", "reference"}
+FREE = {"runtime", "flags", "settings", "conditions", "tuning"}  # as runtimes and machines say them: any JSON
 
 
 def prepare() -> None:
@@ -56,10 +59,10 @@ def prepare() -> None:
 def run(rng: random.Random, folder: Path) -> None:
     """One change or a few, then everything that reads a manifest."""
     bundle = copied(folder / "a" / "b" / "bundle")
-    before = read(bundle)
+    before, whole = read(bundle), (bundle / MANIFEST).read_bytes()
     if rng.random() < 0.15:
         _flip(rng, bundle / MANIFEST)
-        wrong = "bytes that its digest does not cover" if _plain(bundle / MANIFEST) != before else None
+        wrong = "bytes that its digest does not cover" if (bundle / MANIFEST).read_bytes() != whole else None
     else:
         manifest = read(bundle)
         text = json.dumps(manifest, indent=1)
@@ -68,10 +71,14 @@ def run(rng: random.Random, folder: Path) -> None:
             text, wrong = _text_change(rng, text)
         else:
             for _ in range(rng.choice((1, 1, 1, 2, 4))):
-                wrong = rng.choice(CHANGES)(rng, manifest) or wrong
+                wrong = None  # what an earlier change made wrong may be gone
+                with contextlib.suppress(KeyError, TypeError, AttributeError, IndexError):  # of what was there
+                    wrong = rng.choice(CHANGES)(rng, manifest)
             text = json.dumps(manifest, indent=1)
         (bundle / MANIFEST).write_bytes(seal(text))
         _lay(manifest, before, bundle, folder)
+        if rng.random() < 0.1:  # it is made again as the manifest says
+            (bundle / rng.choice(["model.fp16.onnx", "model.int8.onnx", "model.int8-cpu.onnx"])).unlink(missing_ok=True)
     outside = _tree(folder)
     try:
         _use(rng, bundle, folder / "a" / "b" / "out", wrong)
@@ -112,7 +119,7 @@ def _use(rng: random.Random, path: Path, out: Path, wrong: str | None) -> None:
 
 
 def _artifacts(rng: random.Random, bundle: Any, out: Path) -> None:
-    for name in list(bundle.manifest["artifacts"]):
+    for name in list(bundle.manifest.artifacts):
         bundle.artifact(name)
 
 
@@ -122,10 +129,11 @@ def _subject(rng: random.Random, bundle: Any, out: Path) -> None:
     from resnet_deploy.bundle.opened import Subject
 
     subject = Subject(bundle)
-    subject.max_batch, subject.preprocessing, subject.input_spec, subject.seen(), subject.seen_key()
+    subject.max_batch, subject.preprocessing, subject.input_spec  # noqa: B018
     dataset = subject.data("random:2")
     list(dataset.batches(2))
     for text in ("onnxruntime", "onnxruntime:int8", "tensorrt-rtx:fp16"):
+        subject.seen(Candidate.parse(text))
         subject.made_from(Candidate.parse(text))
 
 
@@ -198,6 +206,8 @@ def _other_type(rng: random.Random, manifest: Any) -> str | None:
     container, key = _pick(rng, manifest, lambda value: True)
     old = container[key]
     container[key] = value = rng.choice([item for item in OTHER_TYPES if type(item) is not type(old)])
+    if _free(manifest, container):
+        return None
     if key in NUMBERS and type(old) is int and not _int_like(value, key):
         return f"{key} of the type {type(value).__name__}"
     if key in TEXTS and isinstance(old, str) and not isinstance(value, str | None):
@@ -211,7 +221,7 @@ def _far(rng: random.Random, manifest: Any) -> str | None:
     container, key = _pick(rng, manifest, lambda value: type(value) in {int, float})
     old = container[key]
     container[key] = value = rng.choice(FAR)
-    if key in NUMBERS and type(old) is int and not _int_like(value, key):
+    if key in NUMBERS and type(old) is int and not _int_like(value, key) and not _free(manifest, container):
         return f"{key} of {value}"
     return None
 
@@ -219,7 +229,8 @@ def _far(rng: random.Random, manifest: Any) -> str | None:
 def _digest(rng: random.Random, manifest: Any) -> str | None:
     container, key = _pick(rng, manifest, lambda value: isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value))
     container[key] = rng.choice(["", "0" * 63, "g" * 64, "../" * 21 + "x", "0" * 65])
-    return f"a {key} that is no SHA-256" if key in DIGESTS else None
+    published = container is manifest["model"]["weights"]  # a published file's name serves there too
+    return f"a {key} that is no SHA-256" if key in DIGESTS and not published and not _free(manifest, container) else None
 
 
 def _name(rng: random.Random, manifest: Any) -> str | None:
@@ -279,9 +290,51 @@ def _swap(rng: random.Random, manifest: Any) -> str | None:
     return None
 
 
+WORDS = {
+    "precision": ["fp32", "fp16", "bf16", "int8", "fp8"], "kind": ["logits", "topk", "embedding", "features", "onnx", "plan"],
+    "input_format": ["float", "uint8"], "dtype": ["float32", "uint8", "int64", "float16", "object", "U5"],
+    "architecture": ["resnet18", "resnet50", "resnet:layers=1-1", "wide_resnet:depth=16", "x", "resnet20"],
+    "candidate": ["eager", "onnxruntime:int8", "tensorrt:fp16", "openvino", "x:y", "onnxruntime:threads=2"],
+    "flavour": ["tensorrt", "tensorrt-rtx", "zzz"], "version": ["1", "x", "99.0", "-"], "platform": ["x", "Linux-x86_64"],
+    "compute_capability": ["0.0", "99.9"], "profiles": ["0:0:0", "9:1:4", "999999:1:1"], "name": ["", "input", "x" * 900],
+    "method": ["max", "x"], "measured": ["", "yesterday", "2026-13-45T00:00:00"], "created": ["", "x", "0001-01-01T00:00:00"],
+}  # fmt: skip
+ANY_TEXT = ("", "x", "<script>alert(1)</script>", "\x1b]0;x\x07", "a\nb", "|" * 50, "\u202e", "x" * 9000, "--help")
+
+
+def _plausible(rng: random.Random, manifest: Any) -> str | None:
+    """A value of the same type, such as another manifest could have: most of these are opened."""
+    container, key = _pick(rng, manifest, lambda value: True)
+    old = container[key]
+    others = [c[k] for c, k in _places(manifest) if k == key and type(c[k]) is type(old)]
+    if isinstance(old, bool):
+        new: Any = not old
+    elif isinstance(old, int):
+        new = rng.choice([0, 1, 2, 3, 7, 65536, WHOLE, 2**53, old + 1, *others[:3]])
+    elif isinstance(old, float):
+        new = rng.choice([0.0, 1e-300, 1e-9, 0.5, 1.0, 1e18, 1e300, old * 2, -old])
+    elif isinstance(old, str):
+        new = rng.choice(WORDS.get(key, ANY_TEXT) if rng.random() < 0.7 else others)
+    elif isinstance(old, list):
+        new = rng.choice([[], old * 2, old[::-1], old[:1], old[1:]])
+    elif isinstance(old, dict):
+        new = rng.choice([{}, dict(list(old.items())[:-1]), rng.choice(others)])
+    else:
+        new = rng.choice([1, "x", 0.5, [], {}])
+    container[key] = new
+    return None
+
+
+def _named_classes(rng: random.Random, manifest: Any) -> str | None:
+    """Names of classes as a folder could have them."""
+    names = [rng.choice([text for text in ANY_TEXT if 0 < len(text) <= 1000]) for _ in range(manifest["model"]["num_classes"])]
+    manifest["model"]["class_names"] = names
+    return None
+
+
 CHANGES: tuple[Callable[[random.Random, Any], str | None], ...] = (
     _not_finite, _other_type, _other_type, _other_type, _far, _far, _digest, _name, _target, _delete, _delete, _add, _deep,
-    _words, _swap,
+    _words, _swap, *[_plausible] * 14, _named_classes,
 )  # fmt: skip
 
 
@@ -318,15 +371,6 @@ def _flip(rng: random.Random, manifest: Path) -> None:
     manifest.write_bytes(data)
 
 
-def _plain(manifest: Path) -> Any:
-    try:
-        value = json.loads(manifest.read_bytes())
-        value.pop("digest", None)
-    except (ValueError, AttributeError, TypeError, RecursionError):
-        return None
-    return value
-
-
 def _places(value: Any) -> Iterator[tuple[Any, Any]]:
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, item in items:
@@ -344,6 +388,12 @@ def _pick(rng: random.Random, manifest: Any, wanted: Callable[[Any], Any]) -> tu
     names = sorted({str(key) for _, key in places})
     name = rng.choice(names)
     return rng.choice([place for place in places if str(place[1]) == name])
+
+
+def _free(manifest: Any, container: Any) -> bool:
+    """Whether a container stands where any JSON may stand."""
+    free = [c[key] for c, key in _places(manifest) if isinstance(c, dict) and key in FREE]
+    return any(container is item or any(container is c for c, _ in _places(item)) for item in free)
 
 
 def _int_like(value: Any, key: str) -> bool:

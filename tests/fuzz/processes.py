@@ -120,6 +120,8 @@ def start(
             os.dup2(file, number)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.chdir(folder)
+        if torch := sys.modules.get("torch"):
+            torch.set_num_threads(1)  # after a fork its pool is made again, by the first call, which two threads may not be
         time.sleep(delay_s)
         if before is not None:
             before()

@@ -16,7 +16,7 @@ from tests.fuzz.state import check, dicts, output
 
 NAME = "races"
 SPREAD_S = 2.0  # between the starts, at most
-REFUSED = re.compile(r"another process|is working on|meanwhile|wait for it|not kept in the bundle|lock", re.IGNORECASE)
+REFUSED = re.compile(r"another process|is not written to|(results|profiles) are not kept in the bundle")
 
 
 def campaign(seed: int, first: int, count: int, work: Path) -> Iterator[Outcome]:

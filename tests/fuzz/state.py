@@ -11,7 +11,7 @@ from typing import Any
 from tests.fuzz.bundles import read
 
 SAME_BYTES = {"onnx", "weights", "calibration"}  # the kinds whose bytes a request determines
-VOLATILE = {"created", "command", "runtime", "seconds", "builder_s", "packages", "machine"}
+VOLATILE = {"created", "tuned", "command", "runtime", "seconds", "builder_s", "packages", "machine"}
 
 
 def check(path: Path) -> None:
@@ -58,8 +58,9 @@ def output(folder: Path) -> dict[str, str]:
 
 
 def left_behind(folder: Path) -> list[str]:
-    """Hidden files that a killed command may leave, locks aside."""
-    hidden = (path for path in folder.rglob(".*") if not path.name.endswith("lock") and path.name != ".clang-tidy")
+    """Hidden files that a killed command may leave; locks, and what belongs to a project, aside."""
+    kept = {".clang-tidy", ".resnet-deploy.json"}
+    hidden = (path for path in folder.rglob(".*") if not path.name.endswith("lock") and path.name not in kept)
     return sorted(str(path.relative_to(folder)) for path in hidden)
 
 

@@ -14,7 +14,8 @@ import pytest
 
 import resnet_deploy as rd
 from resnet_deploy.bundle.codec import now
-from resnet_deploy.bundle.records import Latency, MeasurementRecord
+from resnet_deploy.bundle.fields import Latency
+from resnet_deploy.bundle.records import MeasurementRecord
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.engine.plan import Origin
 from resnet_deploy.errors import DataError, RepositoryError, ServingError, UsageError
