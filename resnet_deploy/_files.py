@@ -10,6 +10,7 @@ import os
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 _ALIVE = ".lock"  # in a draft: whose holder still writes it
+_BEGINS_S = 60.0  # longer than it takes from a draft to its lock
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR}
 
@@ -130,7 +132,11 @@ def _sweep(parent: Path, prefix: str) -> None:
     from filelock import FileLock, Timeout
 
     for folder in parent.glob(f"{glob.escape(prefix)}*"):
-        if folder.is_symlink() or not (folder / _ALIVE).is_file():
+        if folder.is_symlink() or not folder.is_dir():
+            continue
+        if not (folder / _ALIVE).is_file():  # killed before it had one, or while it was removed; or begun this moment
+            if time.time() - folder.stat().st_mtime > _BEGINS_S:
+                shutil.rmtree(folder, ignore_errors=True)
             continue
         lock = FileLock(folder / _ALIVE)
         with contextlib.suppress(Timeout, OSError):

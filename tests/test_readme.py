@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
+from tests.cpu import EXACT_INT8
 
 README = (ROOT / "README.md").read_text()
 
@@ -26,18 +27,24 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def shell(command: str, folder: Path) -> str:
-    """Run a command as a reader of the README does, with this environment's programs first."""
+    """Run a command as a reader of the README does, with this environment's programs first.
+
+    INT8's gate may fail where the processor's kernels saturate, which the command says.
+    """
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
     done = subprocess.run(
         command, shell=True, cwd=folder, capture_output=True, text=True, timeout=900, env={**clean, "PATH": path}
     )
-    assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+    saturates = not EXACT_INT8 and done.returncode == 1 and "no VNNI" in done.stderr
+    assert done.returncode == 0 or saturates, f"{command}\n{done.stdout}{done.stderr}"
     return done.stdout
 
 
 def masked(line: str) -> str:
-    """A line without its numbers and the widths that follow from them."""
+    """A line without its numbers and the widths that follow from them; of INT8, without its gate where that is another."""
+    if not EXACT_INT8 and " int8 " in line:
+        line = re.sub(r"(pass|fail)$", "", line)
     return re.sub(r"\s+", " ", re.sub(r"[-+]?\d[\d.,e+-]*", "#", line)).strip()
 
 
@@ -88,5 +95,5 @@ def test_make_bench(checkout: Path) -> None:
     for name in ("pyproject.toml", "constraints.txt", "requirements-peers.txt"):
         (checkout / name).symlink_to(ROOT / name)
     printed = shell("make bench", checkout)
-    assert printed.count("pass") == 10 and "resnet50" in printed and "600 images of digits" in printed
+    assert printed.count("pass") == 15 and "resnet50" in printed and "600 images of digits" in printed
     assert "Nothing to be done" not in printed

@@ -10,7 +10,12 @@ def describe_preprocessing(model: ModelDescription) -> str:
     transform, sources = model.preprocessing, model.preprocessing_source
     parts = {
         "resize": f"resize {transform.resize}", "interpolation": "bilinear", "crop": f"crop {transform.crop}",
-        "mean": f"mean {', '.join(f'{value:g}' for value in transform.mean)}",
-        "std": f"std {', '.join(f'{value:g}' for value in transform.std)}",
+        "mean": f"mean {_channels(transform.mean)}", "std": f"std {_channels(transform.std)}",
     }  # fmt: skip
     return "; ".join(f"{text} ({sources[name]})" if name in sources else text for name, text in parts.items())
+
+
+def _channels(values: tuple[float, float, float]) -> str:
+    """Red, green and blue; once where they are the same."""
+    shown = values if len(set(values)) > 1 else values[:1]
+    return ", ".join(f"{value:g}" for value in shown)

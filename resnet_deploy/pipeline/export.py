@@ -10,8 +10,16 @@ from typing import Any
 from resnet_deploy import _json, limits
 from resnet_deploy.bundle.disk import check_folder, has_manifest
 from resnet_deploy.bundle.fields import Source
-from resnet_deploy.bundle.manifest import Manifest, ModelDescription, Request, WeightsOrigin
-from resnet_deploy.bundle.names import FP32
+from resnet_deploy.bundle.manifest import (
+    CalibrationFile,
+    GraphFile,
+    Manifest,
+    ModelDescription,
+    Request,
+    WeightsFile,
+    WeightsOrigin,
+)
+from resnet_deploy.bundle.names import FP32, WEIGHTS
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.bundle.transaction import changing
 from resnet_deploy.errors import BundleError, UsageError
@@ -109,7 +117,11 @@ def export(
         bundle = Bundle.open(architecture if isinstance(architecture, Bundle) else path)
         _check_request(bundle, name, asked, others)
         # Of what nobody asked for now, a file that cannot be made again is no reason to fail.
-        restore(bundle, [FP32] if "precision" in precisions.said else bundle.manifest.artifacts, progress)
+        needed = [WEIGHTS, FP32] if "precision" in precisions.said else list(bundle.manifest.artifacts)
+        restore(bundle, needed, progress)
+        for needed_name in needed:
+            if isinstance(bundle.manifest.artifacts.get(needed_name), (WeightsFile, GraphFile, CalibrationFile)):
+                bundle.artifact(needed_name)
     elif name is None:
         raise UsageError(f"--overwrite makes a bundle new: give its architecture, as in `export ARCH -o {path} --overwrite`")
     else:
