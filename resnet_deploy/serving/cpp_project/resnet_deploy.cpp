@@ -420,7 +420,7 @@ std::string read_file(const std::filesystem::path& path, std::uintmax_t most = U
 
 // Whether a manifest's last member is the SHA-256 of all bytes before it.
 bool has_its_digest(std::string_view text) {
-  constexpr std::string_view before = "\"digest\": \"";
+  constexpr std::string_view before = R"("digest": ")";
   constexpr std::string_view after = "\"\n}\n";
   constexpr std::size_t digits = 64;
   constexpr std::size_t tail = before.size() + digits + after.size();

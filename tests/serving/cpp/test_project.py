@@ -17,12 +17,11 @@ import resnet_deploy as rd
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.cli import main
 from resnet_deploy.errors import BundleError, IntegrityError, UsageError
-from resnet_deploy.serving.cpp import SOURCES
+from resnet_deploy.serving.cpp import SOURCES, WRITTEN
 from tests.conftest import ROOT
 from tests.serving.cpp.programs import answers, compare, expected, headers, lacking
 
 FILES = {
-    ".resnet-deploy.json",
     "CMakeLists.txt",
     "CMakePresets.json",
     "README.md",
@@ -35,7 +34,7 @@ FILES = {
 
 def test_the_project(digits_bundle: Bundle, tmp_path: Path) -> None:
     project = rd.cpp(digits_bundle.path, tmp_path / "new" / "project")
-    assert {path.name for path in project.path.iterdir()} == FILES and project.artifacts == ("model.fp32.onnx",)
+    assert {path.name for path in project.path.iterdir()} == FILES | {WRITTEN} and project.artifacts == ("model.fp32.onnx",)
     for name in FILES - {"bundle", "CMakePresets.json"}:
         assert (project.path / name).read_bytes() == (SOURCES / name).read_bytes()
     own = Bundle.open(project.path / "bundle")
@@ -68,7 +67,7 @@ def test_nothing_is_overwritten(digits_bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="cannot write"):
         rd.cpp(digits_bundle, file / "project")
     rd.cpp(digits_bundle, empty)
-    assert {path.name for path in empty.iterdir()} == FILES
+    assert {path.name for path in empty.iterdir()} == FILES | {WRITTEN}
     assert (full / ".hidden").read_text() == file.read_text() == "mine" and len(list(tmp_path.iterdir())) == 3
 
 
