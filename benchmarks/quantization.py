@@ -110,7 +110,7 @@ def prepare(name: str, folder: Path, noisy: dict[str, Path], *, grey: bool) -> t
         targets=["tensorrt"], calibration=setting.seen, calibration_images=IMAGES, other_layers="fp32",
         grouped="quantize",
     )  # fmt: skip
-    return setting, bundle.manifest.artifacts["model.int8.onnx"].calibration
+    return setting, bundle.manifest.artifacts["model.int8.onnx"].calibration.method
 
 
 def ours(setting: Setting, chosen: str, rivals: dict[str, Any]) -> dict[str, Any]:
