@@ -43,7 +43,7 @@ def lowered(digits_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> 
     shutil.copytree(digits_bundle.path, path)
     request = digits_bundle.manifest.model.request
     return rd.export(
-        "resnet20", path, weights=DIGITS, input="uint8", max_batch=request["max_batch"],
+        "resnet20", path, weights=DIGITS, input="uint8", max_batch=request.max_batch,
         precision="fp16,int8", calibration="digits:train", calibration_images=16, calibration_method="max",
     )  # fmt: skip
 
