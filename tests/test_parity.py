@@ -224,7 +224,7 @@ def test_malformed_gates(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["max-rel-error=inf", "cosine-min=-inf", "relative-accuracy=1e999", "top1-agreement=nan"])
 def test_a_limit_that_is_not_finite_would_always_hold_or_never(text: str) -> None:
-    with pytest.raises(UsageError, match=r"the gate on .* needs a finite number; found"):
+    with pytest.raises(UsageError, match=r"the gate .* needs a finite number"):
         parse_gates([text])
     metric, _, limit = text.partition("=")
     with pytest.raises(UsageError, match="needs a finite number"):

@@ -332,7 +332,7 @@ def test_ctrl_c_keeps_what_was_found(bundle: Path, monkeypatch: Any) -> None:
         patch.setattr(Runner, "run", press)
         assert run(*args).exit_code == 130
     (kept,) = Bundle.open(bundle).manifest.scenarios.values()
-    assert load(run(*args))["scenarios"][0]["metrics"] == kept["metrics"]
+    assert load(run(*args))["scenarios"][0]["metrics"] == kept.metrics
 
 
 def test_a_signal_during_a_run(bundle: Path) -> None:
@@ -341,7 +341,7 @@ def test_a_signal_during_a_run(bundle: Path) -> None:
     command = [sys.executable, str(ROOT / "cli.py"), *args]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         end = time.monotonic() + 60
-        while "scenarios" not in json.loads((bundle / "manifest.json").read_bytes()):
+        while not json.loads((bundle / "manifest.json").read_bytes()).get("scenarios"):
             assert process.poll() is None and time.monotonic() < end
             time.sleep(0.05)
         time.sleep(0.7)  # into the search
@@ -349,7 +349,7 @@ def test_a_signal_during_a_run(bundle: Path) -> None:
         _, said = process.communicate(timeout=60)
     assert process.returncode == 130 and "interrupted" in said and "Traceback" not in said
     (kept,) = Bundle.open(bundle).manifest.scenarios.values()
-    assert kept["scenario"] == "single-stream" and kept["valid"]
+    assert kept.scenario == "single-stream" and kept.valid
 
 
 @pytest.mark.parametrize(

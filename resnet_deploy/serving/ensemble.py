@@ -18,7 +18,7 @@ from resnet_deploy.specs import HeadKind
 _PACKAGE = Path(resnet_deploy.__file__).parent
 _STEPS = _PACKAGE / "serving" / "steps"
 # What decoding needs of this package, copied beside it: the very code that the model was verified with.
-_SHARED = ("__init__.py", "errors.py", "images.py", "preprocessing.py", "specs.py")
+_SHARED = ("__init__.py", "errors.py", "images.py", "limits.py", "preprocessing.py", "specs.py")
 # Where Python would keep model.py's byte code, which a server that polls would take for a change and load again.
 _NO_CACHE = {"__pycache__": File()}
 

@@ -29,7 +29,7 @@ from tests.conftest import DIGITS
 from tests.reporting.reports import full, small
 from tests.test_cli import FAST, fails, load, run
 
-BENCH = ("--data", "digits", "--limit", "20", *FAST)
+BENCH = ("--data", "digits", "--limit", "20", *FAST, "--backend", "eager", "--backend", "onnxruntime")
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +199,16 @@ def test_the_same_from_python(own: Path) -> None:
     assert isinstance(report, dict) and report == rd.load_report(own / "bundle") and (own / "page.md").is_file()
     found = rd.report(own / "made" / "run.json", Bundle.open(own / "bundle"), fail_on_regression=0.05)
     assert not isinstance(found, dict) and found.failures == [] and found.after == str(own / "bundle")
-    bench = rd.bench(own / "bundle", data="digits", limit=20, batch=(1, 2), duration_s=0.05, threads=1, report=own / "b.html")
+    bench = rd.bench(
+        own / "bundle",
+        data="digits",
+        limit=20,
+        batch=(1, 2),
+        duration_s=0.05,
+        threads=1,
+        report=own / "b.html",
+        backends=["eager", "onnxruntime"],
+    )
     assert bench.to_dict()["results"] == report["results"] and "resnet20" in (own / "b.html").read_text()
     assert rd.write_report(bench.to_dict(), own / "c.html") == own / "c.html", "without samples too"
 

@@ -195,7 +195,7 @@ def test_a_newer_bundle_is_refused(digits_bundle: Bundle, images: Path, tmp_path
     manifest = json.loads((tmp_path / "b" / "manifest.json").read_text())
     (tmp_path / "b" / "manifest.json").write_text(json.dumps(manifest | {"schema_version": 99}))
     done = run(tmp_path / "b", images, "-o", tmp_path / "out.parquet")
-    assert done.exit_code == 2 and "has schema version 99, this resnet-deploy reads 1" in done.stderr
+    assert done.exit_code == 2 and "has schema version 99, this resnet-deploy reads 2" in done.stderr
 
 
 @pytest.mark.parametrize(
