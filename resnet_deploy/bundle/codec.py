@@ -76,8 +76,11 @@ def decode(data: bytes, path: object, remake: str) -> Manifest:
             "Use the version that made it, or make the bundle again"
         )
     tail = _DIGEST.search(data)
-    if version is None or tail is None:
-        raise IntegrityError(f"{path} cannot be read as a manifest: {_complaint(data)}. {remake}")
+    complaint = _complaint(data) if version is None or tail is None else None
+    if complaint is not None:
+        raise IntegrityError(f"{path} cannot be read as a manifest: {complaint}. {remake}")
+    if tail is None:
+        raise IntegrityError(f"{path} was changed by hand: it does not end in its digest. {remake}")
     if hashlib.sha256(data[: len(data) - _TAIL]).hexdigest() != tail[1].decode():
         raise IntegrityError(f"{path} was changed by hand: its digest does not match. {remake}")
     return checked(data, path, remake)
@@ -109,12 +112,12 @@ def _version(data: bytes) -> int | None:
         return None
 
 
-def _complaint(data: bytes) -> str:
+def _complaint(data: bytes) -> str | None:
     try:
         _json.decode(data, Manifest)
     except (ValueError, DeployError) as exc:
         return str(exc)
-    return "it does not end in its digest"
+    return None
 
 
 def schema() -> dict[str, Any]:

@@ -200,7 +200,8 @@ def _random(argument: str, transform: Transform) -> Dataset:
     """Uniform pixels, each image from a seed of its own: for speed and numerical agreement, never for accuracy."""
     text, colon, start = argument.partition(":")
     number, first = text.lstrip("0"), start.lstrip("0")
-    if any(part and not (part.isascii() and part.isdecimal()) for part in (text, start)) or bool(colon) != bool(start):
+    wrong = any(part and not (part.isascii() and part.isdecimal()) for part in (text, start))
+    if wrong or bool(colon) != bool(start) or (text and not number):
         raise DataError(
             f"random:{argument[:40]} is not a number of images, as in random:64, nor one and its first seed, as in random:64:99"
         )

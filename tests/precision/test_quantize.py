@@ -18,6 +18,7 @@ from resnet_deploy.precision.auto import relative_error, run
 from resnet_deploy.precision.calibrate import symmetric_scale
 from resnet_deploy.precision.quantize import weight_scales
 from resnet_deploy.specs import Precision
+from tests.cpu import EXACT_INT8
 from tests.engine.test_build import build_report
 from tests.precision.graphs import BLOCKS, IMAGES, graph_of, observed
 
@@ -116,7 +117,7 @@ def test_openvino_runs_the_graph_that_tensorrt_gets(tmp_path: Path, block: str) 
     cast(graph, Precision.FP16).save(tmp_path / "m.onnx")
     with OpenVinoBackend(tmp_path / "m.onnx", Candidate.parse("openvino:int8"), threads=1) as backend:
         found = backend.infer(IMAGES)["logits"]
-    assert relative_error([expected], [found]) < 0.01
+    assert relative_error([expected], [found]) < (0.01 if EXACT_INT8 else 0.05)
 
 
 @pytest.mark.parametrize("block", BLOCKS)

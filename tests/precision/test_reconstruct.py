@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import resnet_deploy as rd
+from resnet_deploy.bundle.manifest import GraphFile
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import CalibrationError, GraphError, UsageError
 from resnet_deploy.precision import Graph, QuantizeOptions, Target, quantize, reconstruct
@@ -127,8 +128,8 @@ def test_export_reconstructs_for_tensorrt_alone(tmp_path: Path, monkeypatch: pyt
     plain = bundle.manifest.artifacts
     bundle = rd.export("resnet_cifar:8", tmp_path / "b", calibration="random:40", reconstruct=True, **made)
     found = bundle.manifest.artifacts
-    assert found["model.int8.onnx"]["settings"]["reconstruct"] is True
-    assert found["model.int8.onnx"]["sha256"] != plain["model.int8.onnx"]["sha256"]
+    int8 = bundle.manifest.files(GraphFile)["model.int8.onnx"]
+    assert int8.settings["reconstruct"] is True and int8.sha256 != plain["model.int8.onnx"].sha256
     assert found["model.int8-cpu.onnx"] == plain["model.int8-cpu.onnx"]
     onnx.checker.check_model(str(tmp_path / "b" / "model.int8.onnx"), full_check=True)
     assert Bundle.open(tmp_path / "b").artifact("model.int8.onnx").is_file()

@@ -244,9 +244,7 @@ def test_a_bundle_that_cannot_be_written_is_reported_all_the_same(error: type, o
         raise error("cannot write")
 
     monkeypatch.setattr(Bundle, "transaction", refuse)
-    done = run(
-        "bench", own / "bundle", "--data", "digits", "--limit", "20", *FAST, "--batch", "2", "--report", own / "new.json"
-    )
+    done = run("bench", own / "bundle", *BENCH, "--batch", "2", "--report", own / "new.json")
     assert done.exit_code == 0, done.stderr
     assert len(json.loads((own / "new.json").read_text())["results"]) == 2
     assert len(load_report(own / "bundle")["results"]) == 4, "the last run that could be kept"

@@ -23,6 +23,7 @@ from resnet_deploy.preprocessing import Transform
 from resnet_deploy.serving.model_config import SCHEMA, new_config, read_config, to_text
 from resnet_deploy.steps import REFERENCE
 from tests.conftest import ROOT
+from tests.cpu import EXACT_INT8
 from tests.serving.conftest import PROBABILITIES, Triton, example, with_tensorrt
 
 # The model's name in the repository, its bundle, and what ONNX Runtime runs for it.
@@ -91,6 +92,7 @@ def test_answers_are_those_of_onnx_runtime(
     same(found.arrays, answers_of(bundles[bundle], candidate, images))
 
 
+@pytest.mark.skipif(not EXACT_INT8, reason="this processor's INT8 kernels saturate: it has no VNNI")
 def test_int8_is_near_fp32_on_what_triton_lets_us_set(bundles: dict[str, Bundle]) -> None:
     """Triton's ONNX Runtime backend cannot switch one optimizer off: the graphs have to be right with all of them on."""
     images = np.concatenate([batch.images for batch in Subject(bundles["digits"]).data("digits", limit=32).batches(8)])
