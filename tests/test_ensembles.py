@@ -79,8 +79,8 @@ def test_it_is_described_and_reopened_as_one_model(members: list[Path], tmp_path
     export(TWO, tmp_path / "b", weights=joined(members), max_batch=2)
     bundle = Bundle.open(tmp_path / "b")
     model = bundle.manifest.model
-    assert model["architecture"] == TWO and model["num_classes"] == 7
-    assert [member["source"] for member in model["weights"]["members"]] == [str(path) for path in members]
+    assert model.architecture == TWO and model.num_classes == 7
+    assert [member.source for member in model.weights.members] == [str(path) for path in members]
     weights = bundle.artifact("weights.safetensors")
     x = torch.randn(2, 3, 32, 32)
     again, first = create_model(TWO, weights=weights), create_model(TWO, weights=joined(members))
@@ -172,12 +172,11 @@ def test_views_far_apart_stay_finite() -> None:
 def test_verify_with_ten_crops(tmp_path: Path) -> None:
     """Each image by hand: ten crops, the mean of their probabilities, the class of the largest."""
     from resnet_deploy.data import open_data
-    from resnet_deploy.specs import Preprocessing
 
     bundle = export("resnet20", tmp_path / "b", weights=DIGITS, resize=36, max_batch=4)
     (found,) = verify(bundle, "digits", limit=30, crops=10, threads=1)
     assert found.gate == "pass" and found.data.crops == 10 and found.report.images == 30
-    preprocessing = Preprocessing.from_dict(bundle.manifest.model.preprocessing)
+    preprocessing = bundle.manifest.model.preprocessing
     dataset = open_data("digits", preprocessing=preprocessing, input_format=InputFormat.FLOAT, limit=30, crops=10)
     network, correct = create_model("resnet20", weights=DIGITS), 0
     for part in dataset.batches(6):

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from resnet_deploy import _json
 from resnet_deploy.engine.report import EngineLayer, PlanReport, from_builder, from_inspector, summarize
 
 
@@ -35,7 +36,7 @@ def test_the_builders_lines() -> None:
     assert report.convolutions == {"int8": 1, "fp16": 1, "fp8": 1}
     assert report.unfused_adds == ("add",) and report.reformats == 1
     assert len(report.engine_layers) == len(FIRST), "another profile's kernels are not counted"
-    assert PlanReport.from_dict(json.loads(json.dumps(report.to_dict()))) == report
+    assert _json.decode(_json.encode(report), PlanReport) == report
 
 
 def test_a_second_part_of_the_same_profile_counts() -> None:
