@@ -23,6 +23,8 @@ MAX_BYTES = 1 << 28  # of a calibration file: a million images take 20 MB, a tho
 _MEAN_DIGITS = 1e-4  # means have 5 digits, ranges 7
 _FLOAT32_LARGEST = 3.4028235e38
 
+_LEAST = 1e-30  # of a magnitude that saturates: a 255th of it is still a normal float32
+
 _Number = Annotated[float, msgspec.Meta(ge=-_FLOAT32_LARGEST, le=_FLOAT32_LARGEST)]
 _Threshold = Annotated[float, msgspec.Meta(ge=0, le=_FLOAT32_LARGEST)]
 _Name = Annotated[str, msgspec.Meta(min_length=1)]
@@ -53,6 +55,8 @@ class Range:
             threshold = getattr(self, name)
             if threshold > self.largest:
                 return f"{name} {threshold:g} is above the largest magnitude, {self.largest:g}"
+            if 0 < threshold < _LEAST:
+                return f"{name} {threshold:g} is too small: a level of it is 0 in float32"
             if threshold == 0 < self.largest:
                 return f"{name} is 0, which only a tensor that was always zero has; its largest magnitude is {self.largest:g}"
         return None

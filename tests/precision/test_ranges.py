@@ -47,6 +47,7 @@ REFUSED: dict[str, tuple[Edit, str]] = {
     "upside down": (lambda c: c["tensors"]["relu"].update(low=9e4), r"tensors\.relu: low 90000 is above high"),
     "negative": (lambda c: c["tensors"]["relu"].update(int8=-1.0), r"tensors\.relu\.int8: Expected float >= 0"),
     "zero": (lambda c: c["tensors"]["relu"].update(int8=0), r"tensors\.relu: int8 is 0, which only a tensor that was always"),
+    "tiny": (lambda c: c["tensors"]["relu"].update(uint8=1e-45), r"tensors\.relu: uint8 1e-45 is too small"),
     "all zero": (lambda c: c["tensors"]["relu"].update(low=0, high=0, int8=0, uint8=0), r"means\.relu: .* outside the range"),
     "above": (lambda c: c["tensors"]["relu"].update(uint8=1e9), r"tensors\.relu: uint8 1e\+09 is above the largest magnitude"),
     "text": (lambda c: c["tensors"]["relu"].update(low="0"), r"tensors\.relu\.low: Expected float, got str"),
