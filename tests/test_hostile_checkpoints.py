@@ -205,6 +205,11 @@ def test_a_storage_that_claims_more_than_its_member(tmp_path: Path) -> None:
     refused(path, r"fc.bias: its w/data/\d+ has 12 bytes where 1073741824 are described")
 
 
+def test_a_storage_whose_name_is_no_text(tmp_path: Path) -> None:
+    path = zipped(tmp_path / "w.pth", "data.pkl", lambda data: data.replace(b"X\x01\x00\x00\x000", b"X\x01\x00\x00\x00\x07", 1))
+    refused(path, r"its zip archive has no data/\\x07")
+
+
 def test_a_view_outside_its_storage(tmp_path: Path) -> None:
     state = dict(weights()) | {"fc.weight": torch.ones(3, 8).as_strided((3, 8), (8, 1))}
     saved(state, tmp_path / "w.pth")

@@ -65,7 +65,7 @@ def parse(text: str) -> Metadata:
     except ValueError as exc:
         raise ValueError(f"it is not JSON ({exc})") from exc
     record = _json.convert(raw, _Record)
-    for index, name in enumerate(record.class_names or ()):
+    for index, name in enumerate(raw.get("class_names") or ()):  # as it was written: `convert` escapes half characters
         if bad := next((character for character in name if unicodedata.category(character) in _BREAKS), None):
             raise ValueError(f"class_names[{index}] has the character U+{ord(bad):04X}, and a name is one line of text")
         if not name.strip():

@@ -40,9 +40,9 @@ def state_of(contents: Contents, path: Path) -> tuple[dict[str, Tensor], str | N
                 data[tensor.storage.key] = contents.read(tensor.storage)
             state[name] = tensor.view(data[tensor.storage.key])
         except (ValueError, OSError, MemoryError) as exc:
+            reason = readable(str(exc)) or "there is not enough memory"
             raise CheckpointError(
-                f"{path} cannot be read as a checkpoint: {readable(name)}: {exc or 'there is not enough memory'}. "
-                "Copy or download it again"
+                f"{path} cannot be read as a checkpoint: {readable(name)}: {reason}. Copy or download it again"
             ) from exc
     return state, key
 
