@@ -181,6 +181,8 @@ def _change(rng: random.Random, report: dict[str, Any]) -> None:
     """Of one place, drawn level by level, so that few deep places do not stand for all."""
     place: Any = report
     key: Any = rng.choice(["results", *report]) if rng.random() < 0.6 else rng.choice(list(report))
+    if key not in report:  # an earlier change took it
+        return
     while isinstance(place[key], (dict, list)) and place[key] and rng.random() < 0.9:
         place = place[key]
         key = rng.choice(list(place)) if isinstance(place, dict) else rng.randrange(len(place))
