@@ -176,7 +176,10 @@ def edit(path: Path, change: Callable[[dict[str, object]], object]) -> None:
         (lambda values: values["request"].update(packages=[]), "request.packages: Expected object, got array"),
         (lambda values: values["request"].pop("file"), "request: .*missing.*file"),
         (lambda values: values["request"].update(file="../../etc"), "request.file: .*match"),
-        (lambda values: values["request"]["preprocessing"].update(crop=0), "crop 0 must be at least 1"),
+        (
+            lambda values: values["request"]["preprocessing"].update(crop=0),
+            "crop is 0; it must be a whole number of pixels from 1 to",
+        ),
         (lambda values: values.update(request=None), "request: Expected object, got null"),
     ],
 )
