@@ -197,7 +197,7 @@ def test_resnet101_in_the_place_of_vgg16_under_a_pyramid() -> None:
         ("resnet50:shortcut", "not an option"),
         ("resnet50:colour=red", "unknown option 'colour'"),
         ("resnet50:layers=3-x", "joined by -"),
-        ("resnet50:layers=0-1-1-1", "at least 1 block"),
+        ("resnet50:layers=0-1-1-1", "layers has 0; expected whole numbers from 1 to 2000"),
         ("resnet50:output_stride=7", "choose from"),
         ("resnet50:replace_stride_with_dilation=1", "needs 3 values"),
         ("resnet18:groups=32", "needs? block=bottleneck"),
