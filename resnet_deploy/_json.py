@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-MAX_BYTES = 1 << 30  # of a JSON file that is read whole; samples of a long run take some hundred megabytes
 MAX_DEPTH = 64
 _NO_BRACKETS = re.compile(rb'"[^"]*"|[^"\[\]{}]+')  # of text whose quotes all stand for strings' ends
 _INNERMOST = re.compile(rb"\[\]|\{\}")

@@ -30,7 +30,7 @@ HELD_OUT = 64  # images beside those that are calibrated on, on which `auto` jud
 
 def calibrated(bundle: Bundle, options: LoweringOptions, progress: Progress) -> tuple[Graph, Calibration]:
     """The FP32 graph and its ranges; nothing is written."""
-    return fp32_graph(bundle, options), calibrate(bundle, options, progress)
+    return fp32_graph(bundle, options.equalize), calibrate(bundle, options, progress)
 
 
 def calibration_use(calibration: Calibration) -> CalibrationUse:
@@ -58,13 +58,13 @@ def is_file(source: str | Path) -> bool:
     return Path(source).suffix == ".json" and Path(source).is_file()
 
 
-def fp32_graph(bundle: Bundle, options: LoweringOptions) -> Graph:
-    """The FP32 graph, equalized where that was asked for."""
+def fp32_graph(bundle: Bundle, equalized: bool) -> Graph:
+    """The FP32 graph, as it was exported or equalized."""
     from resnet_deploy.precision.adjust import equalize
     from resnet_deploy.precision.graph import Graph
 
     graph = Graph.read(bundle.artifact(FP32))
-    return equalize(graph) if options.equalize else graph
+    return equalize(graph) if equalized else graph
 
 
 def calibrate(bundle: Bundle, options: LoweringOptions, progress: Progress) -> Calibration:
@@ -83,7 +83,7 @@ def calibrate(bundle: Bundle, options: LoweringOptions, progress: Progress) -> C
         return Calibration.load(bundle.artifact(CALIBRATION))
     if is_file(source):
         calibration = Calibration.load(Path(source))
-        calibration.require(fp32_graph(bundle, options), ())  # FP16's check of overflows needs no tensor by name
+        calibration.require(fp32_graph(bundle, options.equalize), ())  # FP16's check of overflows needs no tensor by name
         return calibration
     subject = Subject(bundle)
     # `auto` judges on the rest.
@@ -92,7 +92,7 @@ def calibrate(bundle: Bundle, options: LoweringOptions, progress: Progress) -> C
     wish = f"{dataset.source} {dataset.sha256[:16]} {options.calibration_method}"
     if kept is not None and kept.data == wish:
         found = Calibration.load(bundle.artifact(CALIBRATION))
-        if found.graph == digest_of(fp32_graph(bundle, options)):
+        if found.graph == digest_of(fp32_graph(bundle, options.equalize)):
             return found
     return _calibrate(bundle, subject, dataset, options, wish, progress)
 
@@ -103,7 +103,7 @@ def _calibrate(
     from resnet_deploy.precision.auto import best_method
     from resnet_deploy.precision.calibrate import observe
 
-    graph = fp32_graph(bundle, options)
+    graph = fp32_graph(bundle, options.equalize)
     total, every = len(dataset), max(2, len(dataset) // HELD_OUT)
     auto = options.calibration_method == "auto" and total >= 2
     held: list[NDArray[Any]] = []

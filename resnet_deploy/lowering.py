@@ -13,6 +13,7 @@ import numpy as np
 
 from resnet_deploy import limits
 from resnet_deploy.bundle.codec import key_of
+from resnet_deploy.bundle.fields import LoweringSettings
 from resnet_deploy.bundle.manifest import CalibrationFile, CalibrationUse, GraphFile
 from resnet_deploy.bundle.names import CALIBRATION, FP32, graph_file
 from resnet_deploy.bundle.opened import Subject
@@ -39,10 +40,7 @@ if TYPE_CHECKING:
 TARGETS = ("tensorrt", "cpu")
 IMAGES = 512  # to calibrate on; ranges of ResNets settle well before
 QUANTIZED = frozenset({Precision.INT8, Precision.FP8})
-_SETTINGS = (  # what a file is made with
-    "other_layers", "keep", "grouped", "quantize_head", "clip_weights", "equalize", "correct_bias", "reconstruct",
-    "reduce_range", "native_io",
-)  # fmt: skip
+_SETTINGS = LoweringSettings.__annotations__.keys() - {"target"}  # the options that a file is made with
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,9 +215,10 @@ def lower(
     with bundle.transaction() as change:
         if calibration is not None:
             keep_calibration(change, calibration)
+        graph_of = functools.cache(functools.partial(fp32_graph, bundle))
         for wish in missing:
             progress(f"write {wish.name}", 0, None)
-            _write(bundle, change, wish, calibration, progress, check)
+            _write(bundle, change, wish, graph_of(wish.options.equalize), calibration, progress, check)
         if beside is not None:
             beside(change)
 
@@ -263,11 +262,12 @@ def _write(
     bundle: Bundle,
     change: Transaction,
     wish: _Wish,
+    graph: Graph,
     calibration: Calibration | None,
     progress: Progress,
     check: Callable[[str, Graph], None] | None,
 ) -> None:
-    made_from, graph = bundle.sha256(FP32), fp32_graph(bundle, wish.options)
+    made_from = bundle.sha256(FP32)
     train = functools.partial(_reconstructed, bundle, wish.options, progress)
     done, placement = _lowered(graph, calibration, wish.options, wish.precision, wish.target, train)
     if check is not None:

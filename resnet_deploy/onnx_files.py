@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet_deploy._files import regular
+from resnet_deploy._text import printable
 from resnet_deploy.errors import GraphError
 
 MAX_BYTES = (1 << 31) - 1  # protobuf's own limit
@@ -55,8 +56,7 @@ def check(path: Path) -> None:
 def invalid(path: Path, reason: object) -> GraphError:
     """The error for a file that is no ONNX file, with the first line of the reason."""
     first = next(iter(str(reason).splitlines()), "") or type(reason).__name__
-    text = "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in first[:300])
-    return GraphError(f"{path} is not a valid ONNX file: {text}")
+    return GraphError(f"{path} is not a valid ONNX file: {printable(first[:300])}")
 
 
 def check_structure(model: Any, path: Path) -> None:

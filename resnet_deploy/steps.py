@@ -143,10 +143,10 @@ class _Judged:
 
     def add(self, expected: Mapping[str, NDArray[Any]], answers: Answers, part: Batch, digests: list[str]) -> None:
         """Compare the answers to the images that the candidate has not seen."""
-        kept = [index for index, digest in enumerate(digests) if digest not in self.seen] if self.seen else None
-        if kept is not None:
-            self.excluded += len(part.images) - len(kept)
-            part = Batch(images=part.images[kept], labels=None if part.labels is None else part.labels[kept])
+        if self.seen:
+            images = len(part.images)
+            part, kept = _without(part, digests, self.seen)
+            self.excluded += images - len(kept)
             expected = {name: values[kept] for name, values in expected.items()}
         if len(part.images):
             self.comparison.add(expected, answers(part.images, expected), part.labels)
@@ -254,8 +254,13 @@ def unseen(part: Batch, seen: frozenset[str]) -> Batch:
     """Without images of these digests."""
     if not seen:
         return part
-    kept = [index for index, digest in enumerate(_digests(part, 1)) if digest not in seen]
-    return Batch(images=part.images[kept], labels=None if part.labels is None else part.labels[kept])
+    return _without(part, _digests(part, 1), seen)[0]
+
+
+def _without(part: Batch, digests: Iterable[str], seen: frozenset[str]) -> tuple[Batch, list[int]]:
+    """The images of other digests, and their places."""
+    kept = [index for index, digest in enumerate(digests) if digest not in seen]
+    return Batch(images=part.images[kept], labels=None if part.labels is None else part.labels[kept]), kept
 
 
 def _answers(backend: Backend, images: NDArray[Any], crops: int, batch: int) -> Mapping[str, NDArray[Any]]:

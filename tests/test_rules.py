@@ -19,7 +19,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Floors of the house: a room may use its own floor and those below.
 FLOORS = [
-    {"_deps", "_figures", "_files", "_isolate", "_json", "_machine", "specs", "errors", "images", "limits"},
+    {"_deps", "_figures", "_files", "_isolate", "_json", "_machine", "_text", "specs", "errors", "images", "limits"},
     {"backends", "engine", "models", "data", "preprocessing", "onnx_files"},
     {"exporter", "graphs", "precision", "parity", "proportions"},
     {

@@ -88,13 +88,14 @@ class ScenarioRun:
         missing = [scenario for scenario in order if scenario not in known]
         if known:
             self.found[candidate] = known
-        library = self.library(candidate) if missing else None
         for scenario in [name for name in missing if self._step(candidate, name) in self.crashes.known]:
             words = self.crashes.known[self._step(candidate, scenario)]
             failed = Figures(valid=False, reason=words, metrics={})
-            self.found.setdefault(candidate, {})[scenario] = self._record(candidate, library, scenario, failed, {}, error=words)
+            self.found.setdefault(candidate, {})[scenario] = self._record(candidate, None, scenario, failed, {}, error=words)
             missing.remove(scenario)
-        for scenario, record, logs in self._run(candidate, missing, library, known.get("offline")):
+        if not missing:
+            return
+        for scenario, record, logs in self._run(candidate, missing, self.library(candidate), known.get("offline")):
             if record.error is None:
                 record = _keep(self.ledger, keys[scenario], record, logs)
             self.found.setdefault(candidate, {})[scenario] = record
@@ -109,11 +110,9 @@ class ScenarioRun:
         ]
 
     def _run(
-        self, candidate: Candidate, scenarios: list[str], library: Library | None, offline: ScenarioRecord | None
+        self, candidate: Candidate, scenarios: list[str], library: Library, offline: ScenarioRecord | None
     ) -> Iterator[tuple[str, ScenarioRecord, dict[str, bytes]]]:
         left, runtime = list(scenarios), {}
-        if library is None:
-            return
         try:
             first = self.crashes.at(self._step(candidate, scenarios[0]))
             with first, self.subject.backend(candidate, self.threads) as backend:
@@ -149,8 +148,9 @@ class ScenarioRun:
         runtime: dict[str, Any],
         **about: Any,
     ) -> ScenarioRecord:
-        limited = library is not None and library.limited and figures.metrics
-        notes = [f"timed on {library.capacity} images, the most that are held in memory"] if limited and library else []
+        notes = []
+        if library is not None and library.limited and figures.metrics:
+            notes = [f"timed on {library.capacity} images, the most that are held in memory"]
         return ScenarioRecord(
             candidate=str(candidate), made_from=self.subject.made_from(candidate), scenario=scenario,  # type: ignore[arg-type]
             valid=figures.valid, reason=figures.reason, notes=(*figures.notes, *notes), metrics=figures.metrics, log_files=(),

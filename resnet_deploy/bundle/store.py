@@ -82,11 +82,6 @@ class Bundle:
             self._verified[name] = entry.sha256
         return path
 
-    def damaged(self) -> dict[str, str]:
-        """Files that are gone or were changed, and what is wrong with each."""
-        problems = {name: damage(self.path / name, entry) for name, entry in self.manifest.artifacts.items()}
-        return {name: problem for name, problem in problems.items() if problem is not None}
-
     def _explain(self, name: str, problem: str) -> None:
         current = read(self.path)
         if current is not None and current.artifacts.get(name) != self.manifest.artifacts.get(name):

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 from collections.abc import Callable, Iterable
@@ -87,15 +86,9 @@ def _json(value: Any) -> str:
     try:
         return json.dumps(value, indent=1, allow_nan=False)
     except ValueError:  # JSON has no word for NaN and infinity
-        return json.dumps(_spelled(value), indent=1)
+        from resnet_deploy._figures import spell
 
-
-def _spelled(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _spelled(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_spelled(item) for item in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+        return json.dumps(spell(value), indent=1)
 
 
 def attempt(call: Callable[[], T]) -> tuple[T, DeployError | None]:

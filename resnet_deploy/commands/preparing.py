@@ -140,4 +140,4 @@ def inspect(file: str, trust: bool, as_json: bool) -> None:
     report = rd.inspect(file, trust=trust)
     show(report.to_dict(), lambda: text.inspected(report), as_json)
     for warning in report.warnings:
-        click.echo(f"Warning: {warning}", err=True)
+        warn(warning)

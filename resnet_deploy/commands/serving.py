@@ -120,6 +120,6 @@ def embed(bundle: str, images: str, output: str, as_json: bool, **given: Any) ->
         found = rd.embed(bundle, images, output, progress=bars, **given_of(given))
     show(found.to_dict(), lambda: text.embedded(found), as_json)
     for warning in found.warnings:
-        click.echo(f"Warning: {warning}", err=True)
+        warn(warning)
     if found.bad:
         warn(f"{found.bad:,} of {found.images:,} images are bad, see {found.bad_table}")

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from resnet_deploy._machine import cores
 from resnet_deploy.data.labels import LabelOrder
 from resnet_deploy.errors import DataError
 from resnet_deploy.images import reason_of
@@ -99,7 +100,7 @@ class Dataset:
         return Batch(images=np.stack(images), labels=None if self.labels is None else self.labels[kept])
 
     def _decoded(self, *, ahead: int) -> Iterator[tuple[int, NDArray[Any] | Skipped]]:
-        workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+        workers = cores()
         with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
             numbers = iter(range(self.count))
             waiting = deque((i, pool.submit(self._read, i)) for i in itertools.islice(numbers, ahead + workers))

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_deploy._files import sha256_file
+from resnet_deploy._text import text_of
 from resnet_deploy.data.labels import ClassOrder, check_names, order_folders
 from resnet_deploy.errors import DataError
 from resnet_deploy.images import EXTENSIONS, MAX_FILE_BYTES
@@ -77,15 +78,6 @@ def list_files(
         return ImageFiles(root=root, files=files, labels=None, order=None, notes=(f"labels are left out: {exc}",))
     labels = np.repeat(np.asarray(order.indices, np.int64), [len(images) for images in classes.values()])
     return ImageFiles(root=root, files=files, labels=labels, order=order, notes=order.notes)
-
-
-def text_of(path: Path) -> str:
-    """A path as text: as it is where it is UTF-8, else a file URI with its bytes percent-encoded."""
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        return path.absolute().as_uri()
-    return str(path)
 
 
 def _contents(root: Path) -> tuple[list[Path], dict[str, list[Path]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -103,8 +104,9 @@ def _by_name(names: Sequence[str], what: str, *, source: str, class_names: Seque
             f"{source}: {_some(unknown)} is no class of the model, which has {_some(class_names)}{hint}. Give each {what} the "
             "name of its class, and remove those that are none"
         )
+    counts = Counter(names)
     for name in names:
-        if list(names).count(name) > 1:
+        if counts[name] > 1:
             raise DataError(f"{source} has more than one class {name}, and the model has other classes; name them apart")
         if len(places[name]) > 1:
             raise DataError(

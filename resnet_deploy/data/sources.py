@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from resnet_deploy._deps import require
+from resnet_deploy._text import text_of
 from resnet_deploy.data.dataset import Dataset, subset
-from resnet_deploy.data.folders import kind_of, list_files, text_of
+from resnet_deploy.data.folders import kind_of, list_files
 from resnet_deploy.data.labels import ClassOrder, order_names
 from resnet_deploy.data.npz import load_arrays
 from resnet_deploy.errors import DataError

@@ -193,15 +193,15 @@ def _legacy(file: BinaryIO) -> Contents:
     if version != 1001 or not isinstance(system, dict) or system.get("little_endian") is not True:
         raise ValueError("it is of an unknown version of PyTorch's format, or big-endian")
     places = _legacy_places(file, keys, storages)
+    return Contents(tree=tree, read=lambda storage: _read_at(file, places[storage.key], storage), metadata={})
 
-    def read(storage: Storage) -> bytearray:
-        file.seek(places[storage.key])
-        data = bytearray(storage.size_bytes)
-        if file.readinto(data) != storage.size_bytes:  # type: ignore[attr-defined]
-            raise ValueError("it is truncated")
-        return data
 
-    return Contents(tree=tree, read=read, metadata={})
+def _read_at(file: BinaryIO, place: int, storage: Storage) -> bytearray:
+    file.seek(place)
+    data = bytearray(storage.size_bytes)
+    if file.readinto(data) != storage.size_bytes:  # type: ignore[attr-defined]
+        raise ValueError("it is truncated")
+    return data
 
 
 def _legacy_places(file: BinaryIO, keys: Any, storages: dict[str, Storage]) -> dict[str, int]:
@@ -245,15 +245,11 @@ def _safetensors(file: BinaryIO) -> Contents:
     tensors = {name: _described(name, entry) for name, entry in header.items()}
     spans = {name: tuple(entry["data_offsets"]) for name, entry in header.items()}
     _check_contiguous(list(spans.values()), size - 8 - length)
-
-    def read(storage: Storage) -> bytearray:
-        file.seek(8 + length + spans[storage.key][0])
-        data = bytearray(storage.size_bytes)
-        if file.readinto(data) != storage.size_bytes:  # type: ignore[attr-defined]
-            raise ValueError("it is truncated")
-        return data
-
-    return Contents(tree=tensors, read=read, metadata=metadata)
+    return Contents(
+        tree=tensors,
+        read=lambda storage: _read_at(file, 8 + length + spans[storage.key][0], storage),
+        metadata=metadata,
+    )
 
 
 def _described(name: str, entry: Any) -> StoredTensor:

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from resnet_deploy._text import printable
 from resnet_deploy.errors import CheckpointError
 from resnet_deploy.models.archives import Contents
 from resnet_deploy.models.stored import StoredTensor
@@ -110,5 +111,4 @@ def _strip(state: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
 
 def readable(text: str) -> str:
     """Text from a file as a message may show it: one line without control characters."""
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text[:100])
-    return shown + ("…" if len(text) > 100 else "")
+    return printable(text[:100]) + ("…" if len(text) > 100 else "")

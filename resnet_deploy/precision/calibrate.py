@@ -15,6 +15,7 @@ import onnx
 from numpy.typing import NDArray
 
 from resnet_deploy._deps import require
+from resnet_deploy._text import printable
 from resnet_deploy.errors import CalibrationError, GraphError
 from resnet_deploy.precision.graph import Graph
 from resnet_deploy.precision.histogram import INT8_LEVELS, UINT8_LEVELS, Histogram
@@ -23,7 +24,6 @@ from resnet_deploy.precision.ranges import FP16_LARGEST as FP16_LARGEST
 from resnet_deploy.precision.ranges import Calibration as Calibration
 from resnet_deploy.precision.ranges import Range as Range
 from resnet_deploy.precision.ranges import digest_of as digest_of
-from resnet_deploy.precision.ranges import printable
 from resnet_deploy.specs import check_calibration_method
 
 FEW_IMAGES = 128

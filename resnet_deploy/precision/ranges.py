@@ -13,6 +13,7 @@ import msgspec
 
 from resnet_deploy import _json
 from resnet_deploy._files import regular, write_atomic
+from resnet_deploy._text import printable
 from resnet_deploy.errors import CalibrationError, UsageError
 from resnet_deploy.precision.graph import Graph
 from resnet_deploy.specs import check_calibration_method
@@ -183,11 +184,6 @@ class Calibration:
 def digest_of(graph: Graph) -> str:
     """Of the graph's nodes and constants, whatever the file's own metadata: SHA-256, hexadecimal."""
     return hashlib.sha256(graph.model.graph.SerializeToString(deterministic=True)).hexdigest()
-
-
-def printable(text: str) -> str:
-    """Text for a file and a terminal: control characters, and bytes of a path that are not UTF-8, as escapes."""
-    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
 
 
 def _check(content: _File) -> None:

@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 
 from resnet_deploy import _deps, _json, limits
 from resnet_deploy._machine import cores
+from resnet_deploy._text import text_of
 from resnet_deploy.backends.base import Backend, Candidate, Outputs
 from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import DataError, UsageError
 from resnet_deploy.preprocessing import MAX_PIXELS, Transform
 from resnet_deploy.serving.decoding import Decoder
-from resnet_deploy.serving.listing import Listing, list_images, text_of
+from resnet_deploy.serving.listing import Listing, list_images
 from resnet_deploy.serving.output import Output
 from resnet_deploy.serving.part_writer import PartWriter
 from resnet_deploy.serving.parts import SpoiledPart

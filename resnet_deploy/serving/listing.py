@@ -67,14 +67,6 @@ def list_images(source: str | Path, scratch: Path) -> Listing:
     return Listing(file=file, count=count, sha256=digest.hexdigest())
 
 
-def text_of(path: bytes) -> str:
-    """A path as text: as it is where it is UTF-8, else a file URI with its bytes percent-encoded."""
-    try:
-        return path.decode()
-    except UnicodeDecodeError:
-        return Path(os.fsdecode(path)).absolute().as_uri()
-
-
 def _paths(source: str, scratch: Path) -> Iterator[bytes]:
     path = os.fsencode(source)
     if os.path.isdir(path):

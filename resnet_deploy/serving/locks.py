@@ -37,16 +37,11 @@ class OutputLock:
             OutputError: another process has it, or what lies at its place is no lock of ours.
             BundleError, StorageError: the folder is not writable, the disk is full.
         """
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
         try:
             with writing(self._output):
-                descriptor = os.open(self.path, flags, 0o644)
+                descriptor = self._open()
         except OSError as exc:
-            raise self._refused() if exc.errno in _NOT_OURS else OutputError(f"{self.path}: {exc.strerror}") from exc
-        except Exception as exc:
-            if isinstance(exc.__cause__, OSError) and exc.__cause__.errno in _NOT_OURS:
-                raise self._refused() from exc
-            raise
+            raise OutputError(f"{self.path}: {exc.strerror}") from exc
         try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise self._refused()
@@ -57,6 +52,14 @@ class OutputLock:
             os.close(descriptor)
             raise
         self._descriptor, self._tables = descriptor, set(re.findall(rb"^[0-9a-f]{64}$", data, re.MULTILINE))
+
+    def _open(self) -> int:
+        try:
+            return os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+        except OSError as exc:
+            if exc.errno in _NOT_OURS:
+                raise self._refused() from exc
+            raise
 
     def _flock(self, descriptor: int) -> None:
         try:

@@ -11,14 +11,13 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 import msgspec
 
 from resnet_deploy import _json
+from resnet_deploy.bundle.fields import Name, Sha256
 from resnet_deploy.errors import DeployError
 from resnet_deploy.specs import Preprocessing
 
 SCHEMA_VERSION: Final = 2
 FORMAT: Final = "resnet-deploy embed"
 _Kind = TypeVar("_Kind")
-Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
-Name = Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_deploy._deps import require
+from resnet_deploy._text import text_of
 from resnet_deploy.errors import UsageError
 from resnet_deploy.serving.checksums import SEAL, UNSEALED, HashedFile
-from resnet_deploy.serving.listing import text_of
 from resnet_deploy.specs import TensorSpec
 
 GROUP_BYTES = 64 << 20  # of answers, in a part and in a row group

@@ -143,7 +143,7 @@ def counting(file: Path) -> Callable[[], None]:
 
         def hook(event: str, arguments: tuple[Any, ...]) -> None:
             nonlocal count
-            count += event in EVENTS and writes(event, arguments)
+            count += writes(event, arguments)
 
         sys.addaudithook(hook)
         ended = os._exit
@@ -165,7 +165,7 @@ def deadly(step: int) -> Callable[[], None]:
 
         def hook(event: str, arguments: tuple[Any, ...]) -> None:
             nonlocal count
-            if event in EVENTS and writes(event, arguments):
+            if writes(event, arguments):
                 count += 1
                 if count == step:
                     os.killpg(os.getpid(), signal.SIGKILL)

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from tests.fuzz.bundles import BENCH, DIGITS, ENVIRONMENT, command, has_rtx
+from tests.fuzz.bundles import BENCH, BUILD, DIGITS, ENVIRONMENT, command, has_rtx
 from tests.fuzz.cases import PACKAGE, Outcome, discover, normal
 
 # Without onnxruntime, whose import starts a thread.
@@ -48,12 +48,11 @@ class Ended:
 
 def commands() -> dict[str, Callable[[Path, Path], list[str]]]:
     """The commands that write, as arguments for a bundle and for a folder of outputs."""
-    build = ("--precision", "fp16", "--flavour", "tensorrt-rtx", "--target", "sm86", "--batch", "1:4:4")
     found: dict[str, Callable[[Path, Path], list[str]]] = {
         "bf16": lambda bundle, out: ["export", "resnet20", *SAME, "--precision", "bf16", "-o", str(bundle)],
         "int8": lambda bundle, out: ["export", "resnet20", *SAME, "--precision", "int8", *CALIBRATED, "-o", str(bundle)],
         "tune": lambda bundle, out: ["tune", str(bundle), "--data", "digits", "--limit", "16", *CALIBRATED],
-        "build": lambda bundle, out: ["build", str(bundle), *build],
+        "build": lambda bundle, out: ["build", str(bundle), *BUILD],
         "bench": lambda bundle, out: ["bench", str(bundle), *BENCH],
         "verify": lambda bundle, out: ["verify", str(bundle), "--data", "digits", "--limit", "16"],
         "triton": lambda bundle, out: ["triton", str(bundle), "-o", str(out / "repository")],

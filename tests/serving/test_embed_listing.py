@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from resnet_deploy._text import text_of
 from resnet_deploy.errors import DataError
 from resnet_deploy.serving import listing as module
-from resnet_deploy.serving.listing import list_images, text_of
+from resnet_deploy.serving.listing import list_images
 
 
 def touch(*paths: Path) -> None:
