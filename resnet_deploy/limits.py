@@ -10,6 +10,7 @@ from typing import Any
 
 from resnet_deploy.errors import UsageError
 
+MAX_SIDE = 8192  # pixels of an input's edge: 67 megapixels, of the 100 that an image may have
 _DAY_S = 86_400
 _SHOWN = 40  # characters of what was found
 _WHOLE = re.compile(r"[+-]?\d+", re.ASCII)
@@ -57,8 +58,8 @@ LIMITS: dict[str, Limits] = {
     "instances": Limits(low=1, high=1024),
     "num_classes": Limits(low=1, high=1_000_000),
     "top_k": Limits(low=1, high=1_000_000),
-    "image_size": Limits(low=32, high=8192, unit="pixels"),
-    "resize": Limits(low=1, high=16_384, unit="pixels"),
+    "image_size": Limits(low=32, high=MAX_SIDE, unit="pixels"),
+    "resize": Limits(low=1, high=MAX_SIDE, unit="pixels"),
     "mean": Limits(low=0, high=1, whole=False),
     "std": Limits(low=0, high=10, whole=False, above=True),
     # The first that torch.onnx writes (asked for less, it writes 18 in silence), the last that runtimes read.

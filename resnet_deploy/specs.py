@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from resnet_deploy import limits
 from resnet_deploy.errors import UsageError
+from resnet_deploy.limits import MAX_SIDE
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -19,7 +20,6 @@ INPUT_NAME = "input"
 # (what is being done, steps done, steps in all or None)
 Progress = Callable[[str, int, "int | None"], None]
 MAX_BATCH = 32  # the largest batch that an export proves, unless asked for more
-MAX_SIDE = 8192  # pixels of an input's edge: 67 megapixels, of the 100 that an image may have
 MEAN_RANGE = (-10.0, 10.0)  # of RGB in [0, 1]; 124, of RGB in [0, 255], is a mistake
 STD_RANGE = (1e-4, 100.0)  # 1/255 is in use, for networks that take 0 to 255
 OPSET = 20  # of ONNX; TensorRT >= 10 and ONNX Runtime >= 1.17 read it

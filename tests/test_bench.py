@@ -21,12 +21,14 @@ from resnet_deploy.backends.ort import OrtBackend
 from resnet_deploy.benchmarking import timing
 from resnet_deploy.benchmarking.measure import Interrupted
 from resnet_deploy.benchmarking.nvml import Gpu
-from resnet_deploy.benchmarking.settings import MeasureOptions, candidates_of
+from resnet_deploy.benchmarking.settings import MeasureOptions, candidates_of, chosen
 from resnet_deploy.bundle.ledger import Ledger
+from resnet_deploy.bundle.manifest import GraphFile
 from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import BackendError, StorageError, UsageError
-from resnet_deploy.specs import Precision
+from resnet_deploy.lowering import LoweringOptions, lower
+from resnet_deploy.specs import Precision, silent
 from tests.conftest import ROOT
 from tests.fake_tensorrt import HostDevice
 from tests.test_cli import fails, load, run
@@ -347,6 +349,18 @@ def test_named_options_reach_the_backend_and_the_figure(bundle: Path, monkeypatc
 def test_options_of_all_backends(text: str, options: dict[str, Any], expected: str) -> None:
     (found,) = candidates_of([text], [Precision.FP32], MeasureOptions(**options))
     assert found == Candidate.parse(expected)
+
+
+def test_default_backends_are_those_that_run_a_file_that_is_there(digits_bundle: Bundle, tmp_path: Path) -> None:
+    """INT8 for ONNX Runtime's CPU kernels is no file for OpenVINO, which nobody named."""
+    folder = tmp_path / "bundle"
+    shutil.copytree(digits_bundle.path, folder)
+    wanted = LoweringOptions(precision=("int8",), targets=("cpu",), calibration="digits:train", calibration_images=16)
+    bundle = Bundle.open(folder)
+    lower(bundle, wanted, silent)
+    assert bundle.manifest.files(GraphFile).keys() == {"model.fp32.onnx", "model.int8-cpu.onnx"}
+    found = chosen(bundle, None, wanted, MeasureOptions())
+    assert [str(candidate) for candidate in found] == ["eager", "onnxruntime:int8"]
 
 
 @pytest.mark.parametrize("backends", [["onnxruntime"], ["eager", "onnxruntime"]])

@@ -19,7 +19,7 @@ def test_exported_and_verified(name: str, tmp_path: Path) -> None:
     size = 32 if ARCHITECTURES[name].config.stem == "cifar" else 64
     bundle = export(name, tmp_path / "b", max_batch=2, image_size=size)
     checks = bundle.manifest.artifacts["model.fp32.onnx"].checks
-    assert [check["batch"] for check in checks] == [1, 2]
+    assert [check.batch for check in checks] == [1, 2]
     (found,) = verify(bundle, "random:4", threads=1)
     assert found.gate == "pass", found.failures
     assert found.report.images == 4 and found.report.cosine_min > 0.9999

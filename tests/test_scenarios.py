@@ -265,6 +265,7 @@ def test_bench_keeps_loadgens_verdict_and_logs(bundle: Path) -> None:
     for row in rows:
         assert row["valid"] and row["error"] is None and row["gate"] == "pass" and row["threads"] == 1
         assert row["metrics"]["top1_accuracy"] == verified["top1_accuracy"] and row["metrics"]["accuracy_images"] == 600
+        assert row["judged_on"], "two runs are compared image by image"
         assert f"loadgen.onnxruntime.{row['scenario']}.summary.txt" in row["log_files"]
         assert row["conditions"]["cpu"]["load_1min_before"] is not None and row["conditions"]["duration_s"] > 0.2
         for name in row["log_files"]:

@@ -83,8 +83,8 @@ class ScenarioResult:
 
     valid, reason: LoadGen's verdict and its words where that is INVALID. error: what the backend died of, None where it did
     not. metrics: seconds, samples a second, queries a second (`_qps`) and counts by name; `top1_accuracy` is of LoadGen's
-    logged answers. notes: hints, and what failed above the Server's rate. log_files: LoadGen's, in the bundle. gate and
-    failures: of the candidate's parity, as in Result.
+    logged answers. notes: hints, and what failed above the Server's rate. log_files: LoadGen's, in the bundle. gate,
+    failures, judged_on: of the candidate's parity, as in Result.
     """
 
     backend: str
@@ -105,6 +105,7 @@ class ScenarioResult:
     runtime: dict[str, Any]
     measured: str
     conditions: dict[str, Any] | None = None
+    judged_on: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -175,7 +175,7 @@ def _result(candidate: Candidate, scenario: str, record: ScenarioRecord, judged:
         valid=record.valid, reason=record.reason, error=record.error, notes=list(record.notes), metrics=record.metrics,
         log_files=list(record.log_files), parity=judged.report.to_dict(), parity_data=judged.data.source, gate=judged.gate,
         failures=judged.failures, threads=record.threads, runtime=record.runtime, measured=record.measured,
-        conditions=record.conditions,
+        conditions=record.conditions, judged_on=judged.data.judged_on,
     )  # fmt: skip
 
 

@@ -98,16 +98,14 @@ def chosen(
         precisions: those that were named; None for every one that the bundle holds.
         options: how backends run.
     """
-    held = {entry.precision: None for entry in bundle.manifest.files(GraphFile).values()}
+    held = {entry.precision for entry in bundle.manifest.files(GraphFile).values()}
     kinds = precisions.precisions if precisions is not None else tuple(kind for kind in Precision if kind in held)
     if backends is None:
         runs = {kind.value for kind in kinds}
-        backends = [
-            name for name in backends_here() if name.startswith("eager") or runs & BACKENDS[Candidate.parse(name).backend]
-        ]
+        names = [name for name in backends_here() if name.startswith("eager") or runs & BACKENDS[Candidate.parse(name).backend]]
     else:
-        backends = list(backends)
-    candidates = candidates_of(backends, kinds, options)
+        names = list(backends)
+    candidates = candidates_of(names, kinds, options)
     if precisions is None or backends is None:  # the INT8 file for another target is no reason to fail
         present = bundle.manifest.artifacts
         candidates = [candidate for candidate in candidates if candidate.artifact in present] or candidates

@@ -85,6 +85,10 @@ class ModelDescription(Record, frozen=True, kw_only=True):
     parameters: Count
     macs: Count
 
+    def __post_init__(self) -> None:
+        if self.class_names is not None and len(self.class_names) != self.num_classes:
+            raise ValueError(f"class_names has {len(self.class_names)} names for {self.num_classes} classes")
+
 
 # --- files ---
 

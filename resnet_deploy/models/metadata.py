@@ -11,13 +11,12 @@ import msgspec
 
 from resnet_deploy import _json
 from resnet_deploy.errors import UsageError
-from resnet_deploy.specs import Preprocessing
+from resnet_deploy.limits import MAX_SIDE
+from resnet_deploy.specs import MEAN_RANGE, STD_RANGE, Preprocessing
 
-MAX_PIXELS = 16_384  # of a resized edge, and of a crop
-
-_Pixels = Annotated[int, msgspec.Meta(ge=1, le=MAX_PIXELS)]
-_Mean = Annotated[float, msgspec.Meta(ge=-1000, le=1000)]
-_Std = Annotated[float, msgspec.Meta(ge=1e-6, le=1000)]  # a smaller one is 0, or makes infinity, in float32
+_Pixels = Annotated[int, msgspec.Meta(ge=1, le=MAX_SIDE)]
+_Mean = Annotated[float, msgspec.Meta(ge=MEAN_RANGE[0], le=MEAN_RANGE[1])]
+_Std = Annotated[float, msgspec.Meta(ge=STD_RANGE[0], le=STD_RANGE[1])]
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
 _BREAKS = {"Cc", "Cs", "Zl", "Zp"}  # control characters, halves of characters, separators of lines and paragraphs
 
@@ -55,8 +54,8 @@ def parse(text: str) -> Metadata:
     """Read metadata from JSON text; fields that are not known are left alone.
 
     Raises:
-        ValueError: the field that is wrong and how: a size outside 1 to 16,384 pixels, a mean or deviation that is not a
-            number that can be normalized with, a class name that is no text, empty, or more than one line.
+        ValueError: the field that is wrong and how: a size, mean or deviation outside `Preprocessing`'s ranges, a class
+            name that is no text, empty, or more than one line.
     """
     try:
         raw = json.loads(text)

@@ -29,8 +29,8 @@ _LEAST = 1e-30  # of a magnitude that saturates: a 255th of it is still a normal
 _Number = Annotated[float, msgspec.Meta(ge=-_FLOAT32_LARGEST, le=_FLOAT32_LARGEST)]
 _Threshold = Annotated[float, msgspec.Meta(ge=0, le=_FLOAT32_LARGEST)]
 _Name = Annotated[str, msgspec.Meta(min_length=1)]
-_Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
-_ImageDigest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{16}$")]
+_Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$(?!\\n)")]
+_ImageDigest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{16}$(?!\\n)")]
 
 
 @dataclass(frozen=True, kw_only=True)

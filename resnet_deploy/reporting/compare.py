@@ -90,6 +90,11 @@ class RunComparison:
     notes: list[str]
 
     @property
+    def margin(self) -> float:
+        """How far from 1 a ratio may be and count as the same."""
+        return _margin(self.limit)
+
+    @property
     def slower(self) -> list[Change]:
         """Rows that are slower beyond noise."""
         return [change for change in self.changes if change.verdict == "slower"]
@@ -236,9 +241,13 @@ def _change(old: Row, new: Row, limit: float | None) -> Change:
     )  # fmt: skip
 
 
+def _margin(limit: float | None) -> float:
+    return NARROW if limit is None else limit
+
+
 def judge_interval(low: float, high: float, limit: float | None) -> str:
     """What the interval of a ratio of latencies says, second run over first: slower, faster, same or inconclusive."""
-    most = 1 + (NARROW if limit is None else limit)
+    most = 1 + _margin(limit)
     if limit is not None and low <= most < high:
         return "inconclusive"
     if low > 1 or high < 1:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from markupsafe import Markup
 
 from resnet_deploy.reporting.charts import Axis, Lane, Scale, lanes, mark, swatch
-from resnet_deploy.reporting.compare import NARROW, Change, RunComparison
+from resnet_deploy.reporting.compare import Change, RunComparison
 from resnet_deploy.reporting.document import Document, Section, Table, Tile
 from resnet_deploy.reporting.figures import NEUTRAL, Figure
 from resnet_deploy.reporting.markup import el, join
@@ -70,7 +70,7 @@ def _limits(found: RunComparison) -> str:
 
 def _tiles(found: RunComparison) -> list[Tile]:
     notes = {
-        "slower": "beyond noise", "faster": "beyond noise", "same": f"to {_margin(found):.1%}", "inconclusive": "measure again",
+        "slower": "beyond noise", "faster": "beyond noise", "same": f"to {found.margin:.1%}", "inconclusive": "measure again",
     }  # fmt: skip
     return [
         Tile(name=verdict.capitalize(), value=str(sum(c.verdict == verdict for c in found.changes)), unit="rows", note=note)
@@ -88,16 +88,12 @@ def _changes(found: RunComparison) -> Section:
     figure = Figure(draw=lambda width: lanes("Change of each row", rows, axis, width), legend=legend)
     notes = [
         "The line through each mark is the 95 % interval of the ratio. A row is slower or faster where it leaves out 1, the "
-        f"same where it lies within {_margin(found):.1%} of 1, and inconclusive otherwise"
+        f"same where it lies within {found.margin:.1%} of 1, and inconclusive otherwise"
         + (", or where it has the limit within it." if found.limit is not None else ".")
     ]
     if any(change.noise == "iqr" for change in found.changes):
         notes.append("Where a run kept no raw samples, the interval is wide: it follows from the middle half's spread alone.")
     return Section(title="Row by row", notes=notes, figures=[figure], table=table(found))
-
-
-def _margin(found: RunComparison) -> float:
-    return NARROW if found.limit is None else found.limit
 
 
 def _accuracy(found: RunComparison) -> Section:

@@ -76,7 +76,7 @@ def rename(old: str, new: str) -> Callable[[dict[str, Any]], None]:
         (rename("model.fp16.onnx", "model.fp16.onnx\n"), "regex"),
         (rename("model.fp16.onnx", "a" * 300), "regex"),
         (put("model", "num_classes", 0), r"model\.num_classes: .*>= 1"),
-        (put("model", "num_classes", 11), r"model\.class_names has 10 names for 11 classes"),
+        (put("model", "num_classes", 11), r"model: class_names has 10 names for 11 classes"),
         (put("model", "class_names", [1, 2]), r"model\.class_names\[0\]: Expected str, got int"),
         (put("model", "preprocessing", "crop", 10**9), "crop is 1000000000"),
         (put("model", "preprocessing", "std", [0, 1, 1]), "std is"),

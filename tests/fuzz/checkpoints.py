@@ -77,9 +77,9 @@ def assert_sound(model: LoadedModel | None, why: str) -> None:
     for name, tensor in model.network.state_dict().items():
         assert tensor.dtype == weights()[name].dtype and bool(torch.isfinite(tensor).all()), f"believed {name} ({why})"
     preprocessing, names = model.preprocessing, model.class_names
-    assert 1 <= preprocessing.crop <= 16384 and 1 <= preprocessing.resize <= 16384, f"believed {preprocessing} ({why})"
-    assert all(-1e4 < value < 1e4 for value in (*preprocessing.mean, *preprocessing.std)), f"believed {preprocessing} ({why})"
-    assert min(preprocessing.std) > 0, f"believed {preprocessing} ({why})"
+    assert 1 <= preprocessing.crop <= 8192 and 1 <= preprocessing.resize <= 8192, f"believed {preprocessing} ({why})"
+    assert all(-100 <= value <= 100 for value in (*preprocessing.mean, *preprocessing.std)), f"believed {preprocessing} ({why})"
+    assert min(preprocessing.std) >= 1e-4, f"believed {preprocessing} ({why})"
     assert names is None or (len(names) == CLASSES and all(len(name.splitlines()) == 1 for name in names)), f"believed {names}"
 
 
