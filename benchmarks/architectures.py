@@ -33,7 +33,7 @@ def through(name: str, folder: Path) -> dict[str, float]:
     import tensorrt_rtx as trt
 
     from resnet_deploy.pipeline.export import export
-    from resnet_deploy.steps import verify
+    from resnet_deploy.pipeline.verify import verify
 
     marks = [time.perf_counter()]
     bundle = export(name, folder / "bundle", max_batch=8)

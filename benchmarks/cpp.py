@@ -20,7 +20,7 @@ from common import Limit, Row, arguments, compare, finish, fresh
 
 import resnet_deploy
 from resnet_deploy._machine import cores
-from resnet_deploy.serving.cpp import SOURCES
+from resnet_deploy.serving.cpp.write import SOURCES
 
 AT_MOST = Limit(bound="at most", value=1.0)
 ROOT = Path(__file__).parent.parent

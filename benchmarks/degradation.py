@@ -21,7 +21,7 @@ import torch
 from common import Limit, Row, alone, finish, parser
 from torch import nn
 
-from resnet_deploy.data import open_data
+from resnet_deploy.data.sources import open_data
 from resnet_deploy.models.blocks import initialize
 from resnet_deploy.models.create import create_model
 from resnet_deploy.specs import InputFormat, Preprocessing

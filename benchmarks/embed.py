@@ -31,9 +31,9 @@ def decoders(bundle: Path, images: Path) -> float:
     from resnet_deploy._machine import cores
     from resnet_deploy.bundle.opened import Subject
     from resnet_deploy.bundle.store import Bundle
-    from resnet_deploy.serving.embed import EmbedOptions, Job
-    from resnet_deploy.serving.listing import list_images
-    from resnet_deploy.serving.pipeline import Decoders
+    from resnet_deploy.serving.embedding.decoders import Decoders
+    from resnet_deploy.serving.embedding.job import EmbedOptions, Job
+    from resnet_deploy.serving.embedding.listing import list_images
 
     listing = list_images(images, images)
     options = EmbedOptions(batch=BATCH)

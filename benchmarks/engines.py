@@ -30,7 +30,7 @@ def ours(bundle: Path, precision: str) -> float:
     import tensorrt_rtx  # noqa: F401
 
     import resnet_deploy
-    from resnet_deploy.building import build
+    from resnet_deploy.pipeline.build import build
 
     start = time.perf_counter()
     build(bundle, precision=precision, flavour="tensorrt-rtx", target=TARGET, batch=":".join(map(str, PROFILE)))

@@ -21,7 +21,7 @@ from common import Limit, Row, alone, finish, parser
 
 import resnet_deploy as rd
 from resnet_deploy._machine import describe_machine
-from resnet_deploy.benchmarking.devices import find_roof
+from resnet_deploy.benchmarking.roofline.devices import find_roof
 
 BACKENDS = (
     "tensorrt",

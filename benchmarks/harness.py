@@ -25,10 +25,10 @@ from onnx import helper
 import resnet_deploy
 from resnet_deploy._machine import cores
 from resnet_deploy.backends.base import Backend, Candidate
-from resnet_deploy.backends.ort import OrtBackend
-from resnet_deploy.benchmarking.conditions import watch_with
-from resnet_deploy.benchmarking.measure import MeasureConfig, measure
+from resnet_deploy.backends.onnxruntime.backend import OrtBackend
 from resnet_deploy.bundle.opened import Subject
+from resnet_deploy.timing.conditions import watch_with
+from resnet_deploy.timing.measure import MeasureConfig, measure
 
 SAME = Limit(bound="within", value=0.03)
 OVERHEAD = Limit(bound="at most", value=0.01)

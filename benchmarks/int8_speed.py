@@ -53,9 +53,9 @@ def candidates(folder: Path, architecture: str) -> tuple[dict[str, Any], Any]:
     import numpy as np
 
     from resnet_deploy.backends.base import Candidate
-    from resnet_deploy.backends.eager import EagerBackend
+    from resnet_deploy.backends.eager.backend import EagerBackend
+    from resnet_deploy.backends.onnxruntime.backend import OrtBackend
     from resnet_deploy.backends.openvino import OpenVinoBackend
-    from resnet_deploy.backends.ort import OrtBackend
     from resnet_deploy.models.create import load_model
     from resnet_deploy.models.deploy import DeployModel
     from resnet_deploy.pipeline.export import export

@@ -21,12 +21,12 @@ from common import Limit, Row, compare, finish, parser
 
 from resnet_deploy._machine import cores
 from resnet_deploy.backends.base import PLANS, Backend, Candidate
-from resnet_deploy.benchmarking.conditions import watch
-from resnet_deploy.benchmarking.lost import said
-from resnet_deploy.benchmarking.measure import MeasureConfig, measure
-from resnet_deploy.building import ensure_plan
+from resnet_deploy.benchmarking.failures import said
 from resnet_deploy.bundle.opened import Subject
+from resnet_deploy.pipeline.build import ensure_plan
 from resnet_deploy.pipeline.export import export
+from resnet_deploy.timing.conditions import watch
+from resnet_deploy.timing.measure import MeasureConfig, measure
 
 NETWORKS = ("resnet18", "resnet50", "resnet101", "resnext50_32x4d")
 CPU = (

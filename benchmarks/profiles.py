@@ -19,9 +19,9 @@ from common import Row, compare, finish, parser
 import resnet_deploy
 from resnet_deploy._machine import cores
 from resnet_deploy.backends.base import PLANS, Candidate
-from resnet_deploy.benchmarking.profile import profile
-from resnet_deploy.building import ensure_plan
+from resnet_deploy.benchmarking.layers.profile import profile
 from resnet_deploy.bundle.opened import Subject
+from resnet_deploy.pipeline.build import ensure_plan
 from resnet_deploy.specs import parse_batches
 
 ARCHITECTURE = "resnet50"

@@ -78,7 +78,7 @@ class Setting:
 def read(part: str, preprocessing: Any, limit: int | None = None) -> tuple[Any, Any]:
     import numpy as np
 
-    from resnet_deploy.data import open_data
+    from resnet_deploy.data.sources import open_data
     from resnet_deploy.specs import InputFormat
 
     found = open_data(part, preprocessing=preprocessing, input_format=InputFormat.FLOAT, limit=limit)

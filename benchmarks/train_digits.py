@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from resnet_deploy.data import open_data
+from resnet_deploy.data.sources import open_data
 from resnet_deploy.models.checkpoint import save
 from resnet_deploy.models.create import create_model
 from resnet_deploy.specs import InputFormat, Preprocessing, to_dict

@@ -22,7 +22,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torch import nn
 
-from resnet_deploy.data import DIGITS_HELD_OUT
+from resnet_deploy.data.sources import DIGITS_HELD_OUT
 from resnet_deploy.models.checkpoint import save
 from resnet_deploy.models.create import create_model
 from resnet_deploy.specs import Preprocessing, to_dict

@@ -11,23 +11,23 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from resnet_deploy.benchmarking.report import BenchReport as BenchReport
     from resnet_deploy.benchmarking.run import bench as bench
-    from resnet_deploy.building import build as build
     from resnet_deploy.bundle.store import Bundle as Bundle
-    from resnet_deploy.diagnosis import doctor as doctor
-    from resnet_deploy.divergence import layers as layers
     from resnet_deploy.errors import DeployError as DeployError
-    from resnet_deploy.inspection import inspect as inspect
     from resnet_deploy.models.create import create_model as create_model
     from resnet_deploy.models.registry import list_models as list_models
+    from resnet_deploy.pipeline.build import build as build
+    from resnet_deploy.pipeline.compare_layers import layers as layers
+    from resnet_deploy.pipeline.doctor import doctor as doctor
     from resnet_deploy.pipeline.export import export as export
+    from resnet_deploy.pipeline.inspect import inspect as inspect
+    from resnet_deploy.pipeline.tune import tune as tune
+    from resnet_deploy.pipeline.verify import verify as verify
     from resnet_deploy.reporting.recorded import load_report as load_report
     from resnet_deploy.reporting.writing import report as report
     from resnet_deploy.reporting.writing import write_report as write_report
-    from resnet_deploy.serving.cpp import cpp as cpp
-    from resnet_deploy.serving.embed import embed as embed
-    from resnet_deploy.serving.triton import triton as triton
-    from resnet_deploy.steps import verify as verify
-    from resnet_deploy.tuning import tune as tune
+    from resnet_deploy.serving.cpp.write import cpp as cpp
+    from resnet_deploy.serving.embedding.run import embed as embed
+    from resnet_deploy.serving.triton.write import triton as triton
 
 __version__ = "0.1.0"
 
@@ -36,20 +36,20 @@ _WHERE = {
     "Bundle": "bundle.store",
     "DeployError": "errors",
     "bench": "benchmarking.run",
-    "build": "building",
-    "cpp": "serving.cpp",
+    "build": "pipeline.build",
+    "cpp": "serving.cpp.write",
     "create_model": "models.create",
-    "doctor": "diagnosis",
-    "embed": "serving.embed",
+    "doctor": "pipeline.doctor",
+    "embed": "serving.embedding.run",
     "export": "pipeline.export",
-    "inspect": "inspection",
-    "layers": "divergence",
+    "inspect": "pipeline.inspect",
+    "layers": "pipeline.compare_layers",
     "list_models": "models.registry",
     "load_report": "reporting.recorded",
     "report": "reporting.writing",
-    "triton": "serving.triton",
-    "tune": "tuning",
-    "verify": "steps",
+    "triton": "serving.triton.write",
+    "tune": "pipeline.tune",
+    "verify": "pipeline.verify",
     "write_report": "reporting.writing",
 }
 

@@ -12,8 +12,8 @@ from resnet_deploy.backends.base import Backend, Candidate
 from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import GraphError, UnavailableError, UsageError
+from resnet_deploy.pipeline.verify import REFERENCE
 from resnet_deploy.specs import Precision
-from resnet_deploy.steps import REFERENCE
 
 CANDIDATES = ["eager", "eager:channels_last", "eager:fp16", "eager:bf16", "onnxruntime", "openvino", "eager:compile"]
 CUDA = ["eager:cuda", "eager:cuda,fp16,channels_last", "onnxruntime:cuda"]
@@ -114,7 +114,7 @@ def test_a_missing_gpu_is_an_error_and_never_a_fall_back(digits_bundle: Bundle, 
 
 
 def test_a_damaged_graph_is_refused(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    from resnet_deploy.backends.ort import OrtBackend
+    from resnet_deploy.backends.onnxruntime.backend import OrtBackend
 
     (tmp_path / "model.onnx").write_bytes(b"not a graph")
     with pytest.raises(GraphError, match="cannot load"):
@@ -154,7 +154,7 @@ def test_threads_that_are_not_given_are_all_again(digits_bundle: Bundle) -> None
     code = (
         "import sys, torch; torch.set_num_threads(3)\n"  # what the process started with
         "from resnet_deploy.bundle.store import Bundle; from resnet_deploy.bundle.opened import Subject\n"
-        "from resnet_deploy.steps import REFERENCE; subject = Subject(Bundle.open(sys.argv[1]))\n"
+        "from resnet_deploy.pipeline.verify import REFERENCE; subject = Subject(Bundle.open(sys.argv[1]))\n"
         "print([subject.backend(REFERENCE, n).describe()['threads'] for n in (None, 1, None)], torch.get_num_threads())"
     )
     done = subprocess.run([sys.executable, "-c", code, str(digits_bundle.path)], capture_output=True, text=True)

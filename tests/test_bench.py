@@ -16,19 +16,20 @@ import pytest
 
 import resnet_deploy as rd
 from resnet_deploy.backends.base import Candidate
-from resnet_deploy.backends.eager import EagerBackend
-from resnet_deploy.backends.ort import OrtBackend
-from resnet_deploy.benchmarking import timing
-from resnet_deploy.benchmarking.measure import Interrupted
-from resnet_deploy.benchmarking.nvml import Gpu
-from resnet_deploy.benchmarking.settings import MeasureOptions, candidates_of, chosen
-from resnet_deploy.bundle.ledger import Ledger
+from resnet_deploy.backends.eager.backend import EagerBackend
+from resnet_deploy.backends.onnxruntime.backend import OrtBackend
+from resnet_deploy.benchmarking import sweep as timing
+from resnet_deploy.benchmarking.candidates import candidates_of, chosen
+from resnet_deploy.benchmarking.settings import MeasureOptions
 from resnet_deploy.bundle.manifest import GraphFile
 from resnet_deploy.bundle.opened import Subject
+from resnet_deploy.bundle.results import Ledger
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import BackendError, StorageError, UsageError
-from resnet_deploy.lowering import LoweringOptions, lower
+from resnet_deploy.pipeline.lower import LoweringOptions, lower
 from resnet_deploy.specs import Precision, silent
+from resnet_deploy.timing.measure import Interrupted
+from resnet_deploy.timing.nvml import Gpu
 from tests.conftest import ROOT
 from tests.fake_tensorrt import HostDevice
 from tests.test_cli import fails, load, run
@@ -245,8 +246,8 @@ def test_unsafe_conditions_are_warned_of_once_with_the_worst() -> None:
 
 
 def test_the_roof_and_what_the_results_say(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from resnet_deploy.benchmarking import roofs
-    from resnet_deploy.benchmarking.devices import Roof
+    from resnet_deploy.benchmarking.roofline import ceilings as roofs
+    from resnet_deploy.benchmarking.roofline.devices import Roof
 
     made: list[str] = []
 

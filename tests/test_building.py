@@ -17,8 +17,6 @@ import pytest
 from click.testing import CliRunner
 
 import resnet_deploy as rd
-from resnet_deploy import building
-from resnet_deploy.building import graph_layers
 from resnet_deploy.bundle.manifest import GraphFile, PlanFile
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.cli import main
@@ -26,7 +24,9 @@ from resnet_deploy.engine.build import build_plan
 from resnet_deploy.engine.flavours import TENSORRT_RTX
 from resnet_deploy.engine.options import BuildOptions
 from resnet_deploy.errors import EngineError, IntegrityError, PrecisionError, UnavailableError, UsageError
-from resnet_deploy.precision.graph import Graph
+from resnet_deploy.graph.graph import Graph
+from resnet_deploy.pipeline import build as building
+from resnet_deploy.pipeline.build import graph_layers
 from tests.conftest import ROOT
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: the extra rtx")

@@ -195,7 +195,7 @@ def faulty(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     def fail(*args: Any, **given: Any) -> Any:
         raise error
 
-    monkeypatch.setattr("resnet_deploy.inspection.inspect", fail)
+    monkeypatch.setattr("resnet_deploy.pipeline.inspect.inspect", fail)
 
 
 @pytest.mark.parametrize(
@@ -233,7 +233,7 @@ def test_a_fault_whose_details_cannot_be_written(tmp_path: Path, monkeypatch: py
 )
 def test_memory_that_runs_out_is_this_machines_affair(allocate: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real errors, as torch and NumPy raise them."""
-    monkeypatch.setattr("resnet_deploy.inspection.inspect", lambda *args, **given: exec(allocate))
+    monkeypatch.setattr("resnet_deploy.pipeline.inspect.inspect", lambda *args, **given: exec(allocate))
     done = CliRunner().invoke(main, ["inspect", "x.onnx"])
     assert done.exit_code == 3 and "out of memory" in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
 
@@ -275,7 +275,7 @@ def test_results_are_shown_before_their_file_fails(
         raise StorageError("cannot write x: No space left on device")
 
     monkeypatch.setattr("resnet_deploy.reporting.writing.write_atomic", full)
-    monkeypatch.setattr("resnet_deploy.tuning.draw", full)
+    monkeypatch.setattr("resnet_deploy.pipeline.tune.draw", full)
     output = str(tmp_path / "out.md")
     args, shown = {
         "bench": (["bench", *measured, "--report", output], "onnxruntime  cpu"),

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from resnet_deploy.benchmarking import conditions
-from resnet_deploy.benchmarking.conditions import Conditions, CpuCounters, Sample, watch
-from resnet_deploy.benchmarking.nvml import THROTTLES, Gpu, GpuInfo, GpuState
+from resnet_deploy.timing import conditions as conditions
+from resnet_deploy.timing.conditions import Conditions, CpuCounters, Sample, watch
+from resnet_deploy.timing.nvml import THROTTLES, Gpu, GpuInfo, GpuState
 
 MHZ = 1_000_000.0
 

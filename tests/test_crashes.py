@@ -46,7 +46,7 @@ elif place == "exit":
 elif place == "profile":
     dying("profile")
 elif place == "latency":
-    from resnet_deploy.benchmarking.scenarios import Runner
+    from resnet_deploy.benchmarking.mlperf.scenarios import Runner
     known_run = Runner.run
     def run(self, scenario):
         if (self.backend.candidate.backend, scenario) == ("openvino", "offline"):

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnet_deploy import preprocessing as preprocessing_module
-from resnet_deploy.data import Dataset, open_data
+from resnet_deploy.data import preprocessing as preprocessing_module
+from resnet_deploy.data.dataset import Dataset
+from resnet_deploy.data.images import FORMATS
+from resnet_deploy.data.preprocessing import Transform, normalize
+from resnet_deploy.data.sources import open_data
 from resnet_deploy.errors import DataError, UsageError
-from resnet_deploy.images import FORMATS
-from resnet_deploy.preprocessing import Transform, normalize
 from resnet_deploy.specs import InputFormat, Preprocessing
 from tests.peers import torchvision
 

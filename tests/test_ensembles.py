@@ -15,10 +15,10 @@ from resnet_deploy.errors import CheckpointError, UsageError
 from resnet_deploy.models.create import create_model, load_model
 from resnet_deploy.models.deploy import DeployModel
 from resnet_deploy.models.registry import architecture
-from resnet_deploy.parity import average_views
+from resnet_deploy.parity.metrics import average_views
 from resnet_deploy.pipeline.export import export
+from resnet_deploy.pipeline.verify import verify
 from resnet_deploy.specs import Head, InputFormat
-from resnet_deploy.steps import verify
 from tests.conftest import DIGITS
 from tests.engine.test_build import build
 
@@ -171,7 +171,7 @@ def test_views_far_apart_stay_finite() -> None:
 
 def test_verify_with_ten_crops(tmp_path: Path) -> None:
     """Each image by hand: ten crops, the mean of their probabilities, the class of the largest."""
-    from resnet_deploy.data import open_data
+    from resnet_deploy.data.sources import open_data
 
     bundle = export("resnet20", tmp_path / "b", weights=DIGITS, resize=36, max_batch=4)
     (found,) = verify(bundle, "digits", limit=30, crops=10, threads=1)

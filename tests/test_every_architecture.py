@@ -8,7 +8,7 @@ import pytest
 
 from resnet_deploy.models.registry import ARCHITECTURES
 from resnet_deploy.pipeline.export import export
-from resnet_deploy.steps import verify
+from resnet_deploy.pipeline.verify import verify
 
 # The longest first, so that they are not what everybody waits for at the end.
 NAMES = sorted(ARCHITECTURES, key=lambda name: -sum(ARCHITECTURES[name].config.layers))

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 import resnet_deploy as rd
-from resnet_deploy.building import graph_layers
 from resnet_deploy.models.registry import ARCHITECTURES
+from resnet_deploy.pipeline.build import graph_layers
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: the extra rtx")
 

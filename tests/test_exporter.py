@@ -11,10 +11,10 @@ import torch
 
 from resnet_deploy import limits
 from resnet_deploy.errors import ExportError, StorageError, UsageError
-from resnet_deploy.exporter import export_onnx
-from resnet_deploy.inspection import inspect
 from resnet_deploy.models.create import load_model
 from resnet_deploy.models.deploy import DeployModel
+from resnet_deploy.pipeline.inspect import inspect
+from resnet_deploy.pipeline.onnx_export import export_onnx
 from resnet_deploy.specs import Head, InputFormat, Preprocessing
 from tests.conftest import DIGITS
 
@@ -135,7 +135,7 @@ def test_an_untraceable_model_is_named(tmp_path: Path) -> None:
 def test_no_room_for_the_file() -> None:
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full here")
-    from resnet_deploy.exporter import _write
+    from resnet_deploy.pipeline.onnx_export import _write
 
     with pytest.raises(StorageError):
         _write(onnx.helper.make_model(onnx.helper.make_graph([], "g", [], [])), Path("/dev/full"))

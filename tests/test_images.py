@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnet_deploy import images as module
-from resnet_deploy.data import open_data
+from resnet_deploy.data import images as module
+from resnet_deploy.data.images import EXTENSIONS, FORMATS, open_image, to_rgb
+from resnet_deploy.data.preprocessing import Transform
+from resnet_deploy.data.sources import open_data
 from resnet_deploy.errors import UsageError
-from resnet_deploy.images import EXTENSIONS, FORMATS, open_image, to_rgb
-from resnet_deploy.preprocessing import Transform
-from resnet_deploy.serving.decoding import Decoder
+from resnet_deploy.serving.embedding.decoding import Decoder
 from resnet_deploy.specs import InputFormat, Preprocessing
 from tests.conftest import ROOT
 
@@ -32,7 +32,7 @@ TRANSFORM = Transform(preprocessing=SMALL, input_format=InputFormat.UINT8)
 
 def step(preprocessing: Preprocessing = SMALL) -> object:
     """Triton's decode step, set up as the server does."""
-    from resnet_deploy.serving.steps.decode import TritonPythonModel
+    from resnet_deploy.serving.triton.steps.decode import TritonPythonModel
     from resnet_deploy.specs import to_dict
 
     parameters = {"preprocessing": json.dumps(to_dict(preprocessing)), "input_format": "uint8"}

@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resnet_deploy.backends import ort as ort_module
 from resnet_deploy.backends.base import Backend, Candidate
-from resnet_deploy.backends.eager import EagerBackend
-from resnet_deploy.backends.lanes import Lane
-from resnet_deploy.backends.ort import OrtBackend
+from resnet_deploy.backends.eager.backend import EagerBackend
+from resnet_deploy.backends.onnxruntime import backend as ort_module
+from resnet_deploy.backends.onnxruntime.backend import OrtBackend
+from resnet_deploy.backends.streams import Lane
 from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import UnavailableError, UsageError
-from resnet_deploy.steps import REFERENCE
+from resnet_deploy.pipeline.verify import REFERENCE
 from tests.fake_tensorrt import HostDevice
 from tests.test_backends import IMAGES, contract
 

@@ -12,9 +12,9 @@ import pytest
 import resnet_deploy as rd
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import CalibrationError, DataError, TuningError, UsageError
-from resnet_deploy.lowering import LoweringOptions
 from resnet_deploy.models.checkpoint import read, save
 from resnet_deploy.models.registry import architecture
+from resnet_deploy.pipeline.lower import LoweringOptions
 from tests.conftest import DIGITS
 from tests.cpu import EXACT_INT8
 from tests.test_cli import fails, load, run

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from resnet_deploy.benchmarking.measure import MeasureConfig, Samples, measure
 from resnet_deploy.errors import UsageError
+from resnet_deploy.timing.measure import MeasureConfig, Samples, measure
 from tests.fakes import FakeBackend
 
 IMAGES = np.ones((2, 4), np.float32)

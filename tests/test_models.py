@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from resnet_deploy.data.preprocessing import normalize
 from resnet_deploy.errors import UsageError
 from resnet_deploy.models import registry
 from resnet_deploy.models.blocks import BasicBlock, PaddedIdentity
@@ -18,7 +19,6 @@ from resnet_deploy.models.complexity import complexity
 from resnet_deploy.models.create import create_model
 from resnet_deploy.models.deploy import DeployModel
 from resnet_deploy.models.resnet import ResNet
-from resnet_deploy.preprocessing import normalize
 from resnet_deploy.specs import Head, InputFormat, Preprocessing, TensorSpec
 from tests.peers import torchvision
 

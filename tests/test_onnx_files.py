@@ -16,8 +16,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 import resnet_deploy as rd
 from resnet_deploy.errors import GraphError
-from resnet_deploy.graphs import GraphReport, describe, interface
-from resnet_deploy.precision.graph import Graph
+from resnet_deploy.graph.describe import GraphReport, describe, interface
+from resnet_deploy.graph.graph import Graph
 from tests import hostile_graphs as hostile
 from tests.hostile_graphs import changed, conv, external, model, tensor, value
 
@@ -152,7 +152,7 @@ def test_what_is_odd_but_onnx_is_described(tmp_path: Path, case: str) -> None:
 
 
 def test_a_loop_in_a_graph_that_no_checker_has_seen_ends() -> None:
-    from resnet_deploy.graphs import weighted
+    from resnet_deploy.graph.describe import weighted
 
     loop = [NODE("DequantizeLinear", ["", "s"], [""]), NODE("Cast", ["a"], ["a"], to=1), NODE("Conv", ["x", ""], ["y"])]
     graph = model([*loop, NODE("Conv", ["x", "a"], ["z"])], weights=()).graph

@@ -11,8 +11,8 @@ import pytest
 
 from resnet_deploy import _json
 from resnet_deploy.errors import UsageError
-from resnet_deploy.parity import METRICS, Comparison, ParityReport, judge, parse_gates
-from resnet_deploy.proportions import mcnemar, pack, paired_interval, unpack, unpaired_interval
+from resnet_deploy.parity.confidence import mcnemar, pack, paired_interval, unpack, unpaired_interval
+from resnet_deploy.parity.metrics import METRICS, Comparison, ParityReport, judge, parse_gates
 from resnet_deploy.specs import Precision
 
 RNG = np.random.default_rng(0)

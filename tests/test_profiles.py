@@ -17,12 +17,12 @@ from click.testing import CliRunner
 
 import resnet_deploy as rd
 from resnet_deploy.backends.base import Candidate
+from resnet_deploy.backends.layer_names import OnnxNames
 from resnet_deploy.backends.layers import WARM_UPS, LayerTime, LayerTimes, median, precision, title
-from resnet_deploy.backends.onnx_names import OnnxNames
-from resnet_deploy.backends.ort import OrtBackend, record_apart
-from resnet_deploy.backends.ort_trace import read_trace
-from resnet_deploy.backends.trt_layers import name_layers
-from resnet_deploy.benchmarking.profile import PROFILES, profile
+from resnet_deploy.backends.onnxruntime.backend import OrtBackend, record_apart
+from resnet_deploy.backends.onnxruntime.trace import read_trace
+from resnet_deploy.backends.tensorrt.layers import name_layers
+from resnet_deploy.benchmarking.layers.profile import PROFILES, profile
 from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.cli import main
@@ -50,7 +50,7 @@ def lowered(digits_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("resnet_deploy.benchmarking.profile.DURATION_S", 0.01)
+    monkeypatch.setattr("resnet_deploy.benchmarking.layers.profile.DURATION_S", 0.01)
 
 
 @pytest.fixture
@@ -263,7 +263,7 @@ def test_a_damaged_file_of_profiles_is_made_anew(bundle: Bundle) -> None:
 
 
 def test_a_bundle_that_takes_nothing_is_said(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    from resnet_deploy.benchmarking import profile as module
+    from resnet_deploy.benchmarking.layers import profile as module
     from resnet_deploy.errors import StorageError
 
     bench(bundle, batch=1, profile=False)

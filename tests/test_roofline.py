@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from resnet_deploy.benchmarking import devices
-from resnet_deploy.benchmarking.devices import DEVICES, Roof, find_roof, measure_roof
-from resnet_deploy.benchmarking.roofline import INPUT_BYTES, VALUE_BYTES, floor
+from resnet_deploy.benchmarking.roofline import devices
+from resnet_deploy.benchmarking.roofline.devices import DEVICES, Roof, find_roof, measure_roof
+from resnet_deploy.benchmarking.roofline.floor import INPUT_BYTES, VALUE_BYTES, floor
 from resnet_deploy.errors import UnavailableError, UsageError
 from resnet_deploy.models import registry
 from resnet_deploy.models.complexity import kernels

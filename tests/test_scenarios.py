@@ -18,13 +18,13 @@ import pytest
 pytest.importorskip("mlperf_loadgen", reason="LoadGen is not installed: the extra loadgen")
 
 from resnet_deploy.backends.base import Outputs
-from resnet_deploy.benchmarking import library
-from resnet_deploy.benchmarking.library import Library
-from resnet_deploy.benchmarking.loadgen import Outcome
-from resnet_deploy.benchmarking.scenarios import Figures, Runner, ScenarioOptions
-from resnet_deploy.benchmarking.search import MOST_RUNS, search_rate
+from resnet_deploy.benchmarking.mlperf import samples as library
+from resnet_deploy.benchmarking.mlperf.loadgen import Outcome
+from resnet_deploy.benchmarking.mlperf.samples import Library
+from resnet_deploy.benchmarking.mlperf.scenarios import Figures, Runner, ScenarioOptions
+from resnet_deploy.benchmarking.mlperf.search import MOST_RUNS, search_rate
 from resnet_deploy.bundle.store import Bundle
-from resnet_deploy.data import Dataset
+from resnet_deploy.data.dataset import Dataset
 from resnet_deploy.errors import BackendError, DataError, UsageError
 from tests.conftest import ROOT
 from tests.fakes import FakeBackend
@@ -304,7 +304,7 @@ def test_an_unmet_bound_is_exit_code_1(bundle: Path) -> None:
 
 
 def test_a_backend_that_dies_in_bench_is_exit_code_3_and_the_others_finish(bundle: Path, monkeypatch: Any) -> None:
-    from resnet_deploy.backends.ort import OrtBackend
+    from resnet_deploy.backends.onnxruntime.backend import OrtBackend
 
     load(run("verify", bundle, "--data", "digits", "--backend", "eager", "--backend", "onnxruntime", "--json"))
     args = ("bench", bundle, *LOADGEN, "--backend", "eager", "--scenario", "single-stream,offline", "--json")

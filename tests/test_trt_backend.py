@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resnet_deploy.backends import trt as module
 from resnet_deploy.backends.base import Candidate
-from resnet_deploy.backends.eager import EagerBackend
-from resnet_deploy.backends.lanes import SHAPES
-from resnet_deploy.backends.trt import TensorRtBackend
+from resnet_deploy.backends.eager.backend import EagerBackend
+from resnet_deploy.backends.streams import SHAPES
+from resnet_deploy.backends.tensorrt import backend as module
+from resnet_deploy.backends.tensorrt.backend import TensorRtBackend
 from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.engine.plan import Origin
 from resnet_deploy.errors import EngineError, IntegrityError, UnavailableError, UsageError
-from resnet_deploy.exporter import export_onnx
-from resnet_deploy.steps import REFERENCE
+from resnet_deploy.pipeline.onnx_export import export_onnx
+from resnet_deploy.pipeline.verify import REFERENCE
 from tests.fake_tensorrt import Engine, HostDevice, TensorRt
 from tests.test_backends import IMAGES, contract
 from tests.test_exporter import deploy
@@ -60,7 +60,7 @@ def test_contract(make: Make, digits_bundle: Bundle, monkeypatch: pytest.MonkeyP
 
 
 def eager(subject: Subject) -> Any:
-    from resnet_deploy.backends.eager import EagerBackend
+    from resnet_deploy.backends.eager.backend import EagerBackend
 
     return EagerBackend(subject.model, REFERENCE, threads=1)
 

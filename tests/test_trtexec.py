@@ -20,11 +20,11 @@ import pytest
 from click.testing import CliRunner
 
 import resnet_deploy as rd
-from resnet_deploy.backends import trt as trt_module
 from resnet_deploy.backends.base import Candidate
+from resnet_deploy.backends.tensorrt import backend as trt_module
 from resnet_deploy.benchmarking import run as run_module
+from resnet_deploy.benchmarking.layers.trtexec import Settings, command, compare, find_tools, parse, run
 from resnet_deploy.benchmarking.report import Latency
-from resnet_deploy.benchmarking.trtexec import Settings, command, compare, find_tools, parse, run
 from resnet_deploy.bundle.manifest import PlanFile
 from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.bundle.store import Bundle
@@ -201,7 +201,7 @@ def test_it_is_run_and_its_reasons_are_told(tmp_path: Path) -> None:
 
 
 def test_a_tool_that_never_ends_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("resnet_deploy.benchmarking.trtexec.PATIENCE_S", 0.2)
+    monkeypatch.setattr("resnet_deploy.benchmarking.layers.trtexec.PATIENCE_S", 0.2)
     tool = program(tmp_path / "trtexec", "import time\ntime.sleep(3600)")
     with pytest.raises(BackendError, match="did not end within"):
         run([str(tool)], 0.1)

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from resnet_deploy.benchmarking.conditions import Conditions, CpuCounters, Sample
-from resnet_deploy.benchmarking.turns import end_to_end
+from resnet_deploy.timing.conditions import Conditions, CpuCounters, Sample
+from resnet_deploy.timing.join import end_to_end
 from tests.test_conditions import gpu_state
 
 

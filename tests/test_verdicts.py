@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from resnet_deploy.benchmarking.advice import SEVERITIES, Verdict, judge
 from resnet_deploy.benchmarking.report import Latency, Result
-from resnet_deploy.benchmarking.verdicts import SEVERITIES, Verdict, judge
 
 
 def latency(p50: float, iqr: float = 0.0) -> Latency:

@@ -17,7 +17,7 @@ from resnet_deploy.errors import UsageError
 from resnet_deploy.specs import Precision, TensorSpec
 
 if TYPE_CHECKING:
-    from resnet_deploy.backends.lanes import Lanes
+    from resnet_deploy.backends.streams import Lanes
 
 Outputs = Mapping[str, NDArray[Any]]
 

@@ -23,18 +23,18 @@ def load_backend(
     """Load a candidate. model: gives the eager model; artifact: gives the verified file that it runs and, of a plan, where it
     was built."""
     if candidate.backend == "eager":
-        from resnet_deploy.backends.eager import EagerBackend
+        from resnet_deploy.backends.eager.backend import EagerBackend
 
         return EagerBackend(model(), candidate, threads=threads)
     path, origin = artifact()
     if candidate.backend in PLANS:
-        from resnet_deploy.backends.trt import TensorRtBackend
+        from resnet_deploy.backends.tensorrt.backend import TensorRtBackend
 
         return TensorRtBackend(path, candidate, origin=origin)
     if candidate.backend == "openvino":
         from resnet_deploy.backends.openvino import OpenVinoBackend
 
         return OpenVinoBackend(path, candidate, threads=threads)
-    from resnet_deploy.backends.ort import OrtBackend
+    from resnet_deploy.backends.onnxruntime.backend import OrtBackend
 
     return OrtBackend(path, candidate, threads=threads)

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from resnet_deploy._deps import require, version
 from resnet_deploy.backends.base import Backend, Candidate, Outputs
+from resnet_deploy.backends.layer_names import OnnxNames
 from resnet_deploy.backends.layers import WARM_UPS, LayerTime, LayerTimes, median, precision
-from resnet_deploy.backends.onnx_names import OnnxNames
 from resnet_deploy.errors import GraphError, UsageError
 from resnet_deploy.specs import TensorSpec
 

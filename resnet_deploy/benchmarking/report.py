@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from resnet_deploy.benchmarking.measure import NOISY_IQR, Measurement
 from resnet_deploy.bundle.fields import Latency as Latency
 from resnet_deploy.bundle.records import MeasurementRecord
+from resnet_deploy.timing.measure import NOISY_IQR, Measurement
 
 STAGES = ("enqueue", "h2d", "compute", "d2h", "host")  # of benchmarking.measure's Stages, without their unit
 if TYPE_CHECKING:
-    from resnet_deploy.benchmarking.profile import Profile
-    from resnet_deploy.benchmarking.trtexec import Comparison
+    from resnet_deploy.benchmarking.layers.profile import Profile
+    from resnet_deploy.benchmarking.layers.trtexec import Comparison
 
 
 @dataclass(frozen=True, kw_only=True)

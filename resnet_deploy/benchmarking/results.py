@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from resnet_deploy.backends.base import Candidate
-from resnet_deploy.benchmarking.lost import Lost
+from resnet_deploy.benchmarking.failures import Lost
 from resnet_deploy.benchmarking.report import STAGES, Result, Unmeasured
-from resnet_deploy.benchmarking.roofs import Roofs
+from resnet_deploy.benchmarking.roofline.ceilings import Roofs
 from resnet_deploy.bundle.records import MeasurementRecord
-from resnet_deploy.steps import REFERENCE, Verdict
+from resnet_deploy.pipeline.verify import REFERENCE, Verdict
 
 Records = dict[tuple[Candidate, int], MeasurementRecord]
 

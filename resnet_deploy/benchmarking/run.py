@@ -12,35 +12,36 @@ from typing import Any
 from resnet_deploy import _json
 from resnet_deploy._machine import cores, describe_machine
 from resnet_deploy.backends.base import PLANS, Candidate
+from resnet_deploy.benchmarking.advice import judge
+from resnet_deploy.benchmarking.candidates import candidates_of, chosen
 from resnet_deploy.benchmarking.crashes import Crashes
-from resnet_deploy.benchmarking.details import DetailOptions, Measured
-from resnet_deploy.benchmarking.lost import Lost
-from resnet_deploy.benchmarking.measure import MeasureConfig
+from resnet_deploy.benchmarking.failures import Lost
+from resnet_deploy.benchmarking.layers.details import DetailOptions, Measured
+from resnet_deploy.benchmarking.mlperf.run import ScenarioRun
+from resnet_deploy.benchmarking.mlperf.scenarios import SWEEP, ScenarioOptions
 from resnet_deploy.benchmarking.report import BenchReport, Result, warnings_for
 from resnet_deploy.benchmarking.results import rows, unmeasured
-from resnet_deploy.benchmarking.roofs import Roofs
-from resnet_deploy.benchmarking.scenario_run import ScenarioRun
-from resnet_deploy.benchmarking.scenarios import SWEEP, ScenarioOptions
-from resnet_deploy.benchmarking.settings import MeasureOptions, candidates_of, chosen
-from resnet_deploy.benchmarking.timing import Timings, images_of
-from resnet_deploy.benchmarking.verdicts import judge
-from resnet_deploy.building import ensure_plan
+from resnet_deploy.benchmarking.roofline.ceilings import Roofs
+from resnet_deploy.benchmarking.settings import MeasureOptions
+from resnet_deploy.benchmarking.sweep import Timings, images_of
 from resnet_deploy.bundle.disk import has_manifest
-from resnet_deploy.bundle.ledger import Ledger
 from resnet_deploy.bundle.names import WEIGHTS
 from resnet_deploy.bundle.opened import Subject
+from resnet_deploy.bundle.results import Ledger
 from resnet_deploy.bundle.store import Bundle
-from resnet_deploy.data import Dataset
+from resnet_deploy.data.dataset import Dataset
 from resnet_deploy.errors import UsageError, carrying
 from resnet_deploy.limits import check_all
-from resnet_deploy.lowering import LoweringOptions
 from resnet_deploy.models import registry
-from resnet_deploy.parity import parse_gates
+from resnet_deploy.parity.metrics import parse_gates
+from resnet_deploy.pipeline.build import ensure_plan
 from resnet_deploy.pipeline.export import export
+from resnet_deploy.pipeline.lower import LoweringOptions
 from resnet_deploy.pipeline.restore import restore
+from resnet_deploy.pipeline.verify import Verdict, compare, parity_key, verdict
 from resnet_deploy.reporting.writing import check_path, publish
 from resnet_deploy.specs import MAX_BATCH, Progress, parse_batches, silent
-from resnet_deploy.steps import Verdict, compare, parity_key, verdict
+from resnet_deploy.timing.measure import MeasureConfig
 
 DEFAULT_BATCHES = (1, 8, 32)
 IMAGES = "random:32:1000000"  # from a seed beyond those of any calibration on random images

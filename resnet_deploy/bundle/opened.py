@@ -13,7 +13,8 @@ from resnet_deploy.backends.base import PLANS, Backend, Candidate
 from resnet_deploy.bundle.manifest import CalibrationUse, GraphFile, Manifest, ModelDescription, PlanFile
 from resnet_deploy.bundle.names import WEIGHTS
 from resnet_deploy.bundle.store import Bundle
-from resnet_deploy.data import Dataset, open_data
+from resnet_deploy.data.dataset import Dataset
+from resnet_deploy.data.sources import open_data
 from resnet_deploy.engine.plan import Origin
 from resnet_deploy.errors import BundleError, DataError, StorageError, UnavailableError, UsageError
 from resnet_deploy.specs import HeadKind, Precision, Preprocessing, TensorSpec

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct, field
 
 from resnet_deploy.bundle.fields import Count, Facts, FileName, Key, Latency, Name, Positive, Seconds, Sha256, Text, Time
-from resnet_deploy.parity import ParityReport
+from resnet_deploy.parity.metrics import ParityReport
 
 
 class Record(Struct, frozen=True, kw_only=True):

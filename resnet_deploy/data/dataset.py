@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_deploy._machine import cores
+from resnet_deploy.data.images import reason_of
 from resnet_deploy.data.labels import LabelOrder
 from resnet_deploy.errors import DataError
-from resnet_deploy.images import reason_of
 
 
 @dataclass(frozen=True, kw_only=True)

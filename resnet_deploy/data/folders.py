@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from resnet_deploy._files import sha256_file
 from resnet_deploy._text import text_of
+from resnet_deploy.data.images import EXTENSIONS, MAX_FILE_BYTES
 from resnet_deploy.data.labels import ClassOrder, check_names, order_folders
 from resnet_deploy.errors import DataError
-from resnet_deploy.images import EXTENSIONS, MAX_FILE_BYTES
 
 # What the parts of a data set are called, the one that is judged on first.
 _PARTS = ("val", "valid", "validation", "test", "testing", "train", "training")

@@ -17,11 +17,11 @@ from resnet_deploy._deps import require
 from resnet_deploy._text import text_of
 from resnet_deploy.data.dataset import Dataset, subset
 from resnet_deploy.data.folders import kind_of, list_files
+from resnet_deploy.data.images import open_image
 from resnet_deploy.data.labels import ClassOrder, order_names
 from resnet_deploy.data.npz import load_arrays
+from resnet_deploy.data.preprocessing import Pixels, Transform
 from resnet_deploy.errors import DataError
-from resnet_deploy.images import open_image
-from resnet_deploy.preprocessing import Pixels, Transform
 from resnet_deploy.specs import InputFormat, Preprocessing
 
 DIGITS_HELD_OUT = 600

@@ -23,8 +23,8 @@ from resnet_deploy.bundle.names import FP32, WEIGHTS
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.bundle.transaction import changing
 from resnet_deploy.errors import BundleError, UsageError
-from resnet_deploy.lowering import LoweringOptions, lower
 from resnet_deploy.models import registry
+from resnet_deploy.pipeline.lower import LoweringOptions, lower
 from resnet_deploy.pipeline.restore import restore
 from resnet_deploy.pipeline.write import write_graph, write_weights
 from resnet_deploy.specs import MAX_BATCH, OPSET, Head, InputFormat, OptionGroup, Preprocessing, Progress, silent

@@ -25,7 +25,7 @@ def write_weights(change: Transaction, network: Any, description: ModelDescripti
 
 def write_graph(change: Transaction, model: Any, request: Request, weights: str, progress: Progress) -> GraphFile:
     """Stage the FP32 graph of a DeployModel, checked against it. weights: the digest of the file that it was loaded from."""
-    from resnet_deploy.exporter import export_onnx
+    from resnet_deploy.pipeline.onnx_export import export_onnx
 
     checks = export_onnx(
         model, change.stage(FP32), max_batch=request.max_batch, opset=request.opset, step=lambda what: progress(what, 0, None)

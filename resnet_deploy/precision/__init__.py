@@ -8,10 +8,10 @@ quantized, placement = quantize(graph, calibration, QuantizeOptions(target=Targe
 quantized.save("resnet.int8.onnx")
 """
 
+from resnet_deploy.graph.graph import Graph as Graph
 from resnet_deploy.precision.calibrate import Calibration as Calibration
 from resnet_deploy.precision.calibrate import observe as observe
 from resnet_deploy.precision.cast import cast as cast
-from resnet_deploy.precision.graph import Graph as Graph
 from resnet_deploy.precision.placement import Placement as Placement
 from resnet_deploy.precision.placement import Target as Target
 from resnet_deploy.precision.placement import place as place

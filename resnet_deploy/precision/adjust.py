@@ -10,8 +10,8 @@ import onnx
 from numpy.typing import NDArray
 
 from resnet_deploy.errors import CalibrationError
+from resnet_deploy.graph.graph import Graph
 from resnet_deploy.precision.calibrate import Calibration
-from resnet_deploy.precision.graph import Graph
 from resnet_deploy.precision.placement import Placement
 
 _SWEEPS = 10  # of a bottleneck's two pairs; they settle in a few

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_deploy._deps import require
+from resnet_deploy.graph.graph import Graph
 from resnet_deploy.precision.calibrate import Observer
-from resnet_deploy.precision.graph import Graph
 from resnet_deploy.precision.histogram import METHODS
 from resnet_deploy.precision.quantize import QuantizeOptions, quantize
 

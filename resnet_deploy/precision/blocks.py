@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from resnet_deploy.precision.graph import Graph
+from resnet_deploy.graph.graph import Graph
 
 # Also in the names that other exporters write: `/layer1/layer1.0/conv1/Conv`.
 _BLOCK = re.compile(r"(?:^|/)((?:members\.\d+\.)?layer\d+\.\d+)[./]")

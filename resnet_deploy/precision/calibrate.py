@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from resnet_deploy._deps import require
 from resnet_deploy._text import printable
 from resnet_deploy.errors import CalibrationError, GraphError
-from resnet_deploy.precision.graph import Graph
+from resnet_deploy.graph.graph import Graph
 from resnet_deploy.precision.histogram import INT8_LEVELS, UINT8_LEVELS, Histogram
 from resnet_deploy.precision.placement import Target, additions, depths, place
 from resnet_deploy.precision.ranges import FP16_LARGEST as FP16_LARGEST

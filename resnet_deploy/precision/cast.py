@@ -9,8 +9,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from resnet_deploy.errors import GraphError, UsageError
+from resnet_deploy.graph.graph import Graph
 from resnet_deploy.precision.calibrate import FP16_LARGEST
-from resnet_deploy.precision.graph import Graph
 from resnet_deploy.precision.placement import matches
 from resnet_deploy.specs import Precision
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import onnx
 import torch
 
-from resnet_deploy.precision.graph import Graph
+from resnet_deploy.graph.graph import Graph
 
 # One channel in, the same channel out, times any positive factor.
 _SAME = frozenset({"Relu", "MaxPool", "AveragePool", "GlobalAveragePool", "QuantizeLinear", "DequantizeLinear", "Identity"})

@@ -12,8 +12,8 @@ import onnx
 import torch
 
 from resnet_deploy.errors import GraphError, UsageError
+from resnet_deploy.graph.graph import Graph
 from resnet_deploy.precision.channels import channels_of
-from resnet_deploy.precision.graph import Graph
 from resnet_deploy.precision.placement import depths
 from resnet_deploy.precision.quantize import weight_scales
 from resnet_deploy.precision.torch_ops import OPS, attributes

@@ -9,7 +9,7 @@ from enum import Enum
 import onnx
 
 from resnet_deploy.errors import UsageError
-from resnet_deploy.precision.graph import Graph
+from resnet_deploy.graph.graph import Graph
 
 
 class Target(str, Enum):

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from resnet_deploy.errors import GraphError, UsageError
+from resnet_deploy.graph.graph import Graph
 from resnet_deploy.precision.calibrate import Calibration, Range, symmetric_scale
-from resnet_deploy.precision.graph import Graph
 from resnet_deploy.precision.placement import Placement, Target, place, same_range
 from resnet_deploy.specs import Precision
 

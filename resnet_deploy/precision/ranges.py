@@ -15,7 +15,7 @@ from resnet_deploy import _json
 from resnet_deploy._files import regular, write_atomic
 from resnet_deploy._text import printable
 from resnet_deploy.errors import CalibrationError, UsageError
-from resnet_deploy.precision.graph import Graph
+from resnet_deploy.graph.graph import Graph
 from resnet_deploy.specs import check_calibration_method
 
 FP16_LARGEST = 65504.0

@@ -19,9 +19,9 @@ import torch
 from numpy.typing import NDArray
 
 from resnet_deploy.errors import CalibrationError
+from resnet_deploy.graph.graph import Graph
 from resnet_deploy.precision.auto import distance, run
 from resnet_deploy.precision.calibrate import symmetric_scale
-from resnet_deploy.precision.graph import Graph
 from resnet_deploy.precision.network import LEVELS, Network, Parameters, Tensors
 
 FEWEST = 16

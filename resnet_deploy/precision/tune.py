@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_deploy.errors import TuningError
-from resnet_deploy.graphs import layers_of
-from resnet_deploy.parity import Comparison, ParityReport
+from resnet_deploy.graph.describe import layers_of
+from resnet_deploy.graph.graph import Graph
+from resnet_deploy.parity.metrics import Comparison, ParityReport
 from resnet_deploy.precision.auto import simulated
 from resnet_deploy.precision.blocks import blocks_of
 from resnet_deploy.precision.calibrate import Calibration
-from resnet_deploy.precision.graph import Graph
 from resnet_deploy.precision.placement import place
 from resnet_deploy.precision.quantize import QuantizeOptions, quantize
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from resnet_deploy.proportions import paired_interval, unpack, unpaired_interval
+from resnet_deploy.parity.confidence import paired_interval, unpack, unpaired_interval
 from resnet_deploy.reporting.rows import Report
 from resnet_deploy.reporting.words import number
 

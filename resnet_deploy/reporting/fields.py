@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from resnet_deploy._figures import Cosine, Difference, Figure, Fraction, Magnitude, restore
-from resnet_deploy.proportions import unpack
+from resnet_deploy.parity.confidence import unpack
 
 Batch = Annotated[int, Meta(ge=1, lt=1 << 31)]
 Count = Annotated[int, Meta(ge=0, lt=1 << 53)]

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from resnet_deploy.terminal.tables import table
 
 if TYPE_CHECKING:
-    from resnet_deploy.divergence import Divergence
+    from resnet_deploy.pipeline.compare_layers import Divergence
+    from resnet_deploy.pipeline.verify import Verdict
     from resnet_deploy.precision.tune import Tuning
-    from resnet_deploy.steps import Verdict
 
 
 def verdicts(found: list[Verdict]) -> str:

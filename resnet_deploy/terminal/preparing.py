@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from resnet_deploy.terminal.tables import counted, table
 
 if TYPE_CHECKING:
-    from resnet_deploy.building import Plan
     from resnet_deploy.bundle.store import Bundle
-    from resnet_deploy.graphs import GraphReport
-    from resnet_deploy.inspection import PlanDetails
+    from resnet_deploy.graph.describe import GraphReport
+    from resnet_deploy.pipeline.build import Plan
+    from resnet_deploy.pipeline.inspect import PlanDetails
 
 
 def models(rows: list[dict[str, Any]]) -> str:
@@ -77,7 +77,7 @@ def plans(bundle: str, found: list[Plan]) -> str:
 
 
 def inspected(report: GraphReport | PlanDetails) -> str:
-    from resnet_deploy.graphs import GraphReport
+    from resnet_deploy.graph.describe import GraphReport
 
     return graph(report) if isinstance(report, GraphReport) else plan(report)
 

@@ -9,8 +9,8 @@ from resnet_deploy.backends.layers import quantizes
 from resnet_deploy.terminal.tables import table
 
 if TYPE_CHECKING:
-    from resnet_deploy.benchmarking.profile import Profile
-    from resnet_deploy.benchmarking.trtexec import Comparison
+    from resnet_deploy.benchmarking.layers.profile import Profile
+    from resnet_deploy.benchmarking.layers.trtexec import Comparison
 
 TOP = 10  # layers that are shown; JSON has all
 WIDTH = 48

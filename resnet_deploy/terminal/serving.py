@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 from resnet_deploy.terminal.tables import table
 
 if TYPE_CHECKING:
-    from resnet_deploy.serving.cpp import Project
-    from resnet_deploy.serving.embed import Embedding
-    from resnet_deploy.serving.repository import Added
-    from resnet_deploy.serving.triton import Repository
+    from resnet_deploy.serving.cpp.write import Project
+    from resnet_deploy.serving.embedding.job import Embedding
+    from resnet_deploy.serving.triton.repository import Added
+    from resnet_deploy.serving.triton.write import Repository
 
 
 def repository(found: Repository) -> str:

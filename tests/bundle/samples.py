@@ -9,7 +9,7 @@ from resnet_deploy.bundle.manifest import ModelDescription, Request, SamplesFile
 from resnet_deploy.bundle.records import JudgedData, ParityRecord
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.bundle.transaction import changing
-from resnet_deploy.parity import ParityReport
+from resnet_deploy.parity.metrics import ParityReport
 from resnet_deploy.specs import Head, InputFormat, Preprocessing, TensorSpec
 
 REPORT = ParityReport(

@@ -13,9 +13,9 @@ import msgspec
 import pytest
 
 from resnet_deploy.bundle import locks
-from resnet_deploy.bundle.ledger import Ledger
 from resnet_deploy.bundle.manifest import SamplesFile
 from resnet_deploy.bundle.names import DRAFT, MANIFEST, SAMPLES, STAGING
+from resnet_deploy.bundle.results import Ledger
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.bundle.transaction import changing
 from resnet_deploy.errors import BundleError, ConflictError

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnet_deploy.data import Dataset, open_data
+from resnet_deploy.data.dataset import Dataset
+from resnet_deploy.data.sources import open_data
 from resnet_deploy.errors import DataError
 from resnet_deploy.specs import InputFormat, Preprocessing
 

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resnet_deploy.data import Dataset, open_data
+from resnet_deploy.data.dataset import Dataset
+from resnet_deploy.data.sources import open_data
 from resnet_deploy.errors import DataError
 from resnet_deploy.specs import InputFormat, Preprocessing
 from tests.conftest import ROOT

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from resnet_deploy.building import graph_layers
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.engine.build import Built, build_plan
 from resnet_deploy.engine.flavours import TENSORRT, TENSORRT_RTX, Flavour
 from resnet_deploy.engine.options import BuildOptions
 from resnet_deploy.engine.report import summarize
 from resnet_deploy.errors import EngineError
-from resnet_deploy.exporter import export_onnx
+from resnet_deploy.pipeline.build import graph_layers
+from resnet_deploy.pipeline.onnx_export import export_onnx
 from resnet_deploy.specs import silent
 from tests.test_exporter import deploy
 

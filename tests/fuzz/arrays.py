@@ -56,7 +56,7 @@ def run(rng: random.Random, folder: Path) -> None:
 
 
 def _read(rng: random.Random, path: Path, images: Any, labels: Any, wrong: str | None) -> None:
-    from resnet_deploy.data import open_data
+    from resnet_deploy.data.sources import open_data
     from resnet_deploy.errors import DeployError
     from resnet_deploy.specs import InputFormat, Preprocessing
 

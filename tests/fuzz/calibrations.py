@@ -51,7 +51,7 @@ def written() -> bytes:
 
 
 def graph() -> Any:
-    from resnet_deploy.precision.graph import Graph
+    from resnet_deploy.graph.graph import Graph
 
     return Graph(onnx.ModelProto.FromString(network()), "the network")
 

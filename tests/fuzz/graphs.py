@@ -36,8 +36,8 @@ Edit = Callable[[random.Random, onnx.ModelProto], None]
 def run(rng: random.Random, folder: Path) -> None:
     """One file: described as `inspect` does, read as quantization does, asked for its inputs as serving does."""
     from resnet_deploy.errors import DeployError
-    from resnet_deploy.graphs import describe, interface, limits
-    from resnet_deploy.precision.graph import Graph
+    from resnet_deploy.graph.describe import describe, interface, limits
+    from resnet_deploy.graph.graph import Graph
 
     path = folder / "m.onnx"
     path.write_bytes(made(rng))

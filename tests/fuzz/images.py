@@ -88,7 +88,7 @@ def _write(rng: random.Random, root: Path, number: int, expected: dict[int, Pixe
 
 
 def _read(rng: random.Random, root: Path, expected: dict[int, Pixels], strange: dict[int, str]) -> None:
-    from resnet_deploy.data import open_data
+    from resnet_deploy.data.sources import open_data
     from resnet_deploy.errors import DeployError
     from resnet_deploy.specs import InputFormat, Preprocessing
 

@@ -92,7 +92,11 @@ def warm() -> None:
     import resnet_deploy
 
     names = [item.name for item in pkgutil.walk_packages(resnet_deploy.__path__, "resnet_deploy.")]
-    skipped = ("resnet_deploy.serving.steps", "resnet_deploy.serving.decode_worker", "resnet_deploy.serving.cluster")
+    skipped = (
+        "resnet_deploy.serving.triton.steps",
+        "resnet_deploy.serving.embedding.decode_worker",
+        "resnet_deploy.serving.embedding.ray",
+    )
     for name in [*HEAVY, *(name for name in names if not name.startswith(skipped))]:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet_deploy.errors import DeployError
-from resnet_deploy.proportions import pack
+from resnet_deploy.parity.confidence import pack
 from resnet_deploy.reporting.compare import RunComparison
 from resnet_deploy.reporting.recorded import load_report
 from resnet_deploy.reporting.writing import render
@@ -195,11 +195,19 @@ def _change(rng: random.Random, report: dict[str, Any]) -> None:
     elif kind == 1 and isinstance(place, list):
         place.insert(rng.randrange(len(place) + 1), json.loads(json.dumps(place[0])) if len(str(place)) < 10_000 else 0)
     elif kind == 2 and isinstance(place[key], (int, float)) and not isinstance(place[key], bool):
-        place[key] = place[key] * rng.choice([-1, 0, 0.2, 0.5, 0.8, 0.97, 1.03, 1.2, 2.8, 100, 1e30])
+        place[key] = _times(place[key], rng.choice([-1, 0, 0.2, 0.5, 0.8, 0.97, 1.03, 1.2, 2.8, 100, 1e30]))
     elif kind == 3 and isinstance(place, dict):
         place[rng.choice(WORDS)] = _anything(rng)
     else:
         place[key] = _anything(rng)
+
+
+def _times(value: float, factor: float) -> float:
+    """As it is where it is a whole number beyond every float, which an earlier change wrote."""
+    try:
+        return value * factor
+    except OverflowError:
+        return value
 
 
 def _plausible(rng: random.Random, row: Any) -> None:
@@ -209,7 +217,7 @@ def _plausible(rng: random.Random, row: Any) -> None:
     scale, latency, parity = rng.choice([0.3, 0.9, 0.99, 1.01, 1.04, 1.2, 2.8, 1e6]), row.get("latency_s"), row.get("parity")
     if rng.random() < 0.5 and isinstance(latency, dict):
         row["latency_s"] = {
-            name: value * scale if type(value) in (int, float) else value for name, value in latency.items()
+            name: _times(value, scale) if type(value) in (int, float) else value for name, value in latency.items()
         } | ({"iqr": rng.choice([0, 1e-9, 1e-4, 1.0])} if rng.random() < 0.4 else {})
     elif isinstance(parity, dict):
         images = rng.choice([1, 20, 75, 200, 1000, 50000])

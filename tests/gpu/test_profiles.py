@@ -9,11 +9,11 @@ import pytest
 
 import resnet_deploy as rd
 from resnet_deploy.backends.base import Candidate
-from resnet_deploy.benchmarking.profile import Profile, profile
-from resnet_deploy.building import ensure_plan
+from resnet_deploy.benchmarking.layers.profile import Profile, profile
 from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import MissingPackageError, UnavailableError
+from resnet_deploy.pipeline.build import ensure_plan
 from tests.conftest import DIGITS
 from tests.test_backends import IMAGES
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from resnet_deploy.benchmarking.devices import find_roof, measure_roof
+from resnet_deploy.benchmarking.roofline.devices import find_roof, measure_roof
 
 
 def test_a_measured_ceiling_is_below_the_published_one() -> None:

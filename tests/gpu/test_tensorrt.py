@@ -12,11 +12,11 @@ import pytest
 
 import resnet_deploy as rd
 from resnet_deploy.backends.base import Candidate
-from resnet_deploy.building import ensure_plan
 from resnet_deploy.bundle.manifest import PlanFile
 from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import MissingPackageError, UnavailableError, UsageError
+from resnet_deploy.pipeline.build import ensure_plan
 from tests.conftest import DIGITS
 from tests.test_backends import IMAGES, contract
 

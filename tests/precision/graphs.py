@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from resnet_deploy.exporter import export_onnx
+from resnet_deploy.graph.graph import Graph
 from resnet_deploy.models.create import load_model
 from resnet_deploy.models.deploy import DeployModel
+from resnet_deploy.pipeline.onnx_export import export_onnx
 from resnet_deploy.precision.calibrate import Observer, observe
-from resnet_deploy.precision.graph import Graph
 from resnet_deploy.specs import Head, InputFormat, Preprocessing
 
 SIZE = 32

@@ -15,10 +15,10 @@ import pytest
 
 import resnet_deploy as rd
 from resnet_deploy.bundle.opened import Subject
-from resnet_deploy.data import open_data
+from resnet_deploy.data.sources import open_data
 from resnet_deploy.errors import CalibrationError, UsageError
+from resnet_deploy.graph.graph import Graph
 from resnet_deploy.precision.calibrate import Calibration, Observer, image_digest, observe, symmetric_scale
-from resnet_deploy.precision.graph import Graph
 from resnet_deploy.specs import InputFormat, Preprocessing, check_calibration_method
 from tests.precision.graphs import BLOCKS, IMAGES, graph_of, observed
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resnet_deploy.proportions import pack, paired_interval, unpaired_interval
+from resnet_deploy.parity.confidence import pack, paired_interval, unpaired_interval
 from resnet_deploy.reporting.accuracy import accuracies
 from resnet_deploy.reporting.compare import RunComparison, compare_reports
 from resnet_deploy.reporting.content import document

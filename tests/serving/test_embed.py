@@ -15,8 +15,8 @@ import resnet_deploy as rd
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.cli import main
 from resnet_deploy.errors import DataError, DeployError, OutputError, UsageError
-from resnet_deploy.serving.embed import EmbedOptions
-from resnet_deploy.serving.tables import Answers, check_outputs
+from resnet_deploy.serving.embedding.job import EmbedOptions
+from resnet_deploy.serving.embedding.tables import Answers, check_outputs
 from resnet_deploy.specs import TensorSpec
 from tests.conftest import DIGITS
 from tests.serving.images import answers, column, photograph, photographs

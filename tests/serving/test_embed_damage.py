@@ -155,7 +155,7 @@ def killed_with(bundle: Bundle, images: Path, output: Path, patch: pytest.Monkey
     def stop(self: object) -> None:
         raise KeyboardInterrupt
 
-    patch.setattr("resnet_deploy.serving.output.Output.finish", stop)
+    patch.setattr("resnet_deploy.serving.embedding.output.Output.finish", stop)
     with pytest.raises(KeyboardInterrupt):
         rd.embed(bundle, images, output, max_megapixels=50, checkpoint_s=0, **OPTIONS)
     return output.with_name(f"{output.name}.parts")

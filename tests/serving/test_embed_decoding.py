@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from resnet_deploy.data.preprocessing import Transform
 from resnet_deploy.errors import StorageError
-from resnet_deploy.preprocessing import Transform
-from resnet_deploy.serving.decoding import Decoder
-from resnet_deploy.serving.pipeline import Decoders
+from resnet_deploy.serving.embedding.decoders import Decoders
+from resnet_deploy.serving.embedding.decoding import Decoder
 from resnet_deploy.specs import InputFormat, Preprocessing
 from tests.conftest import ROOT
 from tests.serving.images import photograph

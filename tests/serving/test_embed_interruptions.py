@@ -199,7 +199,7 @@ def test_a_disk_that_is_full_at_the_end(
     def stop(self: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("resnet_deploy.serving.output.Output.finish", stop)
+    monkeypatch.setattr("resnet_deploy.serving.embedding.output.Output.finish", stop)
     (ready := tmp_path / "ready").mkdir()
     with pytest.raises(KeyboardInterrupt):
         rd.embed(digits_bundle, images, ready / "out.parquet", batch=4, threads=1)

@@ -10,8 +10,8 @@ import pytest
 
 from resnet_deploy._text import text_of
 from resnet_deploy.errors import DataError
-from resnet_deploy.serving import listing as module
-from resnet_deploy.serving.listing import list_images
+from resnet_deploy.serving.embedding import listing as module
+from resnet_deploy.serving.embedding.listing import list_images
 
 
 def touch(*paths: Path) -> None:

@@ -18,11 +18,11 @@ from PIL import Image
 
 import resnet_deploy as rd
 from resnet_deploy.bundle.store import Bundle
+from resnet_deploy.data.preprocessing import Transform
 from resnet_deploy.errors import StorageError
-from resnet_deploy.preprocessing import Transform
-from resnet_deploy.serving.decoding import LARGE_PIXELS, Decoder
-from resnet_deploy.serving.locks import FolderLock, InheritedLock
-from resnet_deploy.serving.pipeline import Decoders
+from resnet_deploy.serving.embedding.decoders import Decoders
+from resnet_deploy.serving.embedding.decoding import LARGE_PIXELS, Decoder
+from resnet_deploy.serving.embedding.locks import FolderLock, InheritedLock
 from resnet_deploy.specs import InputFormat, Preprocessing
 from tests.conftest import ROOT
 from tests.serving.images import command
@@ -83,7 +83,7 @@ def test_one_at_a_time(tmp_path: Path) -> None:
 
 HOLDING = """
 import sys
-from resnet_deploy.serving.locks import FolderLock
+from resnet_deploy.serving.embedding.locks import FolderLock
 print("waiting", flush=True)
 with FolderLock(sys.argv[1]).held():
     print("holding", flush=True)

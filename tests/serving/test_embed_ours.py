@@ -31,7 +31,7 @@ def killed(bundle: Bundle, images: Path, output: Path, monkeypatch: pytest.Monke
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("resnet_deploy.serving.output.Output.finish", stop)
+        patch.setattr("resnet_deploy.serving.embedding.output.Output.finish", stop)
         with pytest.raises(KeyboardInterrupt):
             rd.embed(bundle, images, output, batch=4, threads=1, checkpoint_s=0)
     return output.with_name(f"{output.name}.parts")

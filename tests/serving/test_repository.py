@@ -15,9 +15,9 @@ from filelock import FileLock
 import resnet_deploy as rd
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import BundleError, IntegrityError, RepositoryError, StorageError
-from resnet_deploy.serving import repository as module
-from resnet_deploy.serving.model_config import new_config, read_config, string_parameters, to_text
-from resnet_deploy.serving.repository import CONFIG, IDENTITY, Added, File, Model, add
+from resnet_deploy.serving.triton import repository as module
+from resnet_deploy.serving.triton.model_config import new_config, read_config, string_parameters, to_text
+from resnet_deploy.serving.triton.repository import CONFIG, IDENTITY, Added, File, Model, add
 from tests.conftest import ROOT
 
 MODELS = ("net", "net_step")
@@ -129,7 +129,7 @@ def test_killed_at_every_step_leaves_whole_models(tmp_path: Path, first: bool) -
 KILLED = """
 import os, sys
 from pathlib import Path
-from resnet_deploy.serving.repository import add
+from resnet_deploy.serving.triton.repository import add
 from tests.serving.test_repository import both
 count = 0
 def dying(call, last):

@@ -19,9 +19,9 @@ import resnet_deploy as rd
 from resnet_deploy.backends.base import Candidate
 from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.bundle.store import Bundle
-from resnet_deploy.preprocessing import Transform
-from resnet_deploy.serving.model_config import SCHEMA, new_config, read_config, to_text
-from resnet_deploy.steps import REFERENCE
+from resnet_deploy.data.preprocessing import Transform
+from resnet_deploy.pipeline.verify import REFERENCE
+from resnet_deploy.serving.triton.model_config import SCHEMA, new_config, read_config, to_text
 from tests.conftest import ROOT
 from tests.cpu import EXACT_INT8
 from tests.serving.conftest import PROBABILITIES, Triton, example, with_tensorrt

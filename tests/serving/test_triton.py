@@ -19,12 +19,12 @@ from resnet_deploy.bundle.records import MeasurementRecord
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.engine.plan import Origin
 from resnet_deploy.errors import DataError, RepositoryError, ServingError, UsageError
-from resnet_deploy.lowering import LoweringOptions, lower
-from resnet_deploy.serving.model_config import read_config
-from resnet_deploy.serving.options import TritonOptions
-from resnet_deploy.serving.releases import RELEASES, fits, tensorrt_of
-from resnet_deploy.serving.steps import classify
-from resnet_deploy.serving.steps.classify import TritonPythonModel
+from resnet_deploy.pipeline.lower import LoweringOptions, lower
+from resnet_deploy.serving.triton.model_config import read_config
+from resnet_deploy.serving.triton.options import TritonOptions
+from resnet_deploy.serving.triton.releases import RELEASES, fits, tensorrt_of
+from resnet_deploy.serving.triton.steps import classify
+from resnet_deploy.serving.triton.steps.classify import TritonPythonModel
 from resnet_deploy.specs import silent
 from tests.serving.conftest import with_tensorrt
 from tests.test_cli import fails, load, run

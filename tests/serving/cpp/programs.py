@@ -22,7 +22,7 @@ from resnet_deploy.bundle.codec import signed
 from resnet_deploy.bundle.names import MANIFEST
 from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.bundle.store import Bundle
-from resnet_deploy.preprocessing import normalize
+from resnet_deploy.data.preprocessing import normalize
 from resnet_deploy.specs import InputFormat
 
 SOURCES = Path(__file__).parent

@@ -344,7 +344,7 @@ def export_logits(folder: Path) -> Path:
 def test_clang_tidy(ort_build: Path, source: str) -> None:
     if shutil.which("clang-tidy") is None:
         pytest.skip("the C++ sources were not linted: no clang-tidy; `make tools` installs it")
-    from resnet_deploy.serving.cpp import SOURCES
+    from resnet_deploy.serving.cpp.write import SOURCES
 
     done = subprocess.run(["clang-tidy", "-quiet", "-p", ort_build, SOURCES / source], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout

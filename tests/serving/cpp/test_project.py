@@ -17,7 +17,7 @@ import resnet_deploy as rd
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.cli import main
 from resnet_deploy.errors import BundleError, IntegrityError, UsageError
-from resnet_deploy.serving.cpp import SOURCES, WRITTEN
+from resnet_deploy.serving.cpp.write import SOURCES, WRITTEN
 from tests.conftest import ROOT
 from tests.serving.cpp.programs import answers, compare, expected, headers, lacking
 
@@ -141,5 +141,5 @@ def test_an_installed_package_has_the_sources(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path / "source", capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     with zipfile.ZipFile(tmp_path / done.stdout.split()[-1]) as wheel:
-        packed = {Path(name).name for name in wheel.namelist() if "/cpp_project/" in name}
+        packed = {Path(name).name for name in wheel.namelist() if "/cpp/project/" in name}
     assert FILES - {"CMakePresets.json", "bundle"} <= packed

@@ -1,0 +1,218 @@
+"""TensorRT and TensorRT-RTX: a plan on a GPU, with a context and a CUDA graph for each batch size, on one or more streams."""
+
+from __future__ import annotations
+
+import copy
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnet_deploy.backends.base import Backend, Candidate, Outputs
+from resnet_deploy.backends.cuda import CudaDevice
+from resnet_deploy.backends.layers import WARM_UPS, LayerTimes, median
+from resnet_deploy.backends.streams import SHAPES, Bound, Lane, Lanes
+from resnet_deploy.backends.tensorrt.layers import name_layers
+from resnet_deploy.engine.flavours import FLAVOURS
+from resnet_deploy.engine.options import Profile, best_profile
+from resnet_deploy.engine.plan import Origin, deserialize, here, preflight
+from resnet_deploy.engine.profiler import attach, engine_layers, make_profiler
+from resnet_deploy.errors import EngineError, IntegrityError, UnavailableError, UsageError
+from resnet_deploy.specs import TensorSpec
+
+
+class _Lane(Lane):
+    """A stream with contexts that take turns on it, and so share their scratch memory."""
+
+    def __init__(self, owner: TensorRtBackend) -> None:
+        super().__init__(owner.device, captures=owner.captures)
+        self._owner = owner
+        self._scratch = owner.device.empty((max(1, owner.scratch_bytes),), "uint8")
+
+    def execute(self, bound: Bound) -> None:
+        if not bound.context.execute_async_v3(self.stream.cuda_stream):
+            raise EngineError(f"{self._owner.candidate}: TensorRT could not start the inference")
+
+    def make(self, batch: int) -> Bound:
+        owner, device = self._owner, self.device
+        context = owner.new_context()
+        index = best_profile(owner.profiles, batch)
+        context.set_device_memory(self._scratch.data_ptr(), self._scratch.numel())
+        shape = (batch, *owner.image_shape)
+        if not context.set_optimization_profile_async(index, self.stream.cuda_stream):
+            raise EngineError(f"{owner.candidate}: TensorRT refused profile {index}")
+        self.stream.synchronize()
+        if not context.set_input_shape(owner.input_spec.name, shape):
+            raise EngineError(f"{owner.candidate}: TensorRT refused the shape {list(shape)}")
+        dtype = owner.input_spec.dtype
+        bound = Bound(context=context, input=device.empty(shape, dtype), staging=device.pinned(shape, dtype))
+        for name, kind in owner.output_types.items():
+            found = tuple(context.get_tensor_shape(name))
+            bound.outputs[name], bound.answers[name] = device.empty(found, kind), device.pinned(found, kind)
+        for name, tensor in {owner.input_spec.name: bound.input, **bound.outputs}.items():
+            if not context.set_tensor_address(name, tensor.data_ptr()):
+                raise EngineError(f"{owner.candidate}: TensorRT refused the address of {name}")
+        return bound
+
+    def close(self) -> None:
+        super().close()
+        self._scratch = None
+
+
+class TensorRtBackend(Backend):
+    """A plan of TensorRT or TensorRT-RTX on the current CUDA device.
+
+    origin: where it was built, of a plan that a manifest vouches for; without one, trust must be given, since deserialising
+    runs native code. Options: no_cuda_graph; streams=N, inferences that run beside each other: `enqueue` takes them in turn,
+    `outputs` are the last one's. device: for tests. Raises UnavailableError where it cannot run here or memory is short,
+    IntegrityError for a foreign plan, EngineError for a damaged one.
+    """
+
+    kept_shapes = SHAPES
+
+    def __init__(
+        self,
+        path: Path,
+        candidate: Candidate,
+        *,
+        origin: Origin | None = None,
+        trust: bool = False,
+        device: CudaDevice | None = None,
+    ) -> None:
+        flavour = FLAVOURS[candidate.backend]
+        if origin is not None:
+            preflight(origin, here(flavour))
+        elif not trust:
+            raise IntegrityError(f"no manifest vouches for {path}, and a plan can run any code: trust it only if you know it")
+        self.candidate, self.path = candidate, path
+        self.device = device or CudaDevice()
+        self._flavour, self._profiler = flavour, None
+        self._trt, self._engine = deserialize(path, flavour)
+        self._read(self._engine)
+        built_in = hasattr(self._engine.create_runtime_config(), "cuda_graph_strategy")
+        self._graphs = "no_cuda_graph" not in candidate.options
+        self.captures = self._graphs and not built_in  # TensorRT-RTX captures by itself, as its kernels settle
+        self._lanes: Lanes = self._open(candidate.count("streams"))
+
+    def _read(self, engine: Any) -> None:
+        """Inputs, outputs and profiles of the engine."""
+        trt = self._trt
+        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+        dtypes = {name: _dtype(trt, engine.get_tensor_dtype(name)) for name in names}
+        inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
+        if len(inputs) != 1:
+            raise EngineError(f"{self.path} has {len(inputs)} inputs; a residual network has one")
+        if dtypes[inputs[0]] == "bfloat16":
+            raise EngineError(f"{self.path} takes bfloat16, which numpy has no type for: export it without --native-io")
+        self.image_shape = tuple(int(size) for size in engine.get_tensor_shape(inputs[0]))[1:]
+        self.input_spec = TensorSpec(name=inputs[0], dtype=dtypes[inputs[0]], shape=("batch", *self.image_shape))
+        self.output_types = {name: dtypes[name] for name in names if name != inputs[0]}
+        self.output_names = tuple(self.output_types)
+        self.profiles = tuple(
+            Profile(**dict(zip(("min", "opt", "max"), (shape[0] for shape in shapes), strict=True)))
+            for shapes in (
+                engine.get_tensor_profile_shape(inputs[0], index) for index in range(engine.num_optimization_profiles)
+            )
+        )
+        self.max_batch = max(profile.max for profile in self.profiles)
+        self.scratch_bytes = int(engine.device_memory_size_v2)
+
+    def _open(self, streams: int) -> Lanes:
+        """Streams with their scratch memory, which is checked beforehand: TensorRT would fail late and without a size."""
+        needed, free = self.scratch_bytes * streams, self.device.free_bytes()
+        if needed > free:
+            largest = max(profile.max for profile in self.profiles)
+            # Scratch memory grows with the batch.
+            fits = largest * free // max(1, needed)
+            advice = f"build it for at most batch {fits}" if fits >= 1 else "use a GPU with more memory"
+            raise UnavailableError(
+                f"{self.candidate} needs {needed / 1e6:,.0f} MB of device memory for batch {largest} on {streams} "
+                f"stream(s), and {free / 1e6:,.0f} MB are free: {advice}, or free some"
+            )
+        return Lanes(self.device, [_Lane(self) for _ in range(streams)])
+
+    def new_context(self) -> Any:
+        """An execution context that uses scratch memory which is given to it."""
+        trt, config = self._trt, self._engine.create_runtime_config()
+        config.set_execution_context_allocation_strategy(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+        if hasattr(config, "cuda_graph_strategy"):
+            strategy = trt.CudaGraphStrategy
+            config.cuda_graph_strategy = strategy.WHOLE_GRAPH_CAPTURE if self._graphs else strategy.DISABLED
+            # Not lazily: a first answer by fall-back kernels would be timed, and differ in the last bits.
+            eager = trt.DynamicShapesKernelSpecializationStrategy.EAGER
+            config.dynamic_shapes_kernel_specialization_strategy = eager
+        context = self._engine.create_execution_context(config)
+        if context is None:
+            raise EngineError(f"{self.candidate}: TensorRT made no execution context for {self.path}")
+        if self._profiler is not None:
+            attach(context, self._profiler)
+        return context
+
+    def bind(self, images: NDArray[Any]) -> None:
+        self.check(images)
+        if best_profile(self.profiles, len(images)) is None:
+            ranges = ", ".join(map(str, self.profiles))
+            raise UsageError(
+                f"no profile of {self.path.name} holds batch {len(images)}: it has {ranges}. "
+                f"Build it with `--batch 1:8:{max(8, len(images))}`"
+            )
+        try:
+            self._lanes.bind(np.ascontiguousarray(images))
+        except RuntimeError as exc:  # torch.cuda.OutOfMemoryError is one
+            if "out of memory" not in str(exc):
+                raise
+            half = max(1, len(images) // 2)
+            raise UnavailableError(f"no device memory for batch {len(images)}: try {half}, or fewer streams") from exc
+
+    def enqueue(self) -> None:
+        self._lanes.enqueue()
+
+    def synchronize(self) -> None:
+        self._lanes.synchronize(spin=self.spin_wait)
+
+    def outputs(self) -> Outputs:
+        return self._lanes.outputs()
+
+    def settings(self) -> dict[str, Any]:
+        return {"cuda_graph": self._graphs, "streams": len(self._lanes)}
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            self._flavour.package: self._flavour.version, "plan": self.path.name, "profiles": list(map(str, self.profiles)),
+            **self.settings(), "scratch_bytes": self.scratch_bytes,
+        }  # fmt: skip
+
+    def profile(self, images: NDArray[Any], runs: int) -> LayerTimes:
+        """By IProfiler, which times layers one by one on the device: in a context and on a stream of their own, without CUDA
+        graphs, which would hide the layers."""
+        other, walls_s = copy.copy(self), []
+        other._graphs = other.captures = False
+        other._profiler = profiler = make_profiler(self._trt)
+        other._lanes = other._open(1)
+        with other:
+            other.bind(images)
+            other.synchronize()
+            for _ in range(WARM_UPS + runs):
+                start = time.perf_counter()
+                other.enqueue()
+                other.synchronize()
+                walls_s.append(time.perf_counter() - start)
+                if not profiler.context.report_to_profiler():
+                    raise EngineError(f"{self.candidate}: TensorRT told no layers' times")
+        layers = name_layers(profiler.times_s, engine_layers(self._trt, self._engine))
+        return LayerTimes(layers=layers, wall_s=median(walls_s))
+
+    def close(self) -> None:
+        self._lanes.close()
+        self._engine = None
+
+
+def _dtype(trt: Any, found: Any) -> str:
+    """TensorRT's type by numpy's name."""
+    names = {
+        "FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16", "UINT8": "uint8", "INT8": "int8", "INT32": "int32",
+        "INT64": "int64", "BOOL": "bool",
+    }  # fmt: skip
+    return names[found.name]

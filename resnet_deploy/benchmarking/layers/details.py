@@ -1,0 +1,71 @@
+"""What a benchmark is asked for beyond its figures: layers, and trtexec's word on the same plans."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from resnet_deploy.backends.base import Candidate
+from resnet_deploy.benchmarking.crashes import Crashes
+from resnet_deploy.benchmarking.layers.profile import Profile, profile_all
+from resnet_deploy.benchmarking.layers.trtexec import Comparison, check, find_tools
+from resnet_deploy.benchmarking.report import BenchReport
+from resnet_deploy.bundle.opened import Subject
+from resnet_deploy.specs import OptionGroup, Progress
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured. duration_s: of each measurement, and of trtexec's."""
+
+    subject: Subject
+    candidates: list[Candidate]
+    batches: tuple[int, ...]
+    duration_s: float
+    threads: int
+    fresh: bool
+    progress: Progress
+    crashes: Crashes = field(default_factory=Crashes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetailOptions(OptionGroup):
+    """profile: what each layer takes, at every batch size. check_trtexec: run trtexec (TensorRT-RTX: tensorrt_rtx) on the
+    plans that are measured, and compare. trtexec: the program or its folder, in place of PATH; implies check_trtexec."""
+
+    profile: bool = False
+    check_trtexec: bool = False
+    trtexec: str | Path | None = None
+
+    def tools(self, candidates: Iterable[Candidate]) -> dict[str, str]:
+        """The programs that are to be run, by flavour. Raises, as `find_tools` does, before anything is measured."""
+        return find_tools(candidates, self.trtexec) if self.check_trtexec or self.trtexec is not None else {}
+
+    def added(
+        self, report: BenchReport, job: Measured, tools: dict[str, str], images: Callable[[int], NDArray[Any]]
+    ) -> BenchReport:
+        """A finished report with what was asked for. tools: as `tools` gives them. images: a batch of a size."""
+        warnings = list(report.warnings)
+        if tools and not report.results:
+            warnings.append("trtexec was not run: it is compared with the figures of --scenario sweep")
+        compared: list[Comparison] = []
+        profiles: list[Profile] = []
+        interrupted = False
+        try:
+            for one in check(job.subject, tools, job.candidates, report.results, job.duration_s, job.progress):
+                compared.append(one)
+            for found in profile_all(
+                job.subject, job.candidates, job.batches if self.profile else (), images, threads=job.threads, fresh=job.fresh,
+                progress=job.progress, warn=warnings.append, crashes=job.crashes,
+            ):  # fmt: skip
+                profiles.append(found)
+        except KeyboardInterrupt:  # what there is is reported
+            interrupted = True
+        profiles.sort(key=lambda one: job.batches.index(one.batch))
+        return replace(
+            report, profiles=profiles, trtexec=compared, warnings=list(dict.fromkeys(warnings)), interrupted=interrupted
+        )

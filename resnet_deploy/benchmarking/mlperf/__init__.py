@@ -1,0 +1,1 @@
+"""MLPerf's scenarios by its own LoadGen."""

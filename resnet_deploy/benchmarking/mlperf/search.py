@@ -1,0 +1,70 @@
+"""The highest rate at which the Server scenario is VALID. Every probe is a LoadGen run, and its verdict LoadGen's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from resnet_deploy.benchmarking.mlperf.loadgen import Outcome
+
+UP, DOWN = 1.25, 0.5  # steps of the rate until one is VALID and one is not
+MARGINAL = 0.05  # late queries of an INVALID run that may be the machine's fault: it gets another go
+MOST_RUNS = 24
+
+
+@dataclass
+class Search:
+    """best: the highest rate that was VALID, queries a second, and its run. above: the lowest above it that was not."""
+
+    best: tuple[float, Outcome] | None = None
+    above: tuple[float, Outcome] | None = None
+    runs: int = 0
+
+    def worst(self) -> tuple[float, Outcome]:
+        """The lowest rate, of a search in which none was VALID."""
+        assert self.above is not None
+        return self.above
+
+
+def search_rate(
+    probe: Callable[[float], Outcome], start: float, *, floor: float, tolerance: float, latency_bound_s: float
+) -> Search:
+    """Bracket the highest VALID rate from `start`, then bisect until the two ends are within the tolerance.
+
+    probe: a LoadGen run at a rate. One that fails by little is repeated once: on any machine a few queries are late for
+    reasons of their own. Given up below `floor`, and where even the fastest answer was late.
+    """
+    found, rate = Search(), start
+    while found.runs < MOST_RUNS:
+        outcome = probe(rate)
+        found.runs += 1
+        if _marginal(outcome):
+            outcome = probe(rate)
+            found.runs += 1
+        if outcome.valid:
+            found.best = (rate, outcome)
+        else:
+            found.above = (rate, outcome)
+        if found.best is None:
+            if rate <= floor or hopeless(outcome, latency_bound_s):
+                break
+            completed = outcome.values.get("result_completed_samples_per_sec", rate)
+            rate = max(floor, min(rate * DOWN, completed))
+        elif found.above is None:
+            rate *= UP
+        elif found.above[0] <= found.best[0] * (1 + tolerance):
+            break
+        else:
+            rate = math.sqrt(found.best[0] * found.above[0])
+    return found
+
+
+def _marginal(outcome: Outcome) -> bool:
+    values = outcome.values
+    return not outcome.valid and values["result_overlatency_query_count"] <= MARGINAL * values["result_query_count"]
+
+
+def hopeless(outcome: Outcome, latency_bound_s: float) -> bool:
+    """Whether even the fastest answer was late: then no rate can be met."""
+    return bool(outcome.values["result_min_latency_ns"] > latency_bound_s * 1e9)

@@ -1,0 +1,81 @@
+"""The roof over each candidate: published for its GPU, named, or measured on this machine and kept in the bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+from resnet_deploy import _deps, _json
+from resnet_deploy._machine import cores, cpu_name, gpus
+from resnet_deploy.backends.base import Candidate
+from resnet_deploy.benchmarking.roofline.devices import Roof, find_roof, measure_roof
+from resnet_deploy.benchmarking.roofline.floor import floor
+from resnet_deploy.benchmarking.settings import MeasureOptions
+from resnet_deploy.bundle.codec import key_of
+from resnet_deploy.bundle.records import CeilingRecord
+from resnet_deploy.bundle.results import Ledger
+from resnet_deploy.errors import UsageError
+from resnet_deploy.models import registry
+from resnet_deploy.specs import Progress
+
+
+class Roofs:
+    """Roofs of the devices that candidates run on. Without `measure_roof`, a CPU has none, and a GPU only a published one."""
+
+    def __init__(self, options: MeasureOptions, ledger: Ledger, *, threads: int, fresh: bool, progress: Progress) -> None:
+        self._options, self._ledger, self._threads, self._fresh = options, ledger, threads, fresh
+        self._progress = progress
+        self._known: dict[str, Roof | None] = {}
+
+    def find(self, devices: Iterable[str]) -> None:
+        """The roofs of `cpu` and `cuda`; measured where that was asked for and was not done before."""
+        for device in devices:
+            self._known[device] = self._find(device)
+
+    def over(
+        self, described: dict[str, Any], candidate: Candidate, batch: int, *, images_per_s: float, device_images_per_s: float
+    ) -> dict[str, Any] | None:
+        """The floor of a model's description on a candidate's device, and how much of it was reached. None where there is no
+        roof, or none in that precision."""
+        roof = self._known.get(candidate.device)
+        if roof is None:
+            return None
+        try:
+            found = floor(
+                registry.architecture(described["architecture"]), roof, precision=candidate.precision.value, batch=batch,
+                input=described["input_format"], image_size=described["preprocessing"]["crop"],
+                num_classes=described["num_classes"],
+            )  # fmt: skip
+        except UsageError:  # no units for this precision
+            return None
+        return {
+            **found.to_dict(), "reached_percent": found.reached_percent(images_per_s),
+            "device_reached_percent": found.device_reached_percent(device_images_per_s),
+        }  # fmt: skip
+
+    def _find(self, device: str) -> Roof | None:
+        if self._options.measure_roof:
+            return self._measured(device)
+        if device == "cpu":
+            return None
+        if self._options.roof is not None:
+            return find_roof(self._options.roof)
+        found = gpus(needed=True)
+        return find_roof(found[0]["name"]) if found else None
+
+    def _measured(self, device: str) -> Roof:
+        key = key_of(
+            device=device, cpu=cpu_name(), cores=cores(), threads=self._threads,
+            gpus=gpus(needed=True) if device == "cuda" else [], torch=_deps.version("torch"),
+        )  # fmt: skip
+        known = self._ledger.bundle.manifest.roofs.get(key)
+        if known is not None and not self._fresh:
+            return Roof(**_json.plain(known) | {"names": known.names})
+        self._progress(f"measure the roof of {device}", 0, None)
+        import torch
+
+        torch.set_num_threads(self._threads)
+        roof = measure_roof(device)
+        self._ledger.keep("roofs", {key: CeilingRecord(**asdict(roof))})
+        return roof

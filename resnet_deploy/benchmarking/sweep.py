@@ -1,0 +1,153 @@
+"""Latency and throughput of every candidate at every batch size: measured where it is missing, kept as soon as it is done."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnet_deploy import _deps
+from resnet_deploy._machine import cores, cpu_name, gpus
+from resnet_deploy.backends.base import Backend, Candidate
+from resnet_deploy.benchmarking.failures import Lost
+from resnet_deploy.benchmarking.report import record
+from resnet_deploy.benchmarking.settings import MeasureOptions
+from resnet_deploy.bundle.codec import key_of, now
+from resnet_deploy.bundle.manifest import SamplesFile
+from resnet_deploy.bundle.names import SAMPLES
+from resnet_deploy.bundle.opened import Subject
+from resnet_deploy.bundle.records import MeasurementRecord
+from resnet_deploy.bundle.results import Ledger
+from resnet_deploy.data.dataset import Dataset
+from resnet_deploy.specs import Progress
+from resnet_deploy.timing.conditions import Conditions, watch_with
+from resnet_deploy.timing.measure import Interrupted, MeasureConfig, Measurement, measure
+from resnet_deploy.timing.nvml import Gpu
+
+STAGES = ("enqueue_s", "h2d_s", "compute_s", "d2h_s")
+
+
+class Timings:
+    """The sweep. found: records by candidate and batch, filled as they are made; what dies is in `lost`."""
+
+    def __init__(
+        self,
+        subject: Subject,
+        dataset: Dataset,
+        config: MeasureConfig,
+        options: MeasureOptions,
+        *,
+        ledger: Ledger,
+        lost: Lost,
+        threads: int,
+        fresh: bool,
+        progress: Progress,
+    ) -> None:
+        self._subject, self._dataset, self._config, self._options = subject, dataset, config, options
+        self._ledger, self._lost, self._threads, self._fresh = ledger, lost, threads, fresh
+        self._progress = progress
+        self.found: dict[tuple[Candidate, int], MeasurementRecord] = {}
+
+    def run(self, candidates: list[Candidate], batches: tuple[int, ...]) -> None:
+        """Measure what is missing, batch by batch. Raises KeyboardInterrupt once what there is has been kept."""
+        known = self._ledger.bundle.manifest.measurements
+        keys = {(candidate, size): self._key(candidate, size) for size in batches for candidate in candidates}
+        kept = {pair: known[key] for pair, key in keys.items() if not self._fresh and key in known}
+        self.found |= {pair: entry for pair, entry in kept.items() if not entry.partial}
+        gpu = Gpu.open() if any(candidate.device == "cuda" for candidate in candidates) else None
+        loaded: dict[Candidate, Backend] = {}
+        try:
+            for size in batches:
+                missing = [one for one in self._lost.alive(candidates, size) if (one, size) not in self.found]
+                self._load(missing, loaded)
+                if running := {candidate: loaded[candidate] for candidate in missing if candidate in loaded}:
+                    self._measure(running, size, keys, gpu)
+                for candidate in [one for one in running if (one, size) in self._lost]:  # made anew for the next size
+                    with contextlib.suppress(Exception):  # what died may not even close
+                        loaded.pop(candidate).close()
+        finally:
+            for backend in loaded.values():
+                backend.close()
+            if gpu is not None:
+                gpu.close()
+
+    def _load(self, candidates: list[Candidate], loaded: dict[Candidate, Backend]) -> None:
+        for candidate in self._lost.alive(candidates):
+            if candidate not in loaded:
+                with self._lost.catching(candidate):
+                    loaded[candidate] = self._subject.backend(candidate, self._threads)
+                    loaded[candidate].spin_wait = self._options.spin_wait
+
+    def _measure(
+        self, backends: dict[Candidate, Backend], size: int, keys: dict[tuple[Candidate, int], str], gpu: Gpu | None
+    ) -> None:
+        images, names = images_of(self._dataset, size), {str(candidate): candidate for candidate in backends}
+        lost: dict[str, Exception] = {}
+
+        def watch(name: str) -> AbstractContextManager[Conditions]:
+            return watch_with(gpu if names[name].device == "cuda" else None)
+
+        try:
+            measured = measure(
+                {name: backends[candidate] for name, candidate in names.items()}, dict.fromkeys(names, images), self._config,
+                lambda done, total: self._progress(f"measure batch {size}", done, total), watch=watch, lost=lost,
+                at=lambda name: self._lost.at(names[name], size),
+            )  # fmt: skip
+        except Interrupted as exc:
+            self._keep({names[name]: found for name, found in exc.partial.items()}, backends, size, keys, partial=True)
+            raise
+        self._keep({names[name]: found for name, found in measured.items()}, backends, size, keys)
+        for name, error in lost.items():
+            with self._lost.catching(names[name], size):
+                raise error
+
+    def _keep(
+        self,
+        measured: dict[Candidate, Measurement],
+        backends: dict[Candidate, Backend],
+        size: int,
+        keys: dict[tuple[Candidate, int], str],
+        **about: Any,
+    ) -> None:
+        """Record measurements, and their raw samples in samples.json. partial: those that were interrupted."""
+        if not measured:
+            return
+        entries = {
+            keys[candidate, size]: record(
+                measurement, batch=size, threads=self._threads, runtime=backends[candidate].describe(), measured=now(),
+                settings=self._options.used(backends[candidate]), candidate=str(candidate),
+                made_from=self._subject.made_from(candidate), **about,
+            )
+            for candidate, measurement in measured.items()
+        }  # fmt: skip
+        samples = {keys[candidate, size]: _raw(measurement) for candidate, measurement in measured.items()}
+        self._ledger.keep(
+            "measurements", entries, lambda change: change.merge(SAMPLES, SamplesFile, lambda kept: kept | samples)
+        )
+        self.found |= {(candidate, size): entries[keys[candidate, size]] for candidate in measured}
+
+    def _key(self, candidate: Candidate, batch: int) -> str:
+        return key_of(
+            candidate=str(candidate), made_from=self._subject.made_from(candidate), batch=batch,
+            duration_s=self._config.duration_s, threads=self._threads, cpu=cpu_name(), cores=cores(),
+            gpus=gpus(needed=True) if candidate.device == "cuda" else [], packages=_deps.versions(),
+            **self._options.key(candidate),
+        )  # fmt: skip
+
+
+def images_of(dataset: Dataset, batch: int) -> NDArray[Any]:
+    """The first `batch` images, repeated where there are fewer: what they show does not change the time."""
+    first = next(dataset.batches(batch)).images
+    return np.ascontiguousarray(np.stack(list(itertools.islice(itertools.cycle(first), batch))))
+
+
+def _raw(measurement: Measurement) -> dict[str, Any]:
+    found: dict[str, Any] = {"host_s": measurement.host.values_s, "device_s": measurement.device.values_s}
+    if measurement.stages:
+        found |= {name: [getattr(stage, name) for stage in measurement.stages] for name in STAGES}
+        found["queued_images_per_s"] = measurement.queued
+    return found

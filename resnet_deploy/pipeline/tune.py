@@ -1,0 +1,217 @@
+"""`tune` on a bundle: sensitivity of its blocks, the mix that passes, its INT8 graph rewritten, all of it in the manifest."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from resnet_deploy._deps import require
+from resnet_deploy._files import writing
+from resnet_deploy.backends.base import PLANS, Candidate
+from resnet_deploy.bundle.codec import now
+from resnet_deploy.bundle.names import FP32, graph_file
+from resnet_deploy.bundle.opened import Subject
+from resnet_deploy.bundle.store import Bundle
+from resnet_deploy.bundle.transaction import Transaction
+from resnet_deploy.engine.plan import Origin
+from resnet_deploy.errors import DataError, TuningError, UsageError, carrying
+from resnet_deploy.limits import check_all
+from resnet_deploy.parity.metrics import judge, parse_gates
+from resnet_deploy.pipeline.calibrate import calibrated
+from resnet_deploy.pipeline.lower import QUANTIZED, LoweringOptions, lower
+from resnet_deploy.pipeline.restore import restore
+from resnet_deploy.pipeline.verify import unseen
+from resnet_deploy.specs import Precision, Progress, silent
+
+if TYPE_CHECKING:
+    from resnet_deploy.graph.graph import Graph
+    from resnet_deploy.precision.calibrate import Calibration
+    from resnet_deploy.precision.placement import Target
+    from resnet_deploy.precision.tune import Images, Tuner, Tuning
+
+BATCH = 16
+
+
+def tune(
+    bundle: Bundle | str | Path,
+    data: str | Path,
+    *,
+    max_drop: float | None = None,
+    gates: Iterable[str] = (),
+    backend: str | None = None,
+    batch: int = 1,
+    limit: int = 256,
+    strict: bool = False,
+    threads: int | None = None,
+    plot: str | Path | None = None,
+    progress: Progress = silent,
+    **options: Any,
+) -> Tuning:
+    """Find the mix of INT8 and higher precision that passes the gates, and write the bundle's INT8 files with it.
+
+    data: images that judge; those that were calibrated on are left out. max_drop: of top-1, in percentage points, against
+    FP32, in place of the default gate. backend: measure mixes on it, at `batch`, and take the fastest that passes instead of
+    the one that keeps the fewest operations. limit: images, evenly spaced. plot: an SVG or PNG of the sensitivities (extra
+    `plot`). options: of `LoweringOptions`. Raises TuningError where no mix passes, and what `export` raises.
+    """
+    check_all(max_drop=max_drop, batch=batch, limit=limit, threads=threads)
+    limits = parse_gates(gates)
+    chosen, kind = _options(options)
+    if max_drop is not None:
+        limits = {"relative-accuracy": 0.0, "accuracy-difference": -max_drop / 100} | limits
+    bundle = Bundle.open(bundle)
+    measured = None if backend is None else Candidate.parse(backend)
+    if measured is not None and measured.precision is not kind:
+        raise UsageError(f"mixes of {kind.value} are measured on a backend in {kind.value}, as {measured.backend}:{kind.value}")
+    restore(bundle, [FP32], progress)
+    graph, calibration = calibrated(bundle, chosen, progress)
+    subject = Subject(bundle)
+    images = _images(subject, data, frozenset(calibration.images), limit, strict)
+
+    from resnet_deploy.precision.placement import Target
+    from resnet_deploy.precision.tune import Tuner
+
+    # ONNX Runtime's kernels have a graph of their own, the one that is to be judged and measured with them.
+    target = Target.CPU if measured is not None and measured.artifact.endswith("-cpu.onnx") else Target.TENSORRT
+    clock = None if measured is None else _clock(measured, images[0][0][:1].repeat(batch, 0), threads)
+    if clock is not None and chosen.grouped == "auto":
+        chosen = _measured_policy(chosen, graph, calibration, target, clock)
+    quantizing = chosen.quantizing(graph, kind, target.value)
+    tuner = Tuner(graph, calibration, images, lambda report: judge(report, kind, limits), quantizing)
+    tuning = tuner.tune(clock, progress)
+    kept = tuple(name for block in tuning.chosen.keep for name in tuner.blocks[block])
+    written = _Written(tuner, kind, limits, tuned=graph_file(kind, cpu=target is Target.CPU))
+    about = {
+        "data": str(data), "images": sum(len(part) for part, _ in images), "gates": limits, "backend": backend, "tuned": now()
+    }  # fmt: skip
+    with carrying(tuning), _drawn(tuning, plot):
+        lower(
+            bundle, replace(chosen, keep=(*chosen.keep, *kept)).exactly(), progress, calibration=calibration,
+            check=written.check, beside=lambda change: _record(change, about | tuning.to_dict() | {"files": written.judged}),
+        )  # fmt: skip
+    return tuning
+
+
+def _options(options: dict[str, Any]) -> tuple[LoweringOptions, Precision]:
+    """How files are made, and the one precision that is tuned."""
+    chosen, unknown = LoweringOptions.split({"precision": ("int8",)} | options)
+    if unknown:
+        raise TypeError(f"tune() got an unexpected keyword argument {next(iter(unknown))!r}")
+    if len(chosen.precisions) != 1 or chosen.precisions[0] not in QUANTIZED:
+        raise UsageError(f"tune mixes int8 or fp8 with higher precision, one at a time; found {', '.join(chosen.precision)}")
+    return chosen, chosen.precisions[0]
+
+
+class _Written:
+    """The files as they are about to be written, with their corrections, on the images that judged the mixes."""
+
+    def __init__(self, tuner: Tuner, kind: Precision, limits: dict[str, float], *, tuned: str) -> None:
+        self._tuner, self._kind, self._limits, self._tuned = tuner, kind, limits, tuned
+        self.judged: dict[str, dict[str, Any]] = {}
+
+    def check(self, name: str, graph: Graph) -> None:
+        """Judge a file. Raises TuningError where it is the one that was tuned, and does not pass as its mix did."""
+        report = self._tuner.judged(graph)
+        failures = judge(report, self._kind, self._limits)
+        if failures and name == self._tuned:
+            raise TuningError(
+                f"the mix passes, but {name} as it would be written does not: {failures[0]}. Nothing was written: leave "
+                "--correct-bias, --reconstruct or the other corrections out, or loosen the gate"
+            )
+        self.judged[name] = {"report": report.to_dict(), "failures": failures}
+
+
+@contextlib.contextmanager
+def _drawn(tuning: Tuning, plot: str | Path | None) -> Iterator[None]:
+    """A plot, drawn before the block and put into place after it: files and plot are both there, or neither."""
+    if plot is None:
+        yield
+        return
+    path = Path(plot)
+    with writing(path), tempfile.TemporaryDirectory(dir=path.parent, prefix=".plot-") as folder:
+        drawn = Path(folder) / path.name
+        draw(tuning, drawn)
+        yield
+        drawn.replace(path)
+
+
+def _images(subject: Subject, data: str | Path, seen: frozenset[str], limit: int, strict: bool) -> Images:
+    dataset = subject.data(data, limit=limit, strict=strict)
+    subject.keep_names(dataset)
+    parts = [unseen(part, seen) for part in dataset.batches(min(BATCH, subject.max_batch))]
+    images = [(part.images, part.labels) for part in parts if len(part.images)]
+    if not images:
+        raise DataError(f"the bundle was calibrated on all images of {dataset.source}: tune it on others")
+    return images
+
+
+def _measured_policy(
+    options: LoweringOptions, graph: Graph, calibration: Calibration, target: Target, clock: Callable[[Graph], float]
+) -> LoweringOptions:
+    """Whether grouped convolutions are quantized, by which is faster."""
+    from resnet_deploy.precision.placement import grouped
+    from resnet_deploy.precision.quantize import quantize
+
+    if not grouped(graph):
+        return options
+    taken = {}
+    for policy in ("keep", "quantize"):
+        trial = replace(options, grouped=policy)
+        quantized, _ = quantize(graph, calibration, trial.quantizing(graph, options.precisions[0], target.value))
+        taken[policy] = clock(quantized)
+    return replace(options, grouped=min(taken, key=lambda policy: taken[policy]))
+
+
+def _clock(candidate: Candidate, images: Any, threads: int | None) -> Callable[[Graph], float]:
+    """Median seconds of a graph on a backend."""
+    from resnet_deploy.backends.load import load_backend
+    from resnet_deploy.pipeline.build import build_beside
+    from resnet_deploy.timing.measure import MeasureConfig, measure
+
+    def median_s(graph: Graph) -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "mix.onnx"
+            graph.copy().save(path)
+
+            def artifact(path: Path = path) -> tuple[Path, Origin | None]:
+                return build_beside(path, candidate, len(images)) if candidate.backend in PLANS else (path, None)
+
+            with load_backend(candidate, model=_no_model, artifact=artifact, threads=threads) as running:
+                taken = measure({"mix": running}, {"mix": images}, MeasureConfig(duration_s=0.6, rounds=3))
+        return taken["mix"].host.percentile(50)
+
+    return median_s
+
+
+def _no_model() -> Any:
+    raise UsageError("mixes are files: measure them with onnxruntime, openvino or TensorRT, not with eager")
+
+
+def _record(change: Transaction, tuning: dict[str, Any]) -> None:
+    change.update(lambda manifest: msgspec.structs.replace(manifest, tuning=tuning))
+
+
+def draw(found: Tuning, path: Path) -> None:
+    """Sensitivity of each block as a bar, those that are kept in another colour."""
+    require("matplotlib", extra="plot")
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    names = [item.block for item in found.sensitivities]
+    figure, axis = plt.subplots(figsize=(max(5.0, 0.28 * len(names)), 3.2), layout="constrained")
+    colors = ["#d04a02" if name in found.chosen.keep else "#0b63c4" for name in names]
+    axis.bar(range(len(names)), [max(item.error, 1e-12) for item in found.sensitivities], color=colors)
+    axis.set_yscale("log")
+    axis.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
+    axis.set_ylabel("1 - cosine, quantized alone")
+    axis.set_title(f"{len(found.chosen.keep)} of {len(names)} blocks kept in higher precision (orange)", fontsize=9)
+    figure.savefig(path)
+    plt.close(figure)

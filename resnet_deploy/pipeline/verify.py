@@ -1,0 +1,305 @@
+"""`verify`: every candidate against the eager model on data, judged by gates. None is judged on images that it has seen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnet_deploy import _deps, _json
+from resnet_deploy._machine import exact_int8
+from resnet_deploy.backends.base import Backend, Candidate
+from resnet_deploy.bundle.codec import key_of, now
+from resnet_deploy.bundle.description import describe_preprocessing
+from resnet_deploy.bundle.names import WEIGHTS
+from resnet_deploy.bundle.opened import Subject
+from resnet_deploy.bundle.records import JudgedData, ParityRecord, SkippedImage
+from resnet_deploy.bundle.results import Ledger
+from resnet_deploy.bundle.store import Bundle
+from resnet_deploy.data.dataset import Batch, Dataset
+from resnet_deploy.data.preprocessing import CENTRE
+from resnet_deploy.errors import DataError
+from resnet_deploy.limits import check_all
+from resnet_deploy.parity.metrics import Comparison, ParityReport, average_views, judge, parse_gates
+from resnet_deploy.pipeline.restore import restore
+from resnet_deploy.specs import MAX_BATCH, Precision, Progress, silent
+
+REFERENCE = Candidate(backend="eager")
+_SATURATES = (
+    "this processor has no VNNI: its INT8 kernels add products in 16 bits, which saturate. Judge the file itself with "
+    "onnxruntime:int8,simulate; for processors like this one, export with --reduce-range"
+)
+Guard = Callable[[Candidate], AbstractContextManager[None]]
+
+
+def _raising(candidate: Candidate) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """One candidate against eager on one data set.
+
+    Attributes:
+        candidate: what was judged.
+        data: the images, and how many were left out.
+        report: how the answers differ.
+        failures: the gates that do not hold, in words.
+        warnings: what makes the verdict unsafe, in words.
+        preprocessing: what the model sees of an image, and where each part of that is from.
+    """
+
+    candidate: Candidate
+    data: JudgedData
+    report: ParityReport
+    failures: list[str] = field(default_factory=list)
+    warnings: tuple[str, ...] = ()
+    preprocessing: str = ""
+
+    @property
+    def gate(self) -> str:
+        """pass or fail."""
+        return "fail" if self.failures else "pass"
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {
+            "backend": self.candidate.name, "device": self.candidate.device, "precision": self.candidate.precision.value,
+            "gate": self.gate, "failures": self.failures, "warnings": list(self.warnings),
+            "preprocessing": self.preprocessing, "data": _json.plain(self.data),
+            "parity": self.report.to_dict(),
+        }  # fmt: skip
+
+
+def verify(
+    bundle: Bundle | str | Path,
+    data: str | Path,
+    *,
+    backends: Iterable[str] = ("onnxruntime",),
+    gates: Iterable[str] = (),
+    batch: int = MAX_BATCH,
+    limit: int | None = None,
+    strict: bool = False,
+    crops: int = 1,
+    threads: int | None = None,
+    progress: Progress = silent,
+) -> list[Verdict]:
+    """Compare backends with eager PyTorch on data, and judge them by gates over the defaults.
+
+    The verdicts are kept in the bundle; where that cannot be, each has a warning that says why.
+
+    Args:
+        bundle: a bundle, or its folder; files of it that are gone are made again.
+        data: images, as `open_data` takes them.
+        backends: what is compared, as in `onnxruntime:int8`.
+        gates: conditions in place of the defaults, as `top1-agreement=0.99`.
+        batch: images at a time.
+        limit: so many images, evenly spaced.
+        strict: fail at the first image that cannot be read.
+        crops: 1, or 10 of each image, whose probabilities are averaged.
+        threads: CPU threads of each backend; all cores without.
+        progress: told what is being done.
+
+    Returns:
+        A verdict for each backend, in their order.
+
+    Raises:
+        UsageError, DataError, IntegrityError or UnavailableError.
+    """
+    check_all(batch=batch, limit=limit, threads=threads)
+    limits = parse_gates(gates)
+    bundle = Bundle.open(bundle)
+    candidates = [Candidate.parse(text) for text in backends]
+    subject, ledger = Subject(bundle), Ledger(bundle)
+    restore(bundle, [WEIGHTS, *(candidate.artifact for candidate in candidates)], progress)
+    dataset = subject.data(data, limit=limit, strict=strict, crops=crops)
+    unnamed = subject.keep_names(dataset)
+    records = compare(subject, candidates, dataset, batch=min(batch, subject.max_batch), threads=threads, progress=progress)
+    ledger.keep("parity", {parity_key(subject, candidate, dataset): record for candidate, record in records.items()})
+    warnings = (*ledger.warnings, *([] if unnamed is None else [unnamed]))
+    return [verdict(subject, candidate, records[candidate], limits, warnings) for candidate in candidates]
+
+
+def parity_key(subject: Subject, candidate: Candidate, dataset: Dataset) -> str:
+    """What a parity record depends on."""
+    use = subject.calibration_of(candidate)
+    return key_of(
+        candidate=str(candidate), made_from=subject.made_from(candidate), reference=subject.made_from(REFERENCE),
+        data=dataset.sha256, crops=dataset.crops, excluded=use and use.key, packages=_deps.versions(),
+    )  # fmt: skip
+
+
+class _Judged:
+    """A candidate while it is compared. seen: digests of the images that it was calibrated on."""
+
+    def __init__(self, seen: frozenset[str]) -> None:
+        self.seen, self.comparison, self.excluded = seen, Comparison(), 0
+
+    def add(self, expected: Mapping[str, NDArray[Any]], answers: Answers, part: Batch, digests: list[str]) -> None:
+        """Compare the answers to the images that the candidate has not seen."""
+        if self.seen:
+            images = len(part.images)
+            part, kept = _without(part, digests, self.seen)
+            self.excluded += images - len(kept)
+            expected = {name: values[kept] for name, values in expected.items()}
+        if len(part.images):
+            self.comparison.add(expected, answers(part.images, expected), part.labels)
+
+
+# Images, and the reference's answers to them → the candidate's answers.
+Answers = Callable[[NDArray[Any], Mapping[str, NDArray[Any]]], Mapping[str, NDArray[Any]]]
+
+
+def compare(
+    subject: Subject,
+    candidates: list[Candidate],
+    dataset: Dataset,
+    *,
+    batch: int,
+    threads: int | None = None,
+    progress: Progress = silent,
+    guard: Guard = _raising,
+) -> dict[Candidate, ParityRecord]:
+    """Run candidates and eager over the same batches once.
+
+    Args:
+        subject: the opened bundle.
+        candidates: what is compared; each on the images that its own file was not calibrated on.
+        dataset: images, and labels where there are any.
+        batch: inferences at a time; with several crops, of an image's views.
+        threads: CPU threads of each backend.
+        progress: told how many images were read.
+        guard: what is done with one candidate happens within it; one whose error it takes is left out.
+
+    Returns:
+        Parity records in the candidates' order.
+    """
+    judged: dict[Candidate, _Judged] = {}
+    with ExitStack() as stack:
+        loaded = _loaded(subject, candidates, threads, stack, guard)
+        judged = {candidate: _Judged(subject.seen(candidate)) for candidate in candidates if candidate in loaded}
+        digested = any(state.seen for state in judged.values())
+        for part in dataset.batches(max(1, batch // dataset.crops), lambda done: progress("verify", done, len(dataset))):
+            expected = _answers(loaded[REFERENCE], part.images, dataset.crops, batch)
+            digests = list(_digests(part, dataset.crops)) if digested else []
+            for candidate, state in [*judged.items()]:
+                del judged[candidate]
+                with guard(candidate):
+                    state.add(expected, _answering(loaded[candidate], candidate, dataset.crops, batch), part, digests)
+                    judged[candidate] = state
+        described = {candidate: dict(loaded[candidate].describe()) for candidate in judged}
+    return {
+        candidate: _record(subject, candidate, judged[candidate], dataset, batch, described[candidate])
+        for candidate in candidates
+        if candidate in judged
+    }
+
+
+def _answering(backend: Backend, candidate: Candidate, crops: int, batch: int) -> Answers:
+    if candidate == REFERENCE:
+        return lambda images, expected: expected
+    return lambda images, expected: _answers(backend, images, crops, batch)
+
+
+def _record(
+    subject: Subject, candidate: Candidate, state: _Judged, dataset: Dataset, batch: int, runtime: dict[str, Any]
+) -> ParityRecord:
+    images, use = len(dataset) - len(dataset.skipped) - state.excluded, subject.calibration_of(candidate)
+    if not images:
+        raise DataError(f"{candidate.artifact} was calibrated on all images of {dataset.source}: verify it on others")
+    data = JudgedData(
+        source=dataset.source, sha256=dataset.sha256, crops=dataset.crops, images=images, calibrated_on=state.excluded,
+        skipped=tuple(SkippedImage(name=item.name, reason=item.reason) for item in dataset.skipped),
+        notes=tuple(dataset.notes),
+        judged_on=key_of(data=dataset.sha256, crops=dataset.crops, excluded=use.key if use and state.excluded else None),
+    )  # fmt: skip
+    return ParityRecord(
+        candidate=str(candidate), made_from=subject.made_from(candidate), reference=subject.made_from(REFERENCE), data=data,
+        batch=batch, runtime=runtime, created=now(), report=state.comparison.report(),
+    )  # fmt: skip
+
+
+def _loaded(
+    subject: Subject, candidates: list[Candidate], threads: int | None, stack: ExitStack, guard: Guard
+) -> dict[Candidate, Backend]:
+    """The reference, and the candidates that load."""
+    loaded = {REFERENCE: stack.enter_context(subject.backend(REFERENCE, threads))}
+    for candidate in candidates:
+        if candidate not in loaded:
+            with guard(candidate):
+                loaded[candidate] = subject.backend(candidate, threads)
+                stack.callback(_close, loaded[candidate], candidate, guard)
+    return loaded
+
+
+def _close(backend: Backend, candidate: Candidate, guard: Guard) -> None:
+    with guard(candidate):  # one that died may not even close
+        backend.close()
+
+
+def _digests(part: Batch, crops: int) -> Iterator[str]:
+    """Of each image's centre crop, as calibration has it."""
+    from resnet_deploy.precision.calibrate import image_digest
+
+    return map(image_digest, part.images if crops == 1 else part.images[:, CENTRE])
+
+
+def unseen(part: Batch, seen: frozenset[str]) -> Batch:
+    """Without images of these digests."""
+    if not seen:
+        return part
+    return _without(part, _digests(part, 1), seen)[0]
+
+
+def _without(part: Batch, digests: Iterable[str], seen: frozenset[str]) -> tuple[Batch, list[int]]:
+    """The images of other digests, and their places."""
+    kept = [index for index, digest in enumerate(digests) if digest not in seen]
+    return Batch(images=part.images[kept], labels=None if part.labels is None else part.labels[kept]), kept
+
+
+def _answers(backend: Backend, images: NDArray[Any], crops: int, batch: int) -> Mapping[str, NDArray[Any]]:
+    """A backend's outputs for (N, ...) images, or for (N, crops, ...) the average over the crops."""
+    if crops == 1:
+        return backend.infer(images)
+    views = images.reshape(-1, *images.shape[2:])
+    parts = [backend.infer(views[start : start + batch]) for start in range(0, len(views), batch)]
+    return {name: average_views(name, np.concatenate([part[name] for part in parts]), crops) for name in parts[0]}
+
+
+def accuracy_warning(subject: Subject, records: Iterable[ParityRecord]) -> tuple[str, ...]:
+    """Whether the reference stays far below what its weights are said to reach: most often the preprocessing is another's."""
+    model, reported = subject.description, subject.description.weights.top1_accuracy
+    measured = [(record.report.reference_top1_accuracy, record.data) for record in records]
+    known = [(value, data) for value, data in measured if value is not None]
+    if reported is None or not known:
+        return ()
+    reached, data = max(known, key=lambda item: item[1].images)
+    # 95 %, normal approximation, and two points for other images of the same kind.
+    margin = 1.96 * math.sqrt(max(reported * (1 - reported), 0.01) / data.images) + 0.02
+    if reached >= reported - margin:
+        return ()
+    return (
+        f"eager reaches {reached:.1%} top-1 on {data.source}, and {model.weights.reported_by} says {reported:.1%}: is the "
+        f"preprocessing that of the training ({describe_preprocessing(model)}), and are these its classes?",
+    )
+
+
+def verdict(
+    subject: Subject, candidate: Candidate, record: ParityRecord, limits: Mapping[str, float], warnings: tuple[str, ...] = ()
+) -> Verdict:
+    """Judge a parity record, now made or from the manifest. warnings: what else makes it unsafe."""
+    report = record.report
+    failures = judge(report, candidate.precision, limits)
+    warnings += (*record.data.notes, *accuracy_warning(subject, [record]))
+    if failures and candidate.precision is Precision.INT8 and candidate.device == "cpu" and "simulate" not in candidate.options:
+        warnings += () if exact_int8() else (_SATURATES,)
+    return Verdict(
+        candidate=candidate, data=record.data, report=report, failures=failures, warnings=tuple(dict.fromkeys(warnings)),
+        preprocessing=describe_preprocessing(subject.description),
+    )  # fmt: skip

@@ -1,0 +1,1 @@
+"""A C++ project that runs a bundle."""

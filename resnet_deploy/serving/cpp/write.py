@@ -1,0 +1,118 @@
+"""A C++ project that runs one bundle: the sources of `project`, and a bundle of the files that it loads."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct
+
+from resnet_deploy import _json
+from resnet_deploy._files import drafted, sha256_file, writing
+from resnet_deploy.backends.base import PLANS, Candidate
+from resnet_deploy.bundle.fields import Sha256
+from resnet_deploy.bundle.opened import Subject
+from resnet_deploy.bundle.store import Bundle
+from resnet_deploy.errors import BundleError, UsageError
+from resnet_deploy.pipeline.restore import restore
+from resnet_deploy.specs import Precision, silent
+
+WRITTEN = ".resnet-deploy.json"
+SOURCES = Path(__file__).parent / "project"
+BACKENDS = ("onnxruntime", *sorted(PLANS))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Project:
+    """A written project. backend, precision: of what it runs. artifacts: the files that it loads, of `path`/bundle."""
+
+    path: Path
+    backend: str
+    precision: Precision
+    artifacts: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "project": str(self.path), "backend": self.backend, "precision": self.precision.value,
+            "artifacts": list(self.artifacts),
+        }  # fmt: skip
+
+
+def cpp(bundle: Bundle | str | Path, output: str | Path, *, backend: str = "onnxruntime", precision: str = "fp32") -> Project:
+    """Write a CMake project that runs a bundle: a library of one header and one source, the program classify, the bundle.
+
+    output: a folder that is not there yet, or empty: it appears whole or not at all; or a project that was written before,
+    whose own files are brought up to date where they were not edited. backend: onnxruntime (its CPU kernels), tensorrt or
+    tensorrt-rtx, whose plans that were built are all taken: the program chooses the one for its machine.
+    Raises UsageError for what has not been made, BundleError where the folder cannot be written, StorageError on a full disk.
+    """
+    if backend not in BACKENDS:
+        raise UsageError(f"unknown backend {backend!r}; choose {', '.join(BACKENDS)}")
+    kinds = {kind.value: kind for kind in Precision}
+    if precision not in kinds:
+        raise UsageError(f"unknown precision {precision!r}; choose {', '.join(kinds)}")
+    candidate = Candidate.parse(f"{backend}:{precision}")
+    subject = Subject(Bundle.open(bundle))
+    names = tuple(subject.plans(candidate)) if backend in PLANS else (subject.graph(candidate),)
+    output = Path(output)
+    if output.exists() and not output.is_dir():
+        raise BundleError(f"{output} is a file; a project is a folder")
+    restore(subject.bundle, names, silent)
+    with writing(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+    with drafted(output.parent, f".{output.name}.") as folder, writing(output):
+        project = folder / "project"
+        _write(subject.bundle, project, names, backend)
+        if output.is_dir() and any(output.iterdir()):
+            _refresh(output, project)
+        else:
+            project.replace(output)
+    return Project(path=output, backend=backend, precision=candidate.precision, artifacts=names)
+
+
+class _Written(Struct, frozen=True, kw_only=True):
+    """The files of a project as they were written, by their paths in it: what was edited since is the user's."""
+
+    files: dict[Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+=-]*(/[A-Za-z0-9_][A-Za-z0-9_.+=-]*)?$(?!\n)")], Sha256]
+
+
+def _write(bundle: Bundle, project: Path, names: tuple[str, ...], backend: str) -> None:
+    bundle.extract(project / "bundle", names)
+    for source in SOURCES.iterdir():
+        if not source.name.startswith("."):
+            shutil.copyfile(source, project / source.name)
+    (project / "CMakePresets.json").write_text(json.dumps(_presets(backend), indent=2) + "\n")
+    files = {str(path.relative_to(project)): sha256_file(path) for path in sorted(project.rglob("*")) if path.is_file()}
+    (project / WRITTEN).write_bytes(_json.encode(_Written(files=files)))
+    project.chmod(0o755)
+
+
+def _refresh(output: Path, project: Path) -> None:
+    """Bring a project that was written before up to date: its own files alone, and none that was edited since."""
+    try:
+        before = _json.decode((output / WRITTEN).read_bytes(), _Written).files
+    except (OSError, ValueError):
+        raise BundleError(
+            f"{output} is not empty, and holds no project that `resnet-deploy cpp` wrote: nothing in it is overwritten. Choose "
+            "another folder, or remove it first"
+        ) from None
+    after = _json.decode((project / WRITTEN).read_bytes(), _Written).files
+    for name in {*before, *after}:
+        path = output / name
+        known = {before.get(name), after.get(name)}
+        if path.is_symlink() or path.parent.is_symlink() or (path.exists() and sha256_file(path) not in known):
+            raise BundleError(f"{path} was edited after it was written: it is not overwritten. Choose another folder")
+    (output / "bundle").mkdir(exist_ok=True)
+    for name in [*after, WRITTEN]:
+        (project / name).replace(output / name)
+    for name in set(before) - set(after):
+        (output / name).unlink(missing_ok=True)
+
+
+def _presets(backend: str) -> dict[str, Any]:
+    """What `cmake --preset default` configures: https://cmake.org/cmake/help/latest/manual/cmake-presets.7.html."""
+    preset = {"name": "default", "binaryDir": "${sourceDir}/build", "cacheVariables": {"BACKEND": backend}}
+    return {"version": 3, "configurePresets": [preset], "buildPresets": [{"name": "default", "configurePreset": "default"}]}

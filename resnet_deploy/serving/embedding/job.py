@@ -1,0 +1,144 @@
+"""What a run of `embed` works on, and what it ends in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnet_deploy import limits
+from resnet_deploy.backends.base import Backend, Candidate, Outputs
+from resnet_deploy.bundle.opened import Subject
+from resnet_deploy.data.preprocessing import MAX_PIXELS, Transform
+from resnet_deploy.errors import UsageError
+from resnet_deploy.serving.embedding.decoding import Decoder
+from resnet_deploy.serving.embedding.listing import Listing
+from resnet_deploy.serving.embedding.tables import LABELS
+from resnet_deploy.specs import MAX_BATCH, TensorSpec, to_dict
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedOptions:
+    """How images are embedded. The names and defaults are those of `resnet-deploy embed`.
+
+    backend: as in `verify`; precision: its precision, where `backend` names none. batch: images at a time, at most what the
+    bundle was proven for. threads: CPU threads of the backend. workers: processes that decode; all cores where None.
+    max_megapixels: of an image; larger ones are bad. checkpoint_s: seconds of work that a kill may cost. strict: a bad image is
+    an error. ray: on the Ray cluster at ray_address, at RAY_ADDRESS, or else one that is started here.
+    """
+
+    backend: str = "onnxruntime"
+    precision: str | None = None
+    batch: int = MAX_BATCH
+    threads: int | None = None
+    workers: int | None = None
+    max_megapixels: float = MAX_PIXELS / 1e6
+    checkpoint_s: float = 30.0
+    strict: bool = False
+    ray: bool = False
+    ray_address: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "threads", "workers", "max_megapixels", "checkpoint_s"):
+            limits.check(name, getattr(self, name))
+        if self.max_pixels < 1:
+            raise UsageError(f"max_megapixels must be a pixel at least; found {self.max_megapixels}")
+        if self.ray_address is not None and not self.ray:
+            raise UsageError("a Ray address is of use with --ray alone")
+        if self.ray and self.workers is not None:
+            raise UsageError("--workers are processes of this machine; a Ray cluster decodes on all of its cores")
+        _ = self.candidate
+
+    @property
+    def candidate(self) -> Candidate:
+        found = Candidate.parse(self.backend)
+        if self.precision is None or self.precision == found.precision.value:
+            return found
+        return Candidate.parse(f"{self.backend}{',' if ':' in self.backend else ':'}{self.precision}")
+
+    @property
+    def max_pixels(self) -> int:
+        return int(self.max_megapixels * 1e6)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embedding:
+    """A finished output. images: all that were listed; bad: of them, those in bad_table; before: done by earlier runs.
+
+    columns: name and type in words. runtime: what really ran, empty where nothing had to. wall_s: of this run. warnings: what
+    was found damaged on disk, and what became of it.
+    """
+
+    output: Path
+    images: int
+    bad: int
+    before: int
+    bad_table: Path | None
+    columns: dict[str, str]
+    backend: str
+    wall_s: float
+    runtime: dict[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def images_per_s(self) -> float:
+        return (self.images - self.before) / self.wall_s
+
+    def to_dict(self) -> dict[str, Any]:
+        paths = {"output": str(self.output), "bad_table": None if self.bad_table is None else str(self.bad_table)}
+        return {**to_dict(self), **paths, "images_per_s": self.images_per_s}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What a run works on. scratch: a folder for unnamed files; that for temporary ones where None."""
+
+    subject: Subject
+    options: EmbedOptions
+    listing: Listing
+    missing: list[tuple[int, int]]
+    scratch: Path | None = None
+
+    @property
+    def batch(self) -> int:
+        return min(self.options.batch, self.subject.max_batch)
+
+    @property
+    def decoder(self) -> Decoder:
+        most = self.options.max_pixels
+        transform = Transform(
+            preprocessing=self.subject.preprocessing, input_format=self.subject.description.input_format, max_pixels=most
+        )
+        return Decoder(transform=transform, max_pixels=most)
+
+
+# Positions from the first on, paths, reasons, answers.
+Result = tuple[int, Sequence[bytes], Sequence["str | None"], Outputs]
+
+
+def outputs_of(subject: Subject) -> list[TensorSpec]:
+    """The tensors that a row of the table has, a column each."""
+    return list(subject.description.outputs)
+
+
+def columns_of(subject: Subject) -> dict[str, str]:
+    """The columns of the table by name, with their types in words."""
+    lists = {spec.name: f"{'int64' if 'int' in spec.dtype else 'float32'} [{spec.shape[1]}]" for spec in outputs_of(subject)}
+    named = "topk_indices" in lists and subject.description.class_names is not None
+    return {"path": "string", **lists, **({LABELS: lists["topk_indices"].replace("int64", "string")} if named else {})}
+
+
+def infer(backend: Backend, images: NDArray[Any]) -> Outputs:
+    """A batch's answers; in several inferences where the loaded file takes no more at a time."""
+    most = backend.max_batch or len(images)
+    if len(images) <= most:
+        return backend.infer(images)
+    parts = [
+        {name: np.array(values) for name, values in backend.infer(images[i : i + most]).items()}
+        for i in range(0, len(images), most)
+    ]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -1,0 +1,158 @@
+"""Many images through a bundle's model into a Parquet file: decoding on all cores while the model runs, or on a Ray cluster."""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from resnet_deploy import _deps, _json
+from resnet_deploy._machine import cores
+from resnet_deploy._text import text_of
+from resnet_deploy.bundle.opened import Subject
+from resnet_deploy.bundle.store import Bundle
+from resnet_deploy.errors import DataError
+from resnet_deploy.serving.embedding.decoders import Decoders
+from resnet_deploy.serving.embedding.job import Embedding, EmbedOptions, Job, Result, columns_of, infer, outputs_of
+from resnet_deploy.serving.embedding.listing import Listing, list_images
+from resnet_deploy.serving.embedding.output import Output
+from resnet_deploy.serving.embedding.part_writer import PartWriter
+from resnet_deploy.serving.embedding.parts import SpoiledPart
+from resnet_deploy.serving.embedding.request import ImageSet, PixelSettings, Request, Summary
+from resnet_deploy.serving.embedding.tables import Answers, check_outputs
+from resnet_deploy.specs import Progress, silent
+
+_ATTEMPTS = 3  # at an output whose parts a disk spoils while it is made
+
+
+def embed(
+    bundle: Bundle | str | Path,
+    images: str | Path,
+    output: str | Path,
+    *,
+    overwrite: bool = False,
+    progress: Progress = silent,
+    **options: Any,
+) -> Embedding:
+    """Run a bundle's model over images, and write path and answers to a Parquet file, in the images' order.
+
+    images: a folder, a glob, or a file with a path a line (or paths that end in NUL). options: the fields of `EmbedOptions`.
+    Bad images are in OUTPUT.bad.csv, path and reason. A run that was killed goes on where it was; one that is complete is not
+    repeated. overwrite: replace what another request made. Raises UsageError, DataError, BundleError, OutputError,
+    IntegrityError, UnavailableError, StorageError.
+    """
+    start_s, asked = time.perf_counter(), EmbedOptions(**options)
+    _deps.require("pyarrow", extra="parquet")
+    subject = Subject(bundle if isinstance(bundle, Bundle) else Bundle.open(bundle))
+    check_outputs(outputs_of(subject))
+    subject.bundle.artifact(subject.file(asked.candidate))
+    with Output(Path(output)) as target:
+        progress("list", 0, None)
+        listing = list_images(images, target.path.parent)
+        with listing.file:
+            progress("check", 0, None)
+            summary = target.open(_request(subject, asked, listing), overwrite=overwrite)
+            before, runtime = listing.count, dict[str, Any]()
+            if summary is None:
+                job = Job(subject=subject, options=asked, listing=listing, missing=[], scratch=target.path.parent)
+                summary, before, runtime = _finish(job, target, progress)
+        if summary.bad:
+            _judge(target.bad_path, summary, strict=asked.strict)
+    return Embedding(
+        output=target.path, images=summary.images, bad=summary.bad, before=before, columns=columns_of(subject),
+        bad_table=target.bad_path if summary.bad else None, backend=str(asked.candidate), runtime=runtime,
+        wall_s=time.perf_counter() - start_s, warnings=target.parts.warnings,
+    )  # fmt: skip
+
+
+def _finish(job: Job, target: Output, progress: Progress) -> tuple[Summary, int, dict[str, Any]]:
+    """All that is missing, and then the output: its summary, how many images earlier runs had done, and what ran."""
+    before, runtime = None, dict[str, Any]()
+    for attempt in range(_ATTEMPTS):
+        done = target.parts.ranges()
+        before = sum(stop - start for start, stop in done) if before is None else before
+        missing = _gaps(done, job.listing.count)
+        try:
+            if missing:
+                runtime |= _run(replace(job, missing=missing), target, progress)
+            progress("finish", 0, None)
+            return target.finish(), before, runtime
+        except SpoiledPart:
+            if attempt == _ATTEMPTS - 1:
+                raise
+    raise AssertionError
+
+
+def _request(subject: Subject, asked: EmbedOptions, listing: Listing) -> Request:
+    """What the output depends on: equal requests, equal outputs."""
+    described, candidate = _json.plain(subject.description), asked.candidate
+    package = {"eager": "torch"}.get(candidate.backend, candidate.backend.replace("-", "_"))
+    return Request(
+        architecture=described["architecture"],
+        head=described["request"]["head"],
+        file=subject.made_from(candidate),
+        backend=str(candidate),
+        images=ImageSet(count=listing.count, sha256=listing.sha256),
+        preprocessing=PixelSettings.of(
+            subject.preprocessing, input_format=described["input_format"], max_pixels=asked.max_pixels
+        ),
+        packages={name: _deps.version(name) for name in ("pillow", "numpy", package)},
+    )
+
+
+def _gaps(done: list[tuple[int, int]], count: int) -> list[tuple[int, int]]:
+    edges = [0, *(edge for part in done for edge in part), count]
+    return [(start, stop) for start, stop in zip(edges[::2], edges[1::2], strict=True) if start < stop]
+
+
+def _run(job: Job, target: Output, progress: Progress) -> dict[str, Any]:
+    """Everything that is missing, part by part; returns what really ran."""
+    total, strict = job.listing.count, job.options.strict
+    if strict and (bad := target.first_bad()) is not None:
+        raise _strict(*bad)
+    if job.options.ray:
+        from resnet_deploy.serving.embedding.ray import results
+    else:
+        results = local_results
+    runtime: dict[str, Any] = {}
+    done = total - sum(stop - start for start, stop in job.missing)
+    progress("embed", done, total)
+    outputs, class_names = outputs_of(job.subject), job.subject.description.class_names
+    with PartWriter(target.parts, lambda: Answers(outputs, class_names), job.options.checkpoint_s) as writer:
+        for start, paths, reasons, answers in results(job, runtime.update):
+            first_bad = writer.add(start, paths, reasons, answers)
+            if strict and first_bad is not None:
+                raise _strict(text_of(first_bad[0]), first_bad[1])
+            done += len(paths)
+            progress("embed", done, total)
+    return runtime
+
+
+def local_results(job: Job, describe: Callable[[dict[str, Any]], None]) -> Iterator[Result]:
+    """The answers for what is missing, in order. describe: told what really runs."""
+    workers = job.options.workers or cores()
+    with (
+        Decoders(job.decoder, workers=workers, batch=job.batch, scratch=job.scratch) as decoders,
+        job.subject.backend(job.options.candidate, job.options.threads) as backend,
+    ):
+        describe(backend.describe() | {"workers": workers})
+        for part in decoders.decoded(job.listing.batches(job.missing, job.batch)):
+            yield part.start, part.paths, part.reasons, infer(backend, part.images)
+
+
+def _strict(path: str, reason: str) -> DataError:
+    return DataError(f"{path}: {reason}. Remove it, or run without --strict to list it and go on")
+
+
+def _judge(table: Path, summary: Summary, *, strict: bool) -> None:
+    """Raise DataError where bad images are an error, or where there are no others."""
+    if not strict and summary.bad < summary.images:
+        return
+    with table.open(newline="", encoding="utf-8") as file:
+        _, (path, reason) = next(rows := csv.reader(file)), next(rows)
+    if summary.bad == summary.images:
+        raise DataError(f"none of the {summary.images:,} images can be embedded, see {table}; {path}: {reason}")
+    raise _strict(path, reason)

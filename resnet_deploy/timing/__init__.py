@@ -1,0 +1,1 @@
+"""How long an inference takes: warm-up, interleaved rounds, raw samples, and what the machine did meanwhile. numpy alone."""
