@@ -120,7 +120,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         bundle = rd.export(options.architecture, folder / "bundle", input="uint8", max_batch=MAX_BATCH)
-        rd.triton(bundle, folder / "models", name="net", threads=threads)
+        rd.write_triton(bundle, folder / "models", name="net", threads=threads)
         images = folder / "images.npy"
         np.save(images, next(Subject(bundle).data("random:1").batches(1)).images)
         settings = ort.SessionOptions()

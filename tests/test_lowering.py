@@ -213,19 +213,19 @@ def test_equalization_rescues_them_too(tmp_path: Path, options: dict[str, Any]) 
 
 
 def test_the_first_divergent_block_is_named(spoilt: Bundle, made: Bundle) -> None:
-    found = rd.layers(spoilt, "digits", backends=["openvino:int8", "onnxruntime:int8"], limit=32)
+    found = rd.compare_layers(spoilt, "digits", backends=["openvino:int8", "onnxruntime:int8"], limit=32)
     assert found.files == ("model.fp32.onnx", "model.int8.onnx", "model.int8-cpu.onnx")
     assert found.first == {"model.fp32.onnx": None, "model.int8.onnx": "layer2.1", "model.int8-cpu.onnx": "layer2.1"}
     assert list(found.blocks)[:2] == ["stem", "layer1.0"] and len(found.blocks) == 10
     assert all(d["model.fp32.onnx"].relative_error < 1e-5 for d in found.blocks.values())
-    assert set(rd.layers(made, "digits", backends=["openvino:int8"], limit=32).first.values()) == {None}
+    assert set(rd.compare_layers(made, "digits", backends=["openvino:int8"], limit=32).first.values()) == {None}
     text = run("verify", spoilt.path, "--data", "digits", "--limit", "32", "--backend", "onnxruntime:int8", "--layers").stdout
     assert "model.int8-cpu.onnx parts from eager at layer2.1" in text
 
 
 def test_layers_of_ensembles_and_rearranged_blocks(tmp_path: Path) -> None:
     bundle = rd.export("ensemble:resnet_cifar:8+preact_resnet_cifar:8", tmp_path / "b", max_batch=2, precision="fp16")
-    found = rd.layers(bundle, "random:4", backends=["onnxruntime:fp16"])
+    found = rd.compare_layers(bundle, "random:4", backends=["onnxruntime:fp16"])
     assert {"members.0.stem", "members.1.stem", "members.1.layer3.0"} <= set(found.blocks)
     assert all(d["model.fp32.onnx"].relative_error < 1e-5 for d in found.blocks.values())
     assert all(d["model.fp16.onnx"].relative_error < 1e-2 for d in found.blocks.values())

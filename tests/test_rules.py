@@ -14,6 +14,7 @@ import click
 import pytest
 
 import resnet_deploy
+from resnet_deploy import errors
 from resnet_deploy.cli import main
 
 PACKAGE = Path(resnet_deploy.__file__).parent
@@ -199,20 +200,31 @@ def test_the_library_knows_every_option_of_the_command_line() -> None:
         TritonOptions,
     )  # fmt: skip
     known = {field.name for kind in kinds for field in fields(kind)} | {"as_json"}
-    known |= {"by_layer"}  # a call of its own: rd.layers
+    known |= {"by_layer"}  # a call of its own: rd.compare_layers
+    known |= {"run", "other"}  # compare_runs calls them before and after
     known |= {"detail"}  # of what is printed
-    for name, argument in (
-        ("export", "architecture"),
-        ("verify", "bundle"),
-        ("bench", "target"),
-        ("tune", "bundle"),
-        ("build", "bundle"),
-        ("embed", "bundle"),
-        ("triton", "bundle"),
-        ("report", "run"),
-        ("cpp", "bundle"),
+    for name, functions in (
+        ("export", ("export",)),
+        ("verify", ("verify",)),
+        ("bench", ("bench",)),
+        ("tune", ("tune",)),
+        ("build", ("build",)),
+        ("embed", ("embed",)),
+        ("triton", ("write_triton",)),
+        ("report", ("report", "compare_runs")),
+        ("cpp", ("write_cpp",)),
     ):
-        function = getattr(resnet_deploy, name)
-        named = set(inspect.signature(function).parameters) | {argument}
+        named = {part for function in functions for part in inspect.signature(getattr(resnet_deploy, function)).parameters}
         asked = {parameter.name for parameter in main.commands[name].params}
         assert asked <= named | known, asked - named - known
+
+
+def test_all_errors_are_public() -> None:
+    tree = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, errors.DeployError)}
+    assert tree <= set(resnet_deploy.__all__)
+
+
+@pytest.mark.parametrize(("old", "new"), [("layers", "compare_layers"), ("triton", "write_triton"), ("cpp", "write_cpp")])
+def test_names_of_before_work_and_say_what_they_are_called_now(old: str, new: str) -> None:
+    with pytest.warns(DeprecationWarning, match=new):
+        assert getattr(resnet_deploy, old) is getattr(resnet_deploy, new)

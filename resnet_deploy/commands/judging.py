@@ -52,7 +52,7 @@ def verify(bundle: str, data: str, by_layer: bool, as_json: bool, **given: Any) 
     running.divide()
     with Bars(running.at) as bars:
         verdicts, error = attempt(lambda: rd.verify(bundle, data, progress=bars, **given))
-        parted = rd.layers(bundle, data, backends=given["backends"], progress=bars) if by_layer else None
+        parted = rd.compare_layers(bundle, data, backends=given["backends"], progress=bars) if by_layer else None
     results: dict[str, Any] = {"bundle": bundle, "results": [verdict.to_dict() for verdict in verdicts]}
     if parted is not None:
         results["layers"] = parted.to_dict()

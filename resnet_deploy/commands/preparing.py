@@ -26,9 +26,9 @@ def models(as_json: bool) -> None:
     Example:
         resnet-deploy models
     """
-    from resnet_deploy.models.catalogue import catalogue
+    import resnet_deploy as rd
 
-    rows = catalogue()
+    rows = [row.to_dict() for row in rd.models()]
     show({"models": rows}, lambda: text.models(rows), as_json)
 
 

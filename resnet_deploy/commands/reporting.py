@@ -9,7 +9,7 @@ import click
 
 from resnet_deploy.commands.options import json_option
 from resnet_deploy.commands.output import attempt, given_of, judge, say, show
-from resnet_deploy.errors import EXIT_INCONCLUSIVE
+from resnet_deploy.errors import EXIT_INCONCLUSIVE, UsageError
 from resnet_deploy.terminal import reporting as text
 from resnet_deploy.terminal.visible import visible
 
@@ -48,12 +48,17 @@ def report(as_json: bool, **given: Any) -> None:
     import resnet_deploy as rd
     from resnet_deploy.reporting.writing import thinned
 
-    content, error = attempt(lambda: rd.report(**given_of(given)))
-    written = given["output"] if error is None else None
-    if isinstance(content, dict):
-        show(thinned(content), lambda: text.run(content, written), as_json)
+    if given["other"] is None:
+        if given["fail_on_regression"] is not None or given["max_accuracy_drop"] is not None:
+            raise UsageError("a regression is between two runs; give another bundle, or the JSON of another run")
+        single, error = attempt(lambda: rd.report(given["run"], output=given["output"]))
+        written = given["output"] if error is None else None
+        show(thinned(single), lambda: text.run(single, written), as_json)
         judge([], error=error)
         return
+    asked = given_of(given)
+    content, error = attempt(lambda: rd.compare_runs(asked.pop("run"), asked.pop("other"), **asked))
+    written = given["output"] if error is None else None
     show(content.to_dict(), lambda: text.comparison(content, written), as_json)
     for doubt in content.inconclusive:
         say(f"INCONCLUSIVE {visible(doubt, lines=False)}", err=True)

@@ -52,7 +52,7 @@ def triton(bundle: str, output: str, as_json: bool, **given: Any) -> None:
     import resnet_deploy as rd
 
     with Bars() as bars:
-        found = rd.triton(bundle, output, progress=bars, **given_of(given))
+        found = rd.write_triton(bundle, output, progress=bars, **given_of(given))
     show(found.to_dict(), lambda: text.repository(found), as_json)
     for warning in found.warnings:
         warn(warning)
@@ -83,7 +83,7 @@ def cpp(bundle: str, output: str, as_json: bool, **given: Any) -> None:
     """
     import resnet_deploy as rd
 
-    project = rd.cpp(bundle, output, **given)
+    project = rd.write_cpp(bundle, output, **given)
     show(project.to_dict(), lambda: text.project(project), as_json)
 
 

@@ -44,10 +44,20 @@ def create_model(
 ) -> nn.Module:
     """A network by name, in evaluation mode: (N, 3, H, W) float32 → (N, num_classes) logits.
 
-    weights: a .pth, .pt or .safetensors file, IMAGENET1K_V1, IMAGENET1K_V2 or DEFAULT; random (seed 0) without.
-    num_classes: by default the checkpoint's, else the architecture's. new_head: a fresh classifier for num_classes.
-    shape: fields of `ResNetConfig` in place of the name's: create_model("resnet", layers=(3, 4, 6, 3), block="bottleneck").
-    Raises UsageError for an unknown name, CheckpointError for weights that do not fit.
+    Args:
+        name: of an architecture, as `list_models` has it.
+        weights: a .pth, .pt or .safetensors file, IMAGENET1K_V1, IMAGENET1K_V2 or DEFAULT; random (seed 0) without.
+        num_classes: by default the checkpoint's, else the architecture's.
+        new_head: a fresh classifier for num_classes.
+        **shape: fields of `ResNetConfig` in place of the name's:
+            create_model("resnet", layers=(3, 4, 6, 3), block="bottleneck").
+
+    Returns:
+        An ordinary nn.Module, whose state dict has torchvision's keys.
+
+    Raises:
+        UsageError: an unknown name.
+        CheckpointError: weights that do not fit.
     """
     row = registry.architecture(name, **shape)
     return load_model(row.name, weights=weights, num_classes=num_classes, new_head=new_head).network

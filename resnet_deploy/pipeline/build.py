@@ -60,10 +60,24 @@ def build(
 ) -> list[Plan]:
     """Build plans of a bundle's graphs; nothing is done where they are there already.
 
-    precision: of fp32, fp16, bf16, int8, fp8; graphs that are missing are made first, for INT8 and FP8 from the bundle's
-    calibration. options: the fields of `BuildOptions`. Raises UsageError, EngineError, PrecisionError where a plan computes
-    in another precision than its graph says, UnavailableError without a GPU where one is needed, BundleError while another
-    process works on the bundle. What was there before stays.
+    What was there before stays, whatever happens.
+
+    Args:
+        bundle: a bundle, or its folder.
+        precision: of fp32, fp16, bf16, int8, fp8; graphs that are missing are made first, for INT8 and FP8 from the bundle's
+            calibration.
+        progress: told what is being done.
+        **options: fields of `BuildOptions`.
+
+    Returns:
+        A plan for each precision, in their order.
+
+    Raises:
+        UsageError: what cannot be meant, or what this package of TensorRT lacks.
+        EngineError: the builder refuses the graph.
+        PrecisionError: a plan computes in another precision than its graph says.
+        UnavailableError: a GPU or a package is missing.
+        BundleError: another process works on the bundle.
     """
     asked, graphs = BuildOptions(**options), LoweringOptions(precision=precision, targets=("tensorrt",))  # type: ignore[arg-type]
     flavour = choose(asked.flavour)

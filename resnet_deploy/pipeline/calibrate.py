@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -130,3 +130,15 @@ def _calibrate(
     if dataset.skipped:
         found = replace(found, warnings=(*found.warnings, f"{len(dataset.skipped)} calibration images were skipped"))
     return found
+
+
+def check_overflow(calibration: Calibration, keep: Iterable[str]) -> None:
+    """Raise CalibrationError where a tensor's values leave FP16's range; layers that are kept in FP32 aside."""
+    from resnet_deploy.precision.placement import matches
+
+    for name, largest in calibration.overflows().items():
+        if not matches(name, keep):
+            raise CalibrationError(
+                f"{name} reaches {largest:.3g} on the calibration images, and FP16 ends at 65,504: use bf16, or leave the "
+                f"layer in FP32 with --keep {name.rpartition('.')[0] or name}"
+            )

@@ -97,7 +97,7 @@ class _File:
             self.sums[block].add(expected[block], found[name])
 
 
-def layers(
+def compare_layers(
     bundle: Bundle | str | Path,
     data: str | Path,
     *,
@@ -109,7 +109,20 @@ def layers(
     """Compare what leaves every block, in the FP32 graph and in the files of some backends, with eager's.
 
     Graphs are run as they are written, each Q/DQ pair in FP32: this is about the graph, not about a runtime's kernels.
-    Raises UsageError, DataError or IntegrityError.
+
+    Args:
+        bundle: a bundle, or its folder; graphs of it that are gone are made again.
+        data: images, as in `verify`.
+        backends: whose graphs are compared beside the FP32 one, as in `onnxruntime:int8`.
+        limit: so many images, evenly spaced.
+        strict: fail at the first image that cannot be read.
+        progress: told what is being done.
+
+    Returns:
+        The relative error after each block, of each graph, and the first block where it is large.
+
+    Raises:
+        UsageError, DataError, IntegrityError: what cannot be meant, read or trusted.
     """
     check("limit", limit)
     bundle = Bundle.open(bundle)

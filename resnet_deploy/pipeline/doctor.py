@@ -30,7 +30,11 @@ class Finding:
 
 
 def doctor() -> list[Finding]:
-    """Try every backend with a small network, and every TensorRT package with its builder. Never raises for what is missing."""
+    """Try every backend with a small network, and every TensorRT package with its builder.
+
+    Returns:
+        What was found of each, with the way to what is missing; nothing is raised for that.
+    """
     with tempfile.TemporaryDirectory() as folder:
         graph = Path(folder) / "model.fp32.onnx"
         return [

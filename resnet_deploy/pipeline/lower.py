@@ -24,6 +24,7 @@ from resnet_deploy.pipeline.calibrate import (
     HELD_OUT,
     calibrate,
     calibration_use,
+    check_overflow,
     fp32_graph,
     is_file,
     is_kept,
@@ -185,18 +186,17 @@ def lower(
     Of a file that is there, what is not said stays as it was made: its calibration, and the layers that `tune` kept.
 
     Args:
-        bundle: the opened bundle.
         options: what is to be there.
-        progress: told what is being done.
         calibration: ranges that are known already.
-        check: given every file that is about to be written, by name; what it raises stops all of it.
+        check: given every file by name, as it is about to be written or as it is there; what it raises stops all of it.
         beside: adds to the change in which the files are written.
 
     Raises:
         UsageError, CalibrationError, DataError, GraphError: as the options say; what was there stays.
     """
-    files = options.files()
-    if not files:
+    from resnet_deploy.graph.graph import Graph
+
+    if not (files := options.files()):
         return
     equalized = any(options.for_file(_graph_file(bundle, name)).equalize for name in files)
     calibrating = replace(options, equalize=equalized)
@@ -209,16 +209,19 @@ def lower(
         for wish in missing:
             _check_same(bundle, wish, calibration)
     for wish in wishes:
-        _check_overflow(calibration, wish.precision, wish.options)
+        if calibration is not None and wish.precision is Precision.FP16:
+            check_overflow(calibration, wish.options.keep)
     if not missing and beside is None and (calibration is None or is_kept(bundle, calibration)):
         return
+    graph_of = functools.cache(functools.partial(fp32_graph, bundle))
     with bundle.transaction() as change:
         if calibration is not None:
             keep_calibration(change, calibration)
-        graph_of = functools.cache(functools.partial(fp32_graph, bundle))
-        for wish in missing:
-            progress(f"write {wish.name}", 0, None)
-            _write(bundle, change, wish, graph_of(wish.options.equalize), calibration, progress, check)
+        for wish in wishes:
+            if wish in missing:
+                _write(bundle, change, wish, graph_of(wish.options.equalize), calibration, progress, check)
+            elif check is not None:
+                check(wish.name, Graph.read(bundle.artifact(wish.name)))
         if beside is not None:
             beside(change)
 
@@ -267,6 +270,7 @@ def _write(
     progress: Progress,
     check: Callable[[str, Graph], None] | None,
 ) -> None:
+    progress(f"write {wish.name}", 0, None)
     made_from = bundle.sha256(FP32)
     train = functools.partial(_reconstructed, bundle, wish.options, progress)
     done, placement = _lowered(graph, calibration, wish.options, wish.precision, wish.target, train)
@@ -315,16 +319,3 @@ def _reconstructed(bundle: Bundle, options: LoweringOptions, progress: Progress,
     dataset = Subject(bundle).data(options.calibration, limit=options.calibration_images + HELD_OUT, labels_needed=False)
     images = np.concatenate([part.images for part in dataset.batches(32)])
     return reconstruct(graph, quantized, images, step=lambda done, total: progress("reconstruct", done, total))
-
-
-def _check_overflow(calibration: Calibration | None, precision: Precision, options: LoweringOptions) -> None:
-    from resnet_deploy.precision.placement import matches
-
-    if calibration is None or precision is not Precision.FP16:
-        return
-    for name, largest in calibration.overflows().items():
-        if not matches(name, options.keep):
-            raise CalibrationError(
-                f"{name} reaches {largest:.3g} on the calibration images, and FP16 ends at 65,504: use bf16, or leave the "
-                f"layer in FP32 with --keep {name.rpartition('.')[0] or name}"
-            )

@@ -67,7 +67,9 @@ def _commands(bundle: Bundle) -> list[str]:
 def load_report(run: Bundle | str | Path) -> dict[str, Any]:
     """The report of a bundle's last run, with its raw samples, or of a file that `bench --json` or `--report` made.
 
-    Raises UsageError for what is neither, BundleError and IntegrityError for a bundle that cannot be used.
+    Raises:
+        UsageError: it is neither.
+        BundleError, IntegrityError: a bundle that cannot be used.
     """
     if isinstance(run, Bundle) or Path(run).is_dir():
         return _of_bundle(run if isinstance(run, Bundle) else Bundle.open(run))

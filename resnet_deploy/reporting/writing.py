@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from resnet_deploy._files import write_atomic, writing
 from resnet_deploy.bundle.names import BENCH, CALIBRATION, MANIFEST, SAMPLES
@@ -18,21 +18,41 @@ if TYPE_CHECKING:
     from resnet_deploy.reporting.compare import RunComparison
 
 SUFFIXES = (".html", ".md", ".json")
+R = TypeVar("R", "dict[str, Any]", "RunComparison")
 
 
-def report(
-    run: Bundle | str | Path,
-    other: Bundle | str | Path | None = None,
+def report(run: Bundle | str | Path, *, output: str | Path | None = None) -> dict[str, Any]:
+    """The report of a run, written to a file where one is named.
+
+    Args:
+        run: a bundle, whose last run it is, or the JSON of a run.
+        output: a file to write, .html, .md or .json.
+
+    Returns:
+        The report, as `load_report` gives it.
+
+    Raises:
+        UsageError: what is no run.
+        BundleError: a bundle that cannot be used, and as `write_report` does.
+    """
+    if output is not None:
+        check_path(output)
+    loaded = load_report(run)
+    return loaded if output is None else _written(loaded, output)
+
+
+def compare_runs(
+    before: Bundle | str | Path,
+    after: Bundle | str | Path,
     *,
     output: str | Path | None = None,
     fail_on_regression: float | str | None = None,
     max_accuracy_drop: float | str | None = None,
-) -> dict[str, Any] | RunComparison:
-    """The report of a run, or of two compared: each a bundle, whose last run it is, or the JSON of a run.
+) -> RunComparison:
+    """Compare two runs of one network, row by row: what became slower, faster or less accurate beyond noise.
 
     Args:
-        run: a bundle, or a file.
-        other: the run to compare it with.
+        before, after: bundles, whose last runs they are, or the JSON of runs.
         output: a file to write, .html, .md or .json.
         fail_on_regression: how much slower a row may become, `5%` or 0.05. Rows slower by more than it with their whole 95 %
             interval, accuracies that fell beyond theirs, rows that are missing, gates, scenarios and backends that now fail are
@@ -41,29 +61,28 @@ def report(
             on latency.
 
     Returns:
-        The report as a dict, or a RunComparison.
+        The comparison; without limits it has no `failures`.
 
     Raises:
         UsageError: what is no run, and runs of different networks.
         BundleError: a bundle that cannot be used, and as `write_report` does.
     """
+    from resnet_deploy.reporting.compare import compare_reports
+
     if output is not None:
         check_path(output)
-    limit = None if fail_on_regression is None else share(fail_on_regression)
-    drop = None if max_accuracy_drop is None else points(max_accuracy_drop)
-    before = load_report(run)
-    found: dict[str, Any] | RunComparison = before
-    if other is not None:
-        from resnet_deploy.reporting.compare import compare_reports
+    comparison = compare_reports(
+        load_report(before), load_report(after), names=(_name(before), _name(after)),
+        limit=None if fail_on_regression is None else share(fail_on_regression),
+        max_accuracy_drop=None if max_accuracy_drop is None else points(max_accuracy_drop),
+    )  # fmt: skip
+    return comparison if output is None else _written(comparison, output)
 
-        names = (_name(run), _name(other))
-        found = compare_reports(before, load_report(other), names=names, limit=limit, max_accuracy_drop=drop)
-    elif limit is not None or drop is not None:
-        raise UsageError("a regression is between two runs; give another bundle, or the JSON of another run")
-    if output is not None:
-        with carrying(found):
-            write_report(found, output)
-    return found
+
+def _written(report: R, output: str | Path) -> R:
+    with carrying(report):
+        write_report(report, output)
+    return report
 
 
 def _name(run: Bundle | str | Path) -> str:
@@ -71,11 +90,19 @@ def _name(run: Bundle | str | Path) -> str:
 
 
 def write_report(report: Mapping[str, Any] | RunComparison, path: str | Path) -> Path:
-    """Write a report, or a comparison of two, as .html, .md or .json; returns the path. Folders that are missing are made.
+    """Write a report, or a comparison of two, as .html, .md or .json. Folders that are missing are made.
 
-    report: what `load_report` gives (with raw samples), `BenchReport.to_dict()`, or a comparison. The HTML is one file that
-    loads nothing. Raises UsageError for another suffix, BundleError where writing is refused, StorageError for a full disk;
-    a file that was there before is then as it was.
+    Args:
+        report: what `load_report` gives (with raw samples), `BenchReport.to_dict()`, or a comparison.
+        path: the file; its suffix says the form. The HTML is one file that loads nothing.
+
+    Returns:
+        The path.
+
+    Raises:
+        UsageError: another suffix.
+        BundleError: writing is refused.
+        StorageError: the disk is full; a file that was there before is as it was.
     """
     path = check_path(path)
     content = render(report, path.suffix.lower()).encode()

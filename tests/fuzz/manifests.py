@@ -154,7 +154,7 @@ def _compare(rng: random.Random, bundle: Any, out: Path) -> None:
 
     pair = [bundle.path, base_bundle()]
     rng.shuffle(pair)
-    rd.report(*pair, output=out / f"both{rng.choice(('.html', '.md', '.json'))}", fail_on_regression="5%")
+    rd.compare_runs(*pair, output=out / f"both{rng.choice(('.html', '.md', '.json'))}", fail_on_regression="5%")
 
 
 def _triton(rng: random.Random, bundle: Any, out: Path) -> None:
@@ -167,14 +167,14 @@ def _triton(rng: random.Random, bundle: Any, out: Path) -> None:
         options |= {"ensemble": "jpeg"}
     if rng.random() < 0.2:
         options |= {"latency_bound_s": 0.015}
-    rd.triton(bundle, out / "repository", **options)
+    rd.write_triton(bundle, out / "repository", **options)
 
 
 def _cpp(rng: random.Random, bundle: Any, out: Path) -> None:
     import resnet_deploy as rd
 
     options = rng.choice([{}, {"precision": "int8"}, {"precision": "fp16", "backend": "tensorrt-rtx"}])
-    rd.cpp(bundle, out / "project", **options)
+    rd.write_cpp(bundle, out / "project", **options)
 
 
 def _again(rng: random.Random, bundle: Any, out: Path) -> None:

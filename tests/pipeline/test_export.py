@@ -231,6 +231,9 @@ def test_corrections_are_judged_as_they_are_written(bundle: Bundle) -> None:
     tuning = Bundle.open(bundle.path).manifest.tuning
     assert tuning is not None and list(tuning["files"]) == ["model.int8.onnx"]
     assert tuning["files"]["model.int8.onnx"]["report"] != tuning["chosen"]["report"], "it is another file than the mix"
+    rd.tune(bundle, "digits", limit=16, targets="tensorrt", correct_bias=True)
+    again = Bundle.open(bundle.path).manifest.tuning
+    assert again is not None and again["files"] == tuning["files"], "files that stay as they are, are judged all the same"
 
 
 # --- bench ---

@@ -77,7 +77,7 @@ def test_the_first_labelled_data_names_the_classes(tmp_path: Path) -> None:
     assert Bundle.open(tmp_path / "b").manifest.model.class_names == ("cat", "dog", "owl")
     part = folder_of(tmp_path / "part", ("dog", "owl"))
     rd.verify(bundle, part)
-    labels = rd.triton(bundle, tmp_path / "repository", name="m").path / "m" / "labels.txt"
+    labels = rd.write_triton(bundle, tmp_path / "repository", name="m").path / "m" / "labels.txt"
     assert labels.read_text().split() == ["cat", "dog", "owl"]
     with pytest.raises(DataError, match="rat is no class of the model"):
         rd.verify(bundle, folder_of(tmp_path / "other", ("cat", "rat")))

@@ -197,7 +197,7 @@ def test_a_bundle_whose_record_was_forged(name: str, own: Path) -> None:
 def test_the_same_from_python(own: Path) -> None:
     report = rd.report(own / "bundle", output=own / "page.md")
     assert isinstance(report, dict) and report == rd.load_report(own / "bundle") and (own / "page.md").is_file()
-    found = rd.report(own / "made" / "run.json", Bundle.open(own / "bundle"), fail_on_regression=0.05)
+    found = rd.compare_runs(own / "made" / "run.json", Bundle.open(own / "bundle"), fail_on_regression=0.05)
     assert not isinstance(found, dict) and found.failures == [] and found.after == str(own / "bundle")
     bench = rd.bench(
         own / "bundle",

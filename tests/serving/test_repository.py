@@ -107,7 +107,7 @@ def test_folders_that_are_not_ours_are_refused(tmp_path: Path) -> None:
 def test_a_bundle_is_not_a_repository(digits_bundle: Bundle) -> None:
     before = sorted(path.name for path in digits_bundle.path.iterdir())
     with pytest.raises(RepositoryError, match="is a bundle; choose a folder that holds models"):
-        rd.triton(digits_bundle, digits_bundle.path)
+        rd.write_triton(digits_bundle, digits_bundle.path)
     assert sorted(path.name for path in digits_bundle.path.iterdir()) == before
 
 

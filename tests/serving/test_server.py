@@ -232,7 +232,7 @@ def test_a_new_version_is_loaded_under_load_without_a_failed_request(
         for version, bundle in (("1", old), ("2", new))
     }
     assert not np.allclose(expected["expected.1"], expected["expected.2"], atol=0.01)
-    rd.triton(old, repository, name="net", warm_up=True)
+    rd.write_triton(old, repository, name="net", warm_up=True)
     polling = ["--model-control-mode=poll", "--repository-poll-secs=1", "--disable-auto-complete-config", "--log-verbose=1"]
     with example.serve(repository, *polling, folder=server_folder) as server:
         triton = Triton(server=server, python=server_folder / "env" / "bin" / "python", scratch=tmp_path)
@@ -240,7 +240,7 @@ def test_a_new_version_is_loaded_under_load_without_a_failed_request(
         with triton.load("net", 3, {"input": images, **expected}) as client:
             assert client.stdout is not None and client.stdin is not None
             assert json.loads(client.stdout.readline()) == {"version": "1"}
-            added = rd.triton(new, repository, name="net", ensemble="jpeg")
+            added = rd.write_triton(new, repository, name="net", ensemble="jpeg")
             assert [(model.name, model.version) for model in added.models] == [
                 ("net", 2), ("net_decode", 1), ("net_classify", 1), ("net_jpeg", 1),
             ]  # fmt: skip
@@ -265,9 +265,9 @@ def test_plans_pass_the_strict_checker_up_to_the_missing_backend(
     with_tensorrt(bundle, "NVIDIA L4", "8.9")
     with_tensorrt(bundle, "NVIDIA A10", "8.6")
     repository = tmp_path / "models"
-    rd.triton(bundle, repository, name="rtx", platform="tensorrt", precision="int8", flavour="tensorrt-rtx")
-    rd.triton(bundle, repository, name="two-gpus", platform="tensorrt", server="26.08", response_cache=True)
-    rd.triton(bundle, repository, name="plain", platform="tensorrt", server="26.08", cuda_graphs=False, instances=1,
+    rd.write_triton(bundle, repository, name="rtx", platform="tensorrt", precision="int8", flavour="tensorrt-rtx")
+    rd.write_triton(bundle, repository, name="two-gpus", platform="tensorrt", server="26.08", response_cache=True)
+    rd.write_triton(bundle, repository, name="plain", platform="tensorrt", server="26.08", cuda_graphs=False, instances=1,
               version_policy="specific:1", max_batch=4, warm_up=False)  # fmt: skip
     wrong = read_config(repository / "rtx" / "config.pbtxt")
     wrong.name = "wrong"

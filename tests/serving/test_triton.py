@@ -43,7 +43,7 @@ def config_of(found: Any) -> Any:
 
 
 def test_a_graph_is_configured_from_the_artifact(bundle: Bundle, tmp_path: Path) -> None:
-    config = config_of(rd.triton(bundle, tmp_path / "models"))
+    config = config_of(rd.write_triton(bundle, tmp_path / "models"))
     (given,), (answer,) = config.input, config.output
     assert (config.name, config.platform, config.max_batch_size) == ("resnet20", "onnxruntime_onnx", 8)
     assert (given.name, given.data_type, list(given.dims), given.format) == ("input", 2, [32, 32, 3], 1)  # UINT8, NHWC
@@ -59,7 +59,7 @@ def test_a_graph_is_configured_from_the_artifact(bundle: Bundle, tmp_path: Path)
 
 
 def test_options_reach_the_configuration(bundle: Bundle, tmp_path: Path) -> None:
-    found = rd.triton(
+    found = rd.write_triton(
         bundle, tmp_path / "models", name="n", instances=3, max_batch=4, max_delay_s=2e-3, version_policy="all", warm_up=False,
         response_cache=True, threads=2, device="cpu",
     )  # fmt: skip
@@ -69,36 +69,36 @@ def test_options_reach_the_configuration(bundle: Bundle, tmp_path: Path) -> None
     assert config.version_policy.WhichOneof("policy_choice") == "all"
     assert config.parameters["intra_op_thread_count"].string_value == "2"
     assert any("--cache-config" in warning for warning in found.warnings)
-    gpu = config_of(rd.triton(bundle, tmp_path / "models", name="g", device="gpu"))
+    gpu = config_of(rd.write_triton(bundle, tmp_path / "models", name="g", device="gpu"))
     assert [(group.count, group.kind) for group in gpu.instance_group] == [(2, 1)]
-    pinned = config_of(rd.triton(bundle, tmp_path / "models", name="p", version_policy="specific:1,3"))
+    pinned = config_of(rd.write_triton(bundle, tmp_path / "models", name="p", version_policy="specific:1,3"))
     assert list(pinned.version_policy.specific.versions) == [1, 3]
 
 
 def test_plans_bring_their_profiles_and_gpus(bundle: Bundle, tmp_path: Path) -> None:
     name = with_tensorrt(bundle, *L4, profiles=["1:1:1", "2:4:8"])
-    config = config_of(rd.triton(bundle, tmp_path / "one", platform="tensorrt"))
+    config = config_of(rd.write_triton(bundle, tmp_path / "one", platform="tensorrt"))
     assert (config.platform, config.max_batch_size, config.default_model_filename) == ("tensorrt_plan", 8, "model.plan")
     assert list(config.instance_group[0].profile) == ["0", "1"] and config.instance_group[0].count == 2
     assert list(config.dynamic_batching.preferred_batch_size) == [4] and config.optimization.cuda.graphs
     assert [warm.batch_size for warm in config.model_warmup] == [1, 4, 8]
-    small = config_of(rd.triton(bundle, tmp_path / "small", platform="tensorrt", max_batch=1, cuda_graphs=False))
+    small = config_of(rd.write_triton(bundle, tmp_path / "small", platform="tensorrt", max_batch=1, cuda_graphs=False))
     assert list(small.instance_group[0].profile) == ["0"] and not small.dynamic_batching.preferred_batch_size
     assert not small.optimization.cuda.graphs
 
     with_tensorrt(bundle, "NVIDIA H200", "9.0", profiles=["1:1:1", "2:4:8"])
-    found = rd.triton(bundle, tmp_path / "two", platform="tensorrt")
+    found = rd.write_triton(bundle, tmp_path / "two", platform="tensorrt")
     assert dict(config_of(found).cc_model_filenames) == {"8.9": "model.nvidia-l4.plan", "9.0": "model.nvidia-h200.plan"}
     assert sorted(path.name for path in found.entry.path.iterdir()) == ["model.nvidia-h200.plan", "model.nvidia-l4.plan"]
     assert any("--for 26.09" in warning for warning in found.warnings)
-    chosen = rd.triton(bundle, tmp_path / "chosen", platform="tensorrt", plan=name)
+    chosen = rd.write_triton(bundle, tmp_path / "chosen", platform="tensorrt", plan=name)
     assert (chosen.entry.path / "model.plan").read_bytes() == (bundle.path / name).read_bytes()
 
 
 def test_plans_that_do_not_serve_are_refused(bundle: Bundle, tmp_path: Path) -> None:
     def refused(words: str, **options: Any) -> None:
         with pytest.raises(UsageError, match=words):
-            rd.triton(bundle, tmp_path / "models", platform="tensorrt", **options)
+            rd.write_triton(bundle, tmp_path / "models", platform="tensorrt", **options)
         assert not (tmp_path / "models").exists()
 
     refused("no plan of model.fp32.onnx for tensorrt; make one with `resnet-deploy build")
@@ -119,13 +119,13 @@ def test_the_newest_version_of_tensorrt_is_served_or_the_one_that_a_release_read
         with_tensorrt(bundle, *L4, version=version)
 
     def served(**options: Any) -> str:
-        found = rd.triton(bundle, tmp_path / str(options), platform="tensorrt", **options)
+        found = rd.write_triton(bundle, tmp_path / str(options), platform="tensorrt", **options)
         return (found.entry.path / "model.plan").read_text().split("-")[1].split(".nvidia")[0]
 
     assert served() == "11.3.0.99" == served(server="26.09") == served(server="tensorrt-11.3")
     assert served(server="26.08") == "11.2.1.2" and served(server="26.02") == "10.15.1.29"
     with pytest.raises(ServingError) as refusal:
-        rd.triton(bundle, tmp_path / "models", platform="tensorrt", server="26.06")
+        rd.write_triton(bundle, tmp_path / "models", platform="tensorrt", server="26.06")
     said = str(refusal.value)
     assert "Triton 26.06 carries tensorrt 11.0" in said and "pip install 'tensorrt==11.0.*'" in said
     assert "resnet-deploy build" in said and "--flavour tensorrt" in said and "serve it with Triton 26.02" in said
@@ -160,12 +160,12 @@ def measured(bundle: Bundle, candidate: str, artifact: str, p99_s: dict[int, flo
 def test_a_latency_bound_chooses_batch_and_delay(bundle: Bundle, tmp_path: Path) -> None:
     name = with_tensorrt(bundle, *L4, profiles=["1:1:1", "1:4:8"])
     with pytest.raises(UsageError, match=r"no measurement .*resnet-deploy bench .* --backend tensorrt"):
-        rd.triton(bundle, tmp_path / "none", platform="tensorrt", latency_bound_s=0.015)
+        rd.write_triton(bundle, tmp_path / "none", platform="tensorrt", latency_bound_s=0.015)
     measured(bundle, "tensorrt", name, {1: 1e-3, 4: 3e-3, 8: 5e-3})
 
     def chosen(bound_s: float, **options: Any) -> tuple[int, list[int], int]:
         folder = tmp_path / f"{bound_s} {options}"
-        config = config_of(rd.triton(bundle, folder, platform="tensorrt", latency_bound_s=bound_s, **options))
+        config = config_of(rd.write_triton(bundle, folder, platform="tensorrt", latency_bound_s=bound_s, **options))
         batching = config.dynamic_batching
         return config.max_batch_size, list(batching.preferred_batch_size), batching.max_queue_delay_microseconds
 
@@ -181,7 +181,9 @@ def test_a_latency_bound_chooses_batch_and_delay(bundle: Bundle, tmp_path: Path)
 
 def test_the_bound_is_kept_by_what_bench_measured(bundle: Bundle, tmp_path: Path) -> None:
     rd.bench(bundle, backends=["onnxruntime"], batch="1,4", duration_s=0.05, threads=1)
-    assert config_of(rd.triton(bundle, tmp_path / "a", latency_bound_s=60)).max_batch_size == 4, "the largest that is known"
+    assert config_of(rd.write_triton(bundle, tmp_path / "a", latency_bound_s=60)).max_batch_size == 4, (
+        "the largest that is known"
+    )
     message = fails(1, "triton", bundle.path, "-o", tmp_path / "b", "--latency-bound", "1us")
     assert "no batch keeps 0.001 ms" in message and not (tmp_path / "b").exists()
 
@@ -189,28 +191,28 @@ def test_the_bound_is_kept_by_what_bench_measured(bundle: Bundle, tmp_path: Path
 def test_a_file_of_labels(bundle: Bundle, tmp_path: Path) -> None:
     names = tmp_path / "names.txt"
     names.write_text("".join(f"class {number}\n" for number in range(10)), "utf-8")
-    rd.triton(bundle, tmp_path / "models", labels=names, ensemble="jpeg")
+    rd.write_triton(bundle, tmp_path / "models", labels=names, ensemble="jpeg")
     assert (tmp_path / "models" / "resnet20" / "labels.txt").read_text() == names.read_text()
     assert (tmp_path / "models" / "resnet20_classify" / "1" / "labels.txt").read_text() == names.read_text()
     with pytest.raises(RepositoryError, match=r"labels.txt: other content"):
-        rd.triton(bundle, tmp_path / "models")
+        rd.write_triton(bundle, tmp_path / "models")
     names.write_text("one\ntwo\n")
     with pytest.raises(DataError, match="has 2 lines; the model has 10 classes"):
-        rd.triton(bundle, tmp_path / "other", labels=names)
+        rd.write_triton(bundle, tmp_path / "other", labels=names)
     with pytest.raises(DataError, match="cannot be read as labels"):
-        rd.triton(bundle, tmp_path / "other", labels=tmp_path / "none.txt")
+        rd.write_triton(bundle, tmp_path / "other", labels=tmp_path / "none.txt")
 
 
 def test_bfloat16_is_served_but_not_from_image_files(bundle: Bundle, tmp_path: Path) -> None:
     lower(bundle, LoweringOptions(precision=("fp16", "bf16"), native_io=True), silent)
     with pytest.raises(UsageError, match="onnxruntime has no option 'bf16'"):
-        rd.triton(bundle, tmp_path / "models", precision="bf16")
+        rd.write_triton(bundle, tmp_path / "models", precision="bf16")
     with_tensorrt(bundle, *L4, graph="model.bf16.onnx")
-    config = config_of(rd.triton(bundle, tmp_path / "models", precision="bf16", platform="tensorrt"))
+    config = config_of(rd.write_triton(bundle, tmp_path / "models", precision="bf16", platform="tensorrt"))
     assert (config.input[0].data_type, config.output[0].data_type) == (2, 14), "pixels in, bfloat16 out"
     with pytest.raises(UsageError, match="cannot read or write bfloat16"):
-        rd.triton(bundle, tmp_path / "files", precision="bf16", platform="tensorrt", ensemble="jpeg")
-    half = config_of(rd.triton(bundle, tmp_path / "models", name="half", precision="fp16"))
+        rd.write_triton(bundle, tmp_path / "files", precision="bf16", platform="tensorrt", ensemble="jpeg")
+    half = config_of(rd.write_triton(bundle, tmp_path / "models", name="half", precision="fp16"))
     assert half.output[0].data_type == 10
 
 

@@ -41,13 +41,26 @@ class Project:
         }  # fmt: skip
 
 
-def cpp(bundle: Bundle | str | Path, output: str | Path, *, backend: str = "onnxruntime", precision: str = "fp32") -> Project:
+def write_cpp(
+    bundle: Bundle | str | Path, output: str | Path, *, backend: str = "onnxruntime", precision: str = "fp32"
+) -> Project:
     """Write a CMake project that runs a bundle: a library of one header and one source, the program classify, the bundle.
 
-    output: a folder that is not there yet, or empty: it appears whole or not at all; or a project that was written before,
-    whose own files are brought up to date where they were not edited. backend: onnxruntime (its CPU kernels), tensorrt or
-    tensorrt-rtx, whose plans that were built are all taken: the program chooses the one for its machine.
-    Raises UsageError for what has not been made, BundleError where the folder cannot be written, StorageError on a full disk.
+    Args:
+        bundle: a bundle, or its folder; a graph of it that is gone is made again.
+        output: a folder that is not there yet, or empty: it appears whole or not at all; or a project that was written
+            before, whose own files are brought up to date where they were not edited.
+        backend: onnxruntime (its CPU kernels), tensorrt or tensorrt-rtx, whose plans that were built are all taken: the
+            program chooses the one for its machine.
+        precision: of the file that it runs.
+
+    Returns:
+        The project.
+
+    Raises:
+        UsageError: a file that has not been made, or a folder that is not a project's.
+        BundleError: the folder cannot be written.
+        StorageError: the disk is full.
     """
     if backend not in BACKENDS:
         raise UsageError(f"unknown backend {backend!r}; choose {', '.join(BACKENDS)}")

@@ -39,10 +39,24 @@ def embed(
 ) -> Embedding:
     """Run a bundle's model over images, and write path and answers to a Parquet file, in the images' order.
 
-    images: a folder, a glob, or a file with a path a line (or paths that end in NUL). options: the fields of `EmbedOptions`.
-    Bad images are in OUTPUT.bad.csv, path and reason. A run that was killed goes on where it was; one that is complete is not
-    repeated. overwrite: replace what another request made. Raises UsageError, DataError, BundleError, OutputError,
-    IntegrityError, UnavailableError, StorageError.
+    A run that was killed goes on where it was; one that is complete is not repeated.
+
+    Args:
+        bundle: a bundle, or its folder.
+        images: a folder, a glob, or a file with a path a line (or paths that end in NUL).
+        output: the Parquet file. Bad images are in OUTPUT.bad.csv: path and reason.
+        overwrite: replace what another request made.
+        progress: told what is being done.
+        **options: fields of `EmbedOptions`.
+
+    Returns:
+        What the table has, and how it was made.
+
+    Raises:
+        UsageError, DataError, BundleError, IntegrityError: what cannot be meant, read or trusted.
+        OutputError: the file is another run's.
+        UnavailableError: a device, a package or a Ray cluster is missing.
+        StorageError: the disk is full; another run goes on from there.
     """
     start_s, asked = time.perf_counter(), EmbedOptions(**options)
     _deps.require("pyarrow", extra="parquet")

@@ -43,12 +43,24 @@ class Repository:
         }
 
 
-def triton(bundle: Bundle | str | Path, output: str | Path, *, progress: Progress = silent, **options: Any) -> Repository:
+def write_triton(bundle: Bundle | str | Path, output: str | Path, *, progress: Progress = silent, **options: Any) -> Repository:
     """Add a bundle's model to a Triton model repository: as a new model, or as the next version of the same one.
 
-    options: the fields of `TritonOptions`. Raises UsageError for what the bundle has not, ServingError where a server could
-    not read the plan or no batch keeps the latency bound, RepositoryError for another model's folder or configuration. What
-    the repository held stays as it was, and a server that polls it sees a version whole or not at all.
+    What the repository held stays as it was, and a server that polls it sees a version whole or not at all.
+
+    Args:
+        bundle: a bundle, or its folder.
+        output: the repository's folder; made where it is missing.
+        progress: told what is being done.
+        **options: fields of `TritonOptions`.
+
+    Returns:
+        What was added: the models, the one that clients call last.
+
+    Raises:
+        UsageError: what the bundle does not have.
+        ServingError: a server of that release could not read the plan, or no batch keeps the latency bound.
+        RepositoryError: the folder is another model's, or its configuration was edited.
     """
     asked = TritonOptions(**options)
     subject = Subject(Bundle.open(bundle))

@@ -33,7 +33,7 @@ FILES = {
 
 
 def test_the_project(digits_bundle: Bundle, tmp_path: Path) -> None:
-    project = rd.cpp(digits_bundle.path, tmp_path / "new" / "project")
+    project = rd.write_cpp(digits_bundle.path, tmp_path / "new" / "project")
     assert {path.name for path in project.path.iterdir()} == FILES | {WRITTEN} and project.artifacts == ("model.fp32.onnx",)
     for name in FILES - {"bundle", "CMakePresets.json"}:
         assert (project.path / name).read_bytes() == (SOURCES / name).read_bytes()
@@ -46,7 +46,7 @@ def test_the_project(digits_bundle: Bundle, tmp_path: Path) -> None:
 def test_it_builds_as_its_readme_says(digits_bundle: Bundle, tmp_path: Path, images: list[str]) -> None:
     if (reason := lacking("onnxruntime")) is not None:
         pytest.skip(reason)
-    project = rd.cpp(digits_bundle, tmp_path / "project").path
+    project = rd.write_cpp(digits_bundle, tmp_path / "project").path
     (command,) = [line for line in (project / "README.md").read_text().splitlines() if "--preset default &&" in line]
     configure, build = command.partition("#")[0].strip().split(" && ")
     clean = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
@@ -61,12 +61,12 @@ def test_nothing_is_overwritten(digits_bundle: Bundle, tmp_path: Path) -> None:
     full.mkdir(), empty.mkdir(), file.write_text("mine")  # type: ignore[func-returns-value]
     (full / ".hidden").write_text("mine")
     with pytest.raises(BundleError, match=r"is not empty, and holds no project .*nothing in it is overwritten"):
-        rd.cpp(digits_bundle, full)
+        rd.write_cpp(digits_bundle, full)
     with pytest.raises(BundleError, match="is a file; a project is a folder"):
-        rd.cpp(digits_bundle, file)
+        rd.write_cpp(digits_bundle, file)
     with pytest.raises(BundleError, match="cannot write"):
-        rd.cpp(digits_bundle, file / "project")
-    rd.cpp(digits_bundle, empty)
+        rd.write_cpp(digits_bundle, file / "project")
+    rd.write_cpp(digits_bundle, empty)
     assert {path.name for path in empty.iterdir()} == FILES | {WRITTEN}
     assert (full / ".hidden").read_text() == file.read_text() == "mine" and len(list(tmp_path.iterdir())) == 3
 
@@ -76,7 +76,7 @@ def test_what_cannot_be_written_leaves_nothing(digits_bundle: Bundle, tmp_path: 
     shutil.copytree(digits_bundle.path, damaged)
     (damaged / "model.fp32.onnx").write_bytes(b"damaged")
     with pytest.raises(IntegrityError, match="was changed after it was made"):
-        rd.cpp(damaged, tmp_path / "project")
+        rd.write_cpp(damaged, tmp_path / "project")
     for options, said in (
         ({"backend": "eager"}, "unknown backend 'eager'; choose onnxruntime, tensorrt, tensorrt-rtx"),
         ({"precision": "fp64"}, "unknown precision 'fp64'"),
@@ -85,7 +85,7 @@ def test_what_cannot_be_written_leaves_nothing(digits_bundle: Bundle, tmp_path: 
         ({"backend": "tensorrt", "precision": "int8"}, "has no model.int8.onnx"),
     ):
         with pytest.raises(UsageError, match=said):
-            rd.cpp(digits_bundle, tmp_path / "project", **options)
+            rd.write_cpp(digits_bundle, tmp_path / "project", **options)
     assert [path.name for path in tmp_path.iterdir()] == ["damaged"]
 
 
@@ -102,28 +102,28 @@ def test_the_command(digits_bundle: Bundle, tmp_path: Path) -> None:
 
 
 def test_a_project_is_brought_up_to_date_where_nobody_edited_it(digits_bundle: Bundle, tmp_path: Path) -> None:
-    project = rd.cpp(digits_bundle, tmp_path / "project").path
+    project = rd.write_cpp(digits_bundle, tmp_path / "project").path
     (project / "build").mkdir()
     (project / "build" / "classify").write_text("built")
     (project / "CMakeLists.txt").unlink()
     (project / "bundle" / "model.fp32.onnx").unlink()
-    rd.cpp(digits_bundle, project)
+    rd.write_cpp(digits_bundle, project)
     assert (project / "CMakeLists.txt").is_file() and (project / "build" / "classify").read_text() == "built"
     Bundle.open(project / "bundle").artifact("model.fp32.onnx")
     (project / "classify.cpp").write_text("mine")
     with pytest.raises(BundleError, match=r"classify\.cpp was edited after it was written"):
-        rd.cpp(digits_bundle, project)
+        rd.write_cpp(digits_bundle, project)
     assert (project / "classify.cpp").read_text() == "mine" and [path.name for path in tmp_path.iterdir()] == ["project"]
 
 
 def test_a_project_that_is_a_link_inside_is_refused(digits_bundle: Bundle, tmp_path: Path) -> None:
-    project, outside = rd.cpp(digits_bundle, tmp_path / "project").path, tmp_path / "outside"
+    project, outside = rd.write_cpp(digits_bundle, tmp_path / "project").path, tmp_path / "outside"
     shutil.copytree(project / "bundle", outside)
     shutil.rmtree(project / "bundle")
     (project / "bundle").symlink_to(outside)
     (outside / "model.fp32.onnx").unlink()
     with pytest.raises(BundleError, match="was edited"):
-        rd.cpp(digits_bundle, project)
+        rd.write_cpp(digits_bundle, project)
     assert not (outside / "model.fp32.onnx").exists()
 
 

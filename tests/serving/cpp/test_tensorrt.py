@@ -110,7 +110,7 @@ def test_plans_that_are_not_there(rtx_build: Path, bundle: Bundle, images: list[
 
 
 def test_the_project_of_a_plan_has_it_alone(rtx_build: Path, bundle: Bundle, images: list[str], tmp_path: Path) -> None:
-    project = rd.cpp(bundle, tmp_path / "project", backend="tensorrt-rtx")
+    project = rd.write_cpp(bundle, tmp_path / "project", backend="tensorrt-rtx")
     name, _ = plan_of(bundle)
     assert project.artifacts == (name,)
     assert {path.name for path in (tmp_path / "project" / "bundle").iterdir()} == {name, "manifest.json"}
