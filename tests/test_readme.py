@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tests.cpu import EXACT_INT8
+from tests.helpers.cpu import EXACT_INT8
 
 README = (ROOT / "README.md").read_text()
 

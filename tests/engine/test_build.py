@@ -15,7 +15,7 @@ from resnet_deploy.errors import EngineError
 from resnet_deploy.pipeline.build import graph_layers
 from resnet_deploy.pipeline.onnx_export import export_onnx
 from resnet_deploy.specs import silent
-from tests.test_exporter import deploy
+from tests.pipeline.test_onnx_export import deploy
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: the extra rtx")
 

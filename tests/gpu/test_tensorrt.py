@@ -1,4 +1,4 @@
-"""TensorRT and TensorRT-RTX on a real device: what tests/test_trt_backend.py has on a fake one."""
+"""TensorRT and TensorRT-RTX on a real device: what tests/backends/test_tensorrt.py has on a fake one."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import MissingPackageError, UnavailableError, UsageError
 from resnet_deploy.pipeline.build import ensure_plan
+from tests.backends.test_contract import IMAGES, contract
 from tests.conftest import DIGITS
-from tests.test_backends import IMAGES, contract
 
 FLAVOURS = ["tensorrt", "tensorrt-rtx"]
 

@@ -20,7 +20,7 @@ from resnet_deploy.errors import CalibrationError, UsageError
 from resnet_deploy.graph.graph import Graph
 from resnet_deploy.precision.calibrate import Calibration, Observer, image_digest, observe, symmetric_scale
 from resnet_deploy.specs import InputFormat, Preprocessing, check_calibration_method
-from tests.precision.graphs import BLOCKS, IMAGES, graph_of, observed
+from tests.helpers.precision_graphs import BLOCKS, IMAGES, graph_of, observed
 
 NAME = BLOCKS["padded shortcut"]
 Document = dict[str, Any]

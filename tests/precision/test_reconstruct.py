@@ -17,7 +17,7 @@ from resnet_deploy.precision import Graph, QuantizeOptions, Target, quantize, re
 from resnet_deploy.precision.auto import distance, run
 from resnet_deploy.precision.network import Network
 from resnet_deploy.precision.reconstruct import reconstruct as reconstructed
-from tests.precision.graphs import BLOCKS, IMAGES, SIZE, graph_of, observed
+from tests.helpers.precision_graphs import BLOCKS, IMAGES, SIZE, graph_of, observed
 
 SEEN = np.random.default_rng(1).standard_normal((96, 3, SIZE, SIZE), np.float32)
 OTHERS = np.random.default_rng(2).standard_normal((64, 3, SIZE, SIZE), np.float32)

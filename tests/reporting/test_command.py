@@ -26,7 +26,7 @@ from resnet_deploy.reporting.facts import commands
 from resnet_deploy.reporting.recorded import load_report
 from resnet_deploy.reporting.writing import check_path, write_report
 from tests.conftest import DIGITS
-from tests.reporting.reports import full, small
+from tests.helpers.reports import full, small
 from tests.test_cli import FAST, fails, load, run
 
 BENCH = ("--data", "digits", "--limit", "20", *FAST, "--backend", "eager", "--backend", "onnxruntime")

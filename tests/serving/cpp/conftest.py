@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.serving.cpp.programs import PIXELS, build, classify, ppm
+from tests.helpers.cpp import PIXELS, build, classify, ppm
 
 Ask = Callable[[str], tuple[str, str]]
 
