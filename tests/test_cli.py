@@ -9,31 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 
 from resnet_deploy.bundle.store import Bundle
-from resnet_deploy.cli import main
-from tests.conftest import DIGITS
-
-FAST = ("--duration", "0.05", "--batch", "1,2", "--threads", "1")
-
-
-def run(*args: str | Path) -> Result:
-    return CliRunner().invoke(main, [str(arg) for arg in args])
-
-
-def fails(code: int, *args: str | Path) -> str:
-    """The message of a command that ends with this exit code; a traceback is never one."""
-    done = run(*args)
-    assert done.exit_code == code, (done.exit_code, done.stdout, done.stderr, done.exception)
-    assert done.exception is None or isinstance(done.exception, SystemExit)
-    assert "Traceback" not in done.stderr and done.stderr.strip()
-    return done.stderr
-
-
-def load(done: Result) -> Any:
-    assert done.exit_code == 0, (done.stderr, done.exception)
-    return json.loads(done.stdout)
+from tests.helpers.cli import FAST, fails, load, run
+from tests.helpers.paths import DIGITS
 
 
 @pytest.fixture

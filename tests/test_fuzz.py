@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from resnet_deploy.bundle.store import Bundle
-from tests.conftest import ROOT
 from tests.fuzz import bundles
 from tests.fuzz.cases import discover, execute, numbered
+from tests.helpers.paths import ROOT
 
 TOYS = {
     "good": "rng.random()",

@@ -17,9 +17,8 @@ from pathlib import Path
 import pytest
 
 from resnet_deploy.bundle.store import Bundle
-from tests.conftest import DIGITS, ROOT
-
-COMMAND = [sys.executable, str(ROOT / "cli.py")]
+from tests.helpers.paths import DIGITS, ROOT
+from tests.helpers.processes import COMMAND, in_namespace
 
 
 def export_args(output: Path, head: str = "logits") -> list[str]:
@@ -114,13 +113,6 @@ def test_an_interrupt_that_is_ignored_stays_ignored(digits_bundle: Bundle, tmp_p
     script = f"trap '' INT; {program} & pid=$!; sleep 1; kill -INT $pid; wait $pid"
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
     assert done.returncode == 0 and "cosine_mean" in done.stdout, done.stderr
-
-
-def in_namespace(script: str) -> subprocess.CompletedProcess[str]:
-    """Run a shell script where it may mount file systems that nobody else sees."""
-    if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode:
-        pytest.skip("namespaces of our own are not permitted here")
-    return subprocess.run(["unshare", "-rm", "sh", "-ec", script], capture_output=True, text=True)
 
 
 @pytest.mark.parametrize("size", ["600k", "1700k"], ids=["weights", "graph"])

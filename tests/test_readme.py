@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
 from tests.helpers.cpu import EXACT_INT8
+from tests.helpers.paths import ROOT
 
 README = (ROOT / "README.md").read_text()
 

@@ -15,6 +15,7 @@ import pytest
 
 import resnet_deploy
 from resnet_deploy.cli import main
+from tests.helpers.paths import ROOT
 
 PACKAGE = Path(resnet_deploy.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -216,3 +217,12 @@ def test_the_library_knows_every_option_of_the_command_line() -> None:
         named = set(inspect.signature(function).parameters) | {argument}
         asked = {parameter.name for parameter in main.commands[name].params}
         assert asked <= named | known, asked - named - known
+
+
+def test_test_files_do_not_import_each_other() -> None:
+    """What several of them use is in tests/helpers, and fixtures are found by pytest."""
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        for module in imports(path):
+            parts = module.split(".")
+            other = parts[0] == "tests" and [part for part in parts if part.startswith("test_") or part == "conftest"]
+            assert not other, f"{path}: {module}; move what both need to tests/helpers"

@@ -17,7 +17,7 @@ from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import UnavailableError, UsageError
 from resnet_deploy.pipeline.verify import REFERENCE
-from tests.backends.test_contract import IMAGES, contract
+from tests.helpers.contract import IMAGES, contract
 from tests.helpers.fake_tensorrt import HostDevice
 
 EAGER = [

@@ -20,9 +20,9 @@ from resnet_deploy.engine.plan import Origin
 from resnet_deploy.errors import EngineError, IntegrityError, UnavailableError, UsageError
 from resnet_deploy.pipeline.onnx_export import export_onnx
 from resnet_deploy.pipeline.verify import REFERENCE
-from tests.backends.test_contract import IMAGES, contract
+from tests.helpers.contract import IMAGES, contract
 from tests.helpers.fake_tensorrt import Engine, HostDevice, TensorRt
-from tests.pipeline.test_onnx_export import deploy
+from tests.helpers.networks import deploy
 
 ORIGIN = Origin(flavour="tensorrt", version="11.4.0", platform="Linux-x86_64", gpu="NVIDIA H200", compute_capability="9.0")
 Make = Callable[..., TensorRtBackend]

@@ -30,11 +30,11 @@ from resnet_deploy.pipeline.lower import LoweringOptions, lower
 from resnet_deploy.specs import Precision, silent
 from resnet_deploy.timing.measure import Interrupted
 from resnet_deploy.timing.nvml import Gpu
-from tests.conftest import ROOT
+from tests.helpers.cli import fails, load, run
+from tests.helpers.fake_nvml import FakeNvml
 from tests.helpers.fake_tensorrt import HostDevice
-from tests.test_cli import fails, load, run
-from tests.test_interruptions import COMMAND, in_namespace
-from tests.timing.test_conditions import FakeNvml
+from tests.helpers.paths import ROOT
+from tests.helpers.processes import COMMAND, in_namespace
 
 BACKENDS = ("--backend", "eager", "--backend", "onnxruntime")
 ARGS = ("--data", "digits", "--limit", "20", "--threads", "1", "--duration", "0.05", "--batch", "1,2,4", *BACKENDS)
@@ -227,7 +227,7 @@ def test_conditions_are_recorded_beside_each_figure(bundle: Path) -> None:
 
 def test_unsafe_conditions_are_warned_of_once_with_the_worst() -> None:
     from resnet_deploy.benchmarking.report import warnings_for
-    from tests.benchmarking.test_advice import row
+    from tests.helpers.results import row
 
     def under(share: str, **about: Any) -> Any:
         return row(

@@ -23,8 +23,8 @@ from resnet_deploy.cli import main
 from resnet_deploy.commands.options import Number
 from resnet_deploy.errors import StorageError, UsageError
 from resnet_deploy.terminal.visible import visible
-from tests.conftest import ROOT
-from tests.test_interruptions import COMMAND, in_namespace
+from tests.helpers.paths import ROOT
+from tests.helpers.processes import COMMAND, in_namespace
 
 BAD = ["nan", "inf", "-inf", "-1", str(2**31), str(2**63), str(10**23), "1e999", "٣", "", "9" * 5000, "0x10", "1_000", "1e1e1"]
 # Numbers that are part of a text: how the text is made, and what else is bad there.

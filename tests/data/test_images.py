@@ -24,7 +24,7 @@ from resnet_deploy.data.sources import open_data
 from resnet_deploy.errors import UsageError
 from resnet_deploy.serving.embedding.decoding import Decoder
 from resnet_deploy.specs import InputFormat, Preprocessing
-from tests.conftest import ROOT
+from tests.helpers.paths import ROOT
 
 SMALL = Preprocessing(resize=8, crop=8)
 TRANSFORM = Transform(preprocessing=SMALL, input_format=InputFormat.UINT8)

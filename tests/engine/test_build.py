@@ -7,26 +7,16 @@ from pathlib import Path
 import pytest
 
 from resnet_deploy.bundle.store import Bundle
-from resnet_deploy.engine.build import Built, build_plan
+from resnet_deploy.engine.build import build_plan
 from resnet_deploy.engine.flavours import TENSORRT, TENSORRT_RTX, Flavour
 from resnet_deploy.engine.options import BuildOptions
-from resnet_deploy.engine.report import summarize
 from resnet_deploy.errors import EngineError
-from resnet_deploy.pipeline.build import graph_layers
 from resnet_deploy.pipeline.onnx_export import export_onnx
 from resnet_deploy.specs import silent
-from tests.pipeline.test_onnx_export import deploy
+from tests.helpers.engines import build
+from tests.helpers.networks import deploy
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: the extra rtx")
-
-
-def build(path: Path, target: str = "sm86") -> Built:
-    return build_plan(path, BuildOptions(batch="1:2:8"), TENSORRT_RTX, (target,), silent)
-
-
-def build_report(path: Path, target: str) -> dict[str, str]:
-    """Of every convolution, by the name of its node, the precision of the engine layer that computes it."""
-    return summarize(build(path, target).layers, *graph_layers(path)).layers
 
 
 def test_the_trained_network_builds(digits_bundle: Bundle) -> None:

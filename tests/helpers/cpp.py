@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from resnet_deploy.specs import InputFormat
 
 SOURCES = Path(__file__).parents[1] / "serving" / "cpp"
 PIXELS = np.random.default_rng(7).integers(0, 256, (5, 32, 32, 3), np.uint8)
+Ask = Callable[[str], tuple[str, str]]
 Edit = Callable[[dict[str, Any]], object]
 HEADERS = {  # of a backend: the variable that names their folder, one of them, and where else they may be
     "onnxruntime": (
@@ -136,3 +137,20 @@ def changed(bundle: Bundle, folder: Path, edit: Edit) -> Path:
     edit(manifest)
     (folder / MANIFEST).write_bytes(signed(manifest))
     return folder
+
+
+def asking(folder: Path) -> Iterator[Ask]:
+    """A call of the program `units`: what it said in front, and what it said."""
+    with subprocess.Popen([folder / "units"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None and process.stdout is not None
+        sent, received = process.stdin, process.stdout
+
+        def ask(line: str) -> tuple[str, str]:
+            sent.write(f"{line}\n")
+            sent.flush()
+            first, _, rest = received.readline().rstrip("\n").partition(" ")
+            return first, rest
+
+        yield ask
+        sent.close()
+    assert process.returncode == 0

@@ -25,7 +25,7 @@ from resnet_deploy.models import checkpoint, registry
 from resnet_deploy.models.create import create_model, load_model
 from resnet_deploy.models.metadata import Metadata
 from resnet_deploy.specs import Preprocessing, to_dict
-from tests.conftest import DIGITS
+from tests.helpers.paths import DIGITS
 
 ROW = registry.architecture("resnet20")
 State = dict[str, Tensor]

@@ -11,14 +11,7 @@ from torch import nn
 from resnet_deploy.models import registry
 from resnet_deploy.models.complexity import Complexity, complexity
 from resnet_deploy.models.resnet import ResNet
-
-OPTIONS = [
-    "resnet34:shortcut=A", "resnet34:shortcut=C", "resnet50:shortcut=D", "resnet50d:stem=imagenet", "resnet50:stride_on=1x1",
-    "resnet50:squeeze=16", "resnet18:squeeze=16", "resnet50:output_stride=8", "preact_resnet50:squeeze=8",
-    "preact_resnet18:shortcut=C", "resnet:layers=1-2-1,block=bottleneck,groups=4,width_per_group=24",
-    *(f"resnet20:activation={kind}" for kind in ("bn-after-add", "relu-before-add", "relu-only")),
-    *(f"resnet50:activation={kind}" for kind in ("bn-after-add", "relu-before-add", "relu-only")),
-]  # fmt: skip
+from tests.helpers.networks import OPTIONS
 
 
 def counted(row: registry.Architecture, size: int) -> Complexity:

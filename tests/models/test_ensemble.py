@@ -19,8 +19,8 @@ from resnet_deploy.parity.metrics import average_views
 from resnet_deploy.pipeline.export import export
 from resnet_deploy.pipeline.verify import verify
 from resnet_deploy.specs import Head, InputFormat
-from tests.conftest import DIGITS
-from tests.engine.test_build import build
+from tests.helpers.engines import build
+from tests.helpers.paths import DIGITS
 
 TWO = "ensemble:resnet20+preact_resnet_cifar:20"
 

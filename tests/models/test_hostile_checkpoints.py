@@ -24,9 +24,9 @@ from resnet_deploy.models import checkpoint, registry
 from resnet_deploy.models.create import load_model
 from resnet_deploy.models.metadata import Metadata
 from resnet_deploy.specs import Preprocessing
-from tests.conftest import DIGITS
 from tests.fuzz import checkpoints as fuzz
 from tests.fuzz.checkpoints import ARCHITECTURE, rezipped, weights
+from tests.helpers.paths import DIGITS
 
 State = dict[str, Any]
 

@@ -20,6 +20,7 @@ from resnet_deploy.models.create import create_model
 from resnet_deploy.models.deploy import DeployModel
 from resnet_deploy.models.resnet import ResNet
 from resnet_deploy.specs import Head, InputFormat, Preprocessing, TensorSpec
+from tests.helpers.networks import randomize
 from tests.helpers.peers import torchvision
 
 IMAGENET = [row.name for row in registry.ARCHITECTURES.values() if row.weights]  # those of torchvision
@@ -77,21 +78,6 @@ GMACS = {
 
 def images(count: int = 2, size: int = 64) -> torch.Tensor:
     return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(1))
-
-
-def randomize(network: nn.Module) -> None:
-    """Weights that keep activations near one, and batch norms that are far from the identity."""
-    generator = torch.Generator().manual_seed(2)
-    for layer in network.modules():
-        if isinstance(layer, (nn.Conv2d, nn.Linear)):
-            layer.weight.data.normal_(std=layer.weight[0].numel() ** -0.5, generator=generator)
-        elif isinstance(layer, nn.BatchNorm2d):
-            layer.weight.data.uniform_(0.5, 1.5, generator=generator)
-            layer.running_mean.normal_(std=0.1, generator=generator)
-            layer.running_var.uniform_(0.5, 1.5, generator=generator)
-            layer.num_batches_tracked.fill_(3)
-        if isinstance(getattr(layer, "bias", None), torch.Tensor):
-            layer.bias.data.normal_(std=0.1, generator=generator)
 
 
 # What the table says.

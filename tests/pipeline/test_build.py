@@ -27,7 +27,7 @@ from resnet_deploy.errors import EngineError, IntegrityError, PrecisionError, Un
 from resnet_deploy.graph.graph import Graph
 from resnet_deploy.pipeline import build as building
 from resnet_deploy.pipeline.build import graph_layers
-from tests.conftest import ROOT
+from tests.helpers.paths import ROOT
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: the extra rtx")
 

@@ -12,8 +12,8 @@ from resnet_deploy.bundle.manifest import GraphFile
 from resnet_deploy.bundle.names import CALIBRATION, FP32, MANIFEST, WEIGHTS
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import BundleError, CalibrationError, CheckpointError, IntegrityError, TuningError, UsageError
-from tests.conftest import DIGITS
-from tests.test_cli import fails, load, run
+from tests.helpers.cli import fails, load, run
+from tests.helpers.paths import DIGITS
 
 INT8 = {"precision": "int8", "targets": "tensorrt", "calibration": "digits:train", "calibration_images": 24}
 

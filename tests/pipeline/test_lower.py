@@ -15,9 +15,9 @@ from resnet_deploy.errors import CalibrationError, DataError, TuningError, Usage
 from resnet_deploy.models.checkpoint import read, save
 from resnet_deploy.models.registry import architecture
 from resnet_deploy.pipeline.lower import LoweringOptions
-from tests.conftest import DIGITS
+from tests.helpers.cli import fails, load, run
 from tests.helpers.cpu import EXACT_INT8
-from tests.test_cli import fails, load, run
+from tests.helpers.paths import DIGITS
 
 MADE = {"weights": DIGITS, "input": "uint8", "max_batch": 8, "calibration": "digits:train", "calibration_images": 200}
 ALL = ("model.fp16.onnx", "model.bf16.onnx", "model.int8.onnx", "model.int8-cpu.onnx", "model.fp8.onnx")

@@ -11,19 +11,10 @@ import torch
 
 from resnet_deploy import limits
 from resnet_deploy.errors import ExportError, StorageError, UsageError
-from resnet_deploy.models.create import load_model
 from resnet_deploy.models.deploy import DeployModel
 from resnet_deploy.pipeline.inspect import inspect
 from resnet_deploy.pipeline.onnx_export import export_onnx
-from resnet_deploy.specs import Head, InputFormat, Preprocessing
-from tests.conftest import DIGITS
-
-
-def deploy(name: str = "resnet20", head: str = "logits", input_format: str = "float", size: int = 32) -> DeployModel:
-    loaded = load_model(name, weights=DIGITS if name == "resnet20" else None)
-    preprocessing = Preprocessing(resize=size, crop=size, mean=loaded.preprocessing.mean, std=loaded.preprocessing.std)
-    parsed = Head.parse(head.removesuffix("+l2"), l2_normalize=head.endswith("+l2"))
-    return DeployModel(loaded.network, head=parsed, input_format=InputFormat(input_format), preprocessing=preprocessing)
+from tests.helpers.networks import deploy
 
 
 def run(path: Path, images: np.ndarray) -> dict[str, np.ndarray]:

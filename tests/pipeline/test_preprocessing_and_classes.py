@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 import resnet_deploy as rd
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import DataError
-from tests.conftest import DIGITS
-from tests.test_cli import run
+from tests.helpers.cli import run
+from tests.helpers.paths import DIGITS
 
 FAST = {"batch": 1, "duration_s": 0.02, "backends": ["eager"]}
 

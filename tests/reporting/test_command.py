@@ -25,9 +25,9 @@ from resnet_deploy.errors import BundleError, IntegrityError, StorageError, Usag
 from resnet_deploy.reporting.facts import commands
 from resnet_deploy.reporting.recorded import load_report
 from resnet_deploy.reporting.writing import check_path, write_report
-from tests.conftest import DIGITS
+from tests.helpers.cli import FAST, fails, load, run
+from tests.helpers.paths import DIGITS
 from tests.helpers.reports import full, small
-from tests.test_cli import FAST, fails, load, run
 
 BENCH = ("--data", "digits", "--limit", "20", *FAST, "--backend", "eager", "--backend", "onnxruntime")
 

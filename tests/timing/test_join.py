@@ -8,7 +8,7 @@ import pytest
 
 from resnet_deploy.timing.conditions import Conditions, CpuCounters, Sample
 from resnet_deploy.timing.join import end_to_end
-from tests.timing.test_conditions import gpu_state
+from tests.helpers.fake_nvml import gpu_state
 
 
 def turn(

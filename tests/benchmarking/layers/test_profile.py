@@ -29,9 +29,9 @@ from resnet_deploy.cli import main
 from resnet_deploy.engine.profiler import attach, make_profiler
 from resnet_deploy.errors import BackendError, UsageError
 from resnet_deploy.terminal import profiles as text
-from tests.backends.test_contract import IMAGES
-from tests.conftest import DIGITS
+from tests.helpers.contract import IMAGES
 from tests.helpers.fakes import FakeBackend
+from tests.helpers.paths import DIGITS
 
 WEIGHTED = {"Conv", "Gemm", "MatMul"}
 

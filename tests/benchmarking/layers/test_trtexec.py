@@ -35,8 +35,8 @@ from resnet_deploy.engine.report import summarize
 from resnet_deploy.errors import BackendError, UnavailableError, UsageError
 from resnet_deploy.specs import Precision
 from resnet_deploy.terminal import profiles as text
-from tests.benchmarking.test_advice import latency, row
 from tests.helpers.fake_tensorrt import Engine, HostDevice, TensorRt
+from tests.helpers.results import latency, row
 
 TEN = """\
 &&&& RUNNING TensorRT.trtexec [TensorRT v101601] [b11] # trtexec --loadEngine=model.plan

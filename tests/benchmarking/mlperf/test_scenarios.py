@@ -26,9 +26,9 @@ from resnet_deploy.benchmarking.mlperf.search import MOST_RUNS, search_rate
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.data.dataset import Dataset
 from resnet_deploy.errors import BackendError, DataError, UsageError
-from tests.conftest import ROOT
+from tests.helpers.cli import fails, load, run
 from tests.helpers.fakes import FakeBackend
-from tests.test_cli import fails, load, run
+from tests.helpers.paths import ROOT
 
 ALL = ("single-stream", "multi-stream", "server", "offline")
 LOADGEN = ("--threads", "1", "--data", "digits", "--min-duration", "200ms", "--backend", "onnxruntime")

@@ -19,7 +19,7 @@ from resnet_deploy.errors import UnavailableError, UsageError
 from resnet_deploy.models import registry
 from resnet_deploy.models.complexity import kernels
 from resnet_deploy.models.resnet import ResNet
-from tests.models.test_complexity import OPTIONS
+from tests.helpers.networks import OPTIONS
 
 RESNET50 = registry.architecture("resnet50")
 OFFLINE = 2048  # images in a batch, as MLPerf's Offline has on this device

@@ -23,8 +23,8 @@ from resnet_deploy.bundle.names import FP32, MANIFEST
 from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.pipeline.export import export
-from tests.conftest import DIGITS
 from tests.helpers.cpp import PIXELS, Edit, answers, build, changed, classify, compare, expected, ppm, run
+from tests.helpers.paths import DIGITS
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5])

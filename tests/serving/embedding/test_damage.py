@@ -15,8 +15,7 @@ import pytest
 import resnet_deploy as rd
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import DataError, DeployError, OutputError, StorageError
-from tests.helpers.photographs import command, photograph, photographs
-from tests.serving.embedding.test_output import killed
+from tests.helpers.embedding import command, killed, photograph, photographs
 
 pa = pytest.importorskip("pyarrow", reason="the extra `parquet` is not installed")
 pq = pytest.importorskip("pyarrow.parquet", reason="the extra `parquet` is not installed")

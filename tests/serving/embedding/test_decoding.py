@@ -22,8 +22,8 @@ from resnet_deploy.errors import StorageError
 from resnet_deploy.serving.embedding.decoders import Decoders
 from resnet_deploy.serving.embedding.decoding import Decoder
 from resnet_deploy.specs import InputFormat, Preprocessing
-from tests.conftest import ROOT
-from tests.helpers.photographs import photograph
+from tests.helpers.embedding import photograph
+from tests.helpers.paths import ROOT
 
 
 @pytest.fixture(autouse=True)

@@ -16,9 +16,9 @@ import pytest
 
 import resnet_deploy as rd
 from resnet_deploy.bundle.store import Bundle
-from tests.conftest import ROOT
-from tests.helpers.photographs import command, photographs
-from tests.test_interruptions import COMMAND, in_namespace
+from tests.helpers.embedding import command, photographs
+from tests.helpers.paths import ROOT
+from tests.helpers.processes import COMMAND, in_namespace
 
 pq = pytest.importorskip("pyarrow.parquet", reason="the extra `parquet` is not installed")
 

@@ -24,8 +24,8 @@ from resnet_deploy.serving.embedding.decoders import Decoders
 from resnet_deploy.serving.embedding.decoding import LARGE_PIXELS, Decoder
 from resnet_deploy.serving.embedding.locks import FolderLock, InheritedLock
 from resnet_deploy.specs import InputFormat, Preprocessing
-from tests.conftest import ROOT
-from tests.helpers.photographs import command
+from tests.helpers.embedding import command
+from tests.helpers.paths import ROOT
 
 TRANSFORM = Transform(preprocessing=Preprocessing(resize=40, crop=32), input_format=InputFormat.UINT8)
 

@@ -11,7 +11,7 @@ import pytest
 import resnet_deploy as rd
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import DataError, OutputError
-from tests.helpers.photographs import command, photograph, photographs
+from tests.helpers.embedding import command, killed, photograph, photographs
 
 pq = pytest.importorskip("pyarrow.parquet", reason="the extra `parquet` is not installed")
 
@@ -22,19 +22,6 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = photographs(tmp_path_factory.mktemp("images"), 12)
     (folder / "001" / "00011.jpg").write_bytes(b"")
     return folder
-
-
-def killed(bundle: Bundle, images: Path, output: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of parts that a run leaves which ends before the output is made of them."""
-
-    def stop(self: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr("resnet_deploy.serving.embedding.output.Output.finish", stop)
-        with pytest.raises(KeyboardInterrupt):
-            rd.embed(bundle, images, output, batch=4, threads=1, checkpoint_s=0)
-    return output.with_name(f"{output.name}.parts")
 
 
 def contents(folder: Path) -> dict[str, bytes]:

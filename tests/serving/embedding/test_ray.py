@@ -15,8 +15,8 @@ import pytest
 
 import resnet_deploy as rd
 from resnet_deploy.bundle.store import Bundle
-from tests.conftest import ROOT
-from tests.helpers.photographs import column, photographs
+from tests.helpers.embedding import column, photographs
+from tests.helpers.paths import ROOT
 
 pq = pytest.importorskip("pyarrow.parquet", reason="the extra `parquet` is not installed")
 pytestmark = pytest.mark.slow

@@ -18,8 +18,8 @@ from resnet_deploy.errors import DataError, DeployError, OutputError, UsageError
 from resnet_deploy.serving.embedding.job import EmbedOptions
 from resnet_deploy.serving.embedding.tables import Answers, check_outputs
 from resnet_deploy.specs import TensorSpec
-from tests.conftest import DIGITS
-from tests.helpers.photographs import answers, column, photograph, photographs
+from tests.helpers.embedding import answers, column, photograph, photographs
+from tests.helpers.paths import DIGITS
 
 pq = pytest.importorskip("pyarrow.parquet", reason="the extra `parquet` is not installed")
 

@@ -18,7 +18,7 @@ from resnet_deploy.errors import BundleError, IntegrityError, RepositoryError, S
 from resnet_deploy.serving.triton import repository as module
 from resnet_deploy.serving.triton.model_config import new_config, read_config, string_parameters, to_text
 from resnet_deploy.serving.triton.repository import CONFIG, IDENTITY, Added, File, Model, add
-from tests.conftest import ROOT
+from tests.helpers.paths import ROOT
 
 MODELS = ("net", "net_step")
 

@@ -22,9 +22,9 @@ from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.data.preprocessing import Transform
 from resnet_deploy.pipeline.verify import REFERENCE
 from resnet_deploy.serving.triton.model_config import SCHEMA, new_config, read_config, to_text
-from tests.conftest import ROOT
 from tests.helpers.cpu import EXACT_INT8
-from tests.serving.triton.conftest import PROBABILITIES, Triton, example, with_tensorrt
+from tests.helpers.paths import ROOT
+from tests.helpers.triton import PROBABILITIES, Triton, example, with_tensorrt
 
 # The model's name in the repository, its bundle, and what ONNX Runtime runs for it.
 MODELS = [

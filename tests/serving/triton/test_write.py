@@ -26,8 +26,8 @@ from resnet_deploy.serving.triton.releases import RELEASES, fits, tensorrt_of
 from resnet_deploy.serving.triton.steps import classify
 from resnet_deploy.serving.triton.steps.classify import TritonPythonModel
 from resnet_deploy.specs import silent
-from tests.serving.triton.conftest import with_tensorrt
-from tests.test_cli import fails, load, run
+from tests.helpers.cli import fails, load, run
+from tests.helpers.triton import with_tensorrt
 
 L4 = ("NVIDIA L4", "8.9")
 

@@ -1,4 +1,4 @@
-"""Generated image files, and what they should become."""
+"""Generated image files, what they should become, and runs of `embed` over them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
+import resnet_deploy as rd
 from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.bundle.store import Bundle
-from tests.conftest import ROOT
+from tests.helpers.paths import ROOT
 
 
 def photograph(seed: int, width: int = 40, height: int = 36) -> Image.Image:
@@ -60,3 +62,16 @@ def command(*args: str | Path, prefix: Iterable[str] = (), **options: Any) -> su
     """`resnet-deploy embed ...` in a process of its own."""
     done = [*prefix, sys.executable, str(ROOT / "cli.py"), "embed", *map(os.fspath, args)]
     return subprocess.run(done, capture_output=True, text=True, errors="replace", **options)
+
+
+def killed(bundle: Bundle, images: Path, output: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of parts that a run leaves which ends before the output is made of them."""
+
+    def stop(self: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("resnet_deploy.serving.embedding.output.Output.finish", stop)
+        with pytest.raises(KeyboardInterrupt):
+            rd.embed(bundle, images, output, batch=4, threads=1, checkpoint_s=0)
+    return output.with_name(f"{output.name}.parts")
