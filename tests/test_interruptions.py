@@ -17,18 +17,21 @@ from pathlib import Path
 import pytest
 
 from resnet_deploy.bundle.store import Bundle
+from tests.helpers.cli import run
 from tests.helpers.paths import DIGITS, ROOT
 from tests.helpers.processes import COMMAND, in_namespace
 
+SMALL = ("resnet_cifar:8",)
+TRAINED = ("resnet20", "--weights", str(DIGITS))
 
-def export_args(output: Path, head: str = "logits") -> list[str]:
-    asked = ["export", "resnet20", "--weights", str(DIGITS), "--head", head, "--max-batch", "2", "-o", str(output)]
-    return [*asked, "--overwrite"]
+
+def export_args(output: Path, network: tuple[str, ...] = TRAINED, head: str = "logits") -> list[str]:
+    return ["export", *network, "--head", head, "--max-batch", "2", "-o", str(output), "--overwrite"]
 
 
 def interrupt(output: Path, kind: signal.Signals) -> tuple[int, str]:
     """Start an export and send a signal once it is at work on its files."""
-    with subprocess.Popen([*COMMAND, *export_args(output, "topk:3")], stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen([*COMMAND, *export_args(output, SMALL, "topk:3")], stderr=subprocess.PIPE, text=True) as process:
         end = time.monotonic() + 60
         while not [*output.glob(".draft-*/weights.safetensors")]:
             assert process.poll() is None and time.monotonic() < end
@@ -55,8 +58,8 @@ def test_an_interrupted_export_loses_nothing(digits_bundle: Bundle, tmp_path: Pa
         found = Bundle.open(output)
         assert found.manifest == digits_bundle.manifest
         assert found.artifact("model.fp32.onnx").is_file(), "the old bundle still works"
-    done = subprocess.run([*COMMAND, *export_args(output)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    done = run(*export_args(output, SMALL))
+    assert done.exit_code == 0, done.stderr
     assert sorted(p.name for p in output.iterdir()) == [".lock", "manifest.json", "model.fp32.onnx", "weights.safetensors"]
 
 
@@ -65,7 +68,7 @@ def test_ctrl_c_while_the_exporter_works(tmp_path: Path, after_s: float) -> None
     """At several moments of torch.export and of what follows it."""
     output = tmp_path / "bundle"
     with subprocess.Popen(
-        [*COMMAND, *export_args(output)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*COMMAND, *export_args(output, SMALL)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         end = time.monotonic() + 120
         while not [*output.glob(".draft-*/weights.safetensors")]:
@@ -89,7 +92,7 @@ def test_ctrl_c_while_the_exporter_works(tmp_path: Path, after_s: float) -> None
 def test_what_an_exporter_makes_of_ctrl_c_is_ctrl_c(tmp_path: Path, answer: str) -> None:
     """torch's exporter calls Python from C++ and the other way round, and KeyboardInterrupt does not always survive that."""
     (tmp_path / "sitecustomize.py").write_text(
-        "import os, sys, time\nfrom resnet_deploy import steps\n"
+        "import os, sys, time\nfrom resnet_deploy.pipeline import verify as steps\n"
         f"def verify(*args, **given):\n    open({str(tmp_path / 'ready')!r}, 'w')\n    try:\n        time.sleep(60)\n"
         f"    except KeyboardInterrupt as exc:\n        {answer}\nsteps.verify = verify\n"
     )
@@ -130,7 +133,7 @@ def test_a_full_disk(digits_bundle: Bundle, tmp_path: Path, size: str) -> None:
 def test_a_full_disk_keeps_the_old_bundle(digits_bundle: Bundle, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
-    command = " ".join([*COMMAND, *export_args(disk / "b", "topk:3")])
+    command = " ".join([*COMMAND, *export_args(disk / "b", head="topk:3")])
     verify = " ".join([*COMMAND, "verify", str(disk / "b"), "--data", "digits", "--limit", "9"])
     done = in_namespace(
         f"mount -t tmpfs -o size=3m none {disk}; cp -r {digits_bundle.path} {disk}/b; "

@@ -18,11 +18,11 @@ from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.engine.plan import Origin
 from resnet_deploy.errors import EngineError, IntegrityError, UnavailableError, UsageError
-from resnet_deploy.pipeline.onnx_export import export_onnx
 from resnet_deploy.pipeline.verify import REFERENCE
 from tests.helpers.contract import IMAGES, contract
 from tests.helpers.fake_tensorrt import Engine, HostDevice, TensorRt
 from tests.helpers.networks import deploy
+from tests.helpers.shared import graph
 
 ORIGIN = Origin(flavour="tensorrt", version="11.4.0", platform="Linux-x86_64", gpu="NVIDIA H200", compute_capability="9.0")
 Make = Callable[..., TensorRtBackend]
@@ -140,12 +140,11 @@ def test_trtexecs_terms_and_queue(make: Make, text: str) -> None:
 
 
 @pytest.mark.parametrize("head", ["topk:5", "features", "embedding+l2", "probabilities"])
-def test_every_head(make: Make, tmp_path: Path, head: str) -> None:
+def test_every_head(make: Make, head: str) -> None:
     model = deploy(head=head, input_format="uint8")
-    export_onnx(model, tmp_path / "m.onnx", max_batch=8)
     images = np.random.default_rng(0).integers(0, 256, (3, *model.input_spec.shape[1:]), np.uint8)  # type: ignore[arg-type]
     expected = EagerBackend(model, REFERENCE, threads=1).infer(images)
-    with make(graph=tmp_path / "m.onnx") as backend:
+    with make(graph=graph(head, "uint8")) as backend:
         found = backend.infer(images)
     assert list(found) == list(expected)
     for name, values in expected.items():

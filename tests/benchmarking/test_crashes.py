@@ -151,8 +151,8 @@ def test_a_crash_that_is_no_backends(bundle: Path, tmp_path: Path) -> None:
     """As in the exporter: there is nothing to leave out."""
     (tmp_path / "hook").mkdir()
     (tmp_path / "hook" / "sitecustomize.py").write_text(
-        "import os, signal\nfrom resnet_deploy import data\n"
-        "data.open_data = lambda *args, **given: os.kill(os.getpid(), signal.SIGSEGV)\n"
+        "import os, signal\nfrom resnet_deploy.data import sources\n"
+        "sources.open_data = lambda *args, **given: os.kill(os.getpid(), signal.SIGSEGV)\n"
     )
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path / "hook"), str(ROOT)])}
     done = bench(bundle, env)
@@ -164,8 +164,8 @@ def test_a_crash_that_is_no_backends(bundle: Path, tmp_path: Path) -> None:
 def test_inspect_says_that_it_crashed(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "hook").mkdir()
     (tmp_path / "hook" / "sitecustomize.py").write_text(
-        "import os, signal\nfrom resnet_deploy import inspection\n"
-        "inspection.inspect = lambda *args, **given: os.kill(os.getpid(), signal.SIGSEGV)\n"
+        "import os, signal\nfrom resnet_deploy.pipeline import inspect\n"
+        "inspect.inspect = lambda *args, **given: os.kill(os.getpid(), signal.SIGSEGV)\n"
     )
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path / "hook"), str(ROOT)])}
     done = subprocess.run([*COMMAND, "inspect", str(bundle / "model.fp32.onnx")], capture_output=True, text=True, env=env)

@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from filelock import FileLock
 
 import resnet_deploy as rd
 from resnet_deploy.bundle.store import Bundle
+from resnet_deploy.pipeline.export import ExportOptions
 
+OF_FP32 = {field.name for field in fields(ExportOptions)}
 _run: Path | None = None
 
 
@@ -39,11 +42,31 @@ def once(name: str, make: Callable[[Path], object]) -> Path:
 def exported(architecture: str, copy: Path | None = None, **options: Any) -> Bundle:
     """A bundle as `rd.export` makes it, for tests of what is done with one.
 
+    Its FP32 graph, which is what takes long, is exported once for all precisions and calibrations.
+
     Args:
         architecture: As for `rd.export`.
         copy: Where a test that changes the bundle has its own; without it, the bundle is everybody's.
         **options: Of `rd.export`.
     """
-    key = hashlib.sha256(repr((architecture, sorted(options.items()))).encode()).hexdigest()[:12]
-    path = once(f"bundle-{key}", lambda folder: rd.export(architecture, folder, **options))
+    plain = {name: value for name, value in options.items() if name in OF_FP32}
+
+    def make(folder: Path) -> None:
+        if plain != options:
+            exported(architecture, folder, **plain)
+        rd.export(architecture, folder, **options)
+
+    key = hashlib.sha256(repr((architecture, sorted(options.items()))).encode()).hexdigest()[:16]
+    path = once(f"bundle-{key}", make)
     return Bundle.open(path if copy is None else Path(shutil.copytree(path, copy)))
+
+
+def graph(head: str = "logits", input_format: str = "float") -> Path:
+    """The trained ResNet-20 with a head, as an ONNX file for batches to 8."""
+    from resnet_deploy.pipeline.onnx_export import export_onnx
+    from tests.helpers.networks import deploy  # loads torch, which not every test needs
+
+    def make(path: Path) -> None:
+        export_onnx(deploy(head=head, input_format=input_format), path, max_batch=8)
+
+    return once(f"{head}-{input_format}.onnx", make)

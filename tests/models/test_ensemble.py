@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -21,22 +22,29 @@ from resnet_deploy.pipeline.verify import verify
 from resnet_deploy.specs import Head, InputFormat
 from tests.helpers.engines import build
 from tests.helpers.paths import DIGITS
+from tests.helpers.shared import exported, once
 
 TWO = "ensemble:resnet20+preact_resnet_cifar:20"
 
 
 @pytest.fixture(scope="module")
-def members(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def members() -> list[Path]:
     """Two checkpoints of seven classes."""
-    folder = tmp_path_factory.mktemp("members")
-    paths = []
-    for index, name in enumerate(("resnet20", "preact_resnet_cifar:20")):
-        torch.manual_seed(index)
-        network = create_model(name, num_classes=7)
-        torch.nn.init.normal_(network.fc.weight)
-        paths.append(folder / f"{index}.pth")
-        torch.save(network.state_dict(), paths[-1])
-    return paths
+
+    def make(folder: Path) -> None:
+        folder.mkdir()
+        for index, name in enumerate(("resnet20", "preact_resnet_cifar:20")):
+            torch.manual_seed(index)
+            network = create_model(name, num_classes=7)
+            torch.nn.init.normal_(network.fc.weight)
+            torch.save(network.state_dict(), folder / f"{index}.pth")
+
+    folder = once("members", make)
+    return [folder / "0.pth", folder / "1.pth"]
+
+
+def ensemble(members: list[Path], copy: Path | None = None, head: str = "logits") -> Bundle:
+    return exported(TWO, copy, weights=joined(members), head=head, max_batch=4)
 
 
 def joined(members: list[Path]) -> str:
@@ -60,7 +68,7 @@ def test_its_probabilities_are_the_mean_of_its_members(members: list[Path]) -> N
 
 @pytest.mark.parametrize("head", ["logits", "probabilities", "topk:3"])
 def test_exported_as_one_graph_and_verified(members: list[Path], tmp_path: Path, head: str) -> None:
-    bundle = export(TWO, tmp_path / "b", weights=joined(members), head=head, max_batch=4)
+    bundle = ensemble(members, tmp_path / "b", head)
     (found,) = verify(bundle, "random:9", threads=1)
     assert found.gate == "pass", found.failures
     x = np.random.default_rng(0).standard_normal((3, 3, 32, 32), np.float32)
@@ -75,9 +83,8 @@ def test_exported_as_one_graph_and_verified(members: list[Path], tmp_path: Path,
         np.testing.assert_allclose(actual, expected, atol=1e-5)
 
 
-def test_it_is_described_and_reopened_as_one_model(members: list[Path], tmp_path: Path) -> None:
-    export(TWO, tmp_path / "b", weights=joined(members), max_batch=2)
-    bundle = Bundle.open(tmp_path / "b")
+def test_it_is_described_and_reopened_as_one_model(members: list[Path]) -> None:
+    bundle = ensemble(members)
     model = bundle.manifest.model
     assert model.architecture == TWO and model.num_classes == 7
     assert [member.source for member in model.weights.members] == [str(path) for path in members]
@@ -90,13 +97,12 @@ def test_it_is_described_and_reopened_as_one_model(members: list[Path], tmp_path
 
 
 def test_the_same_request_does_nothing_twice(members: list[Path], tmp_path: Path) -> None:
-    first = export(TWO, tmp_path / "b", weights=joined(members), max_batch=2)
-    again = export(TWO, tmp_path / "b", weights=joined(members), max_batch=2)
+    first = ensemble(members, tmp_path / "b")
+    again = export(TWO, tmp_path / "b", weights=joined(members), max_batch=4)
     assert again.manifest == first.manifest
     other = export(
-        TWO, tmp_path / "b", weights=joined([members[0], members[1].rename(members[1].with_name("x.pth"))]), max_batch=2
+        TWO, tmp_path / "b", weights=joined([members[0], Path(shutil.copy(members[1], tmp_path / "x.pth"))]), max_batch=4
     )
-    members[1].with_name("x.pth").rename(members[1])
     assert other.manifest.model.request == first.manifest.model.request  # by what is in them
 
 
@@ -105,8 +111,8 @@ def test_random_members_of_one_name_are_different_networks() -> None:
     assert not torch.equal(network.members[0].conv1.weight, network.members[1].conv1.weight)
 
 
-def test_tensorrt_builds_it(members: list[Path], tmp_path: Path) -> None:
-    bundle = export(TWO, tmp_path / "b", weights=joined(members), head="probabilities", max_batch=8)
+def test_tensorrt_builds_it(members: list[Path]) -> None:
+    bundle = ensemble(members, head="probabilities")
     assert len(bytes(build(bundle.artifact("model.fp32.onnx")).plan)) > 500_000
 
 
@@ -190,7 +196,7 @@ def test_verify_with_ten_crops(tmp_path: Path) -> None:
     assert len(Bundle.open(bundle.path).manifest.parity) == 2
 
 
-def test_ten_crops_need_scores(tmp_path: Path) -> None:
-    bundle = export("resnet20", tmp_path / "b", weights=DIGITS, head="embedding", max_batch=2)
+def test_ten_crops_need_scores() -> None:
+    bundle = exported("resnet20", weights=DIGITS, input="uint8", head="embedding", max_batch=2)
     with pytest.raises(UsageError, match="head embedding has none"):
         verify(bundle, "digits", crops=10)

@@ -11,11 +11,12 @@ from click.testing import CliRunner
 
 import resnet_deploy as rd
 from resnet_deploy.cli import main
+from tests.helpers.shared import exported
 
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
-    return rd.export("resnet20", tmp_path / "bundle", max_batch=2).path
+    return exported("resnet20", tmp_path / "bundle", max_batch=2).path
 
 
 def changed(path: Path) -> Path:

@@ -18,9 +18,12 @@ from resnet_deploy.pipeline.lower import LoweringOptions
 from tests.helpers.cli import fails, load, run
 from tests.helpers.cpu import EXACT_INT8
 from tests.helpers.paths import DIGITS
+from tests.helpers.shared import exported, once
 
-MADE = {"weights": DIGITS, "input": "uint8", "max_batch": 8, "calibration": "digits:train", "calibration_images": 200}
+CALIBRATED = {"calibration": "digits:train", "calibration_images": 200}
+MADE = {"weights": DIGITS, "input": "uint8", "max_batch": 8, **CALIBRATED}
 ALL = ("model.fp16.onnx", "model.bf16.onnx", "model.int8.onnx", "model.int8-cpu.onnx", "model.fp8.onnx")
+GROUPED, SMALL = "resnet:layers=1-1,groups=32,width_per_group=4", {"image_size": 32, "max_batch": 4}
 INT8 = ["openvino:int8", "onnxruntime:int8", "onnxruntime:int8,simulate"] if EXACT_INT8 else ["onnxruntime:int8,simulate"]
 
 
@@ -40,15 +43,19 @@ def outliers(path: Path, *, blocks: tuple[str, ...] = ("layer2.1", "layer3.1"), 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    folder = tmp_path_factory.mktemp("lowered") / "bundle"
-    return rd.export("resnet20", folder, precision="fp32,fp16,bf16,int8,fp8", **MADE)
+    return exported("resnet20", tmp_path_factory.mktemp("lowered") / "bundle", precision="fp32,fp16,bf16,int8,fp8", **MADE)
+
+
+def spoilt_graph(copy: Path) -> Bundle:
+    """That network with its FP32 graph alone."""
+    weights = once("outliers.safetensors", outliers)
+    return exported("resnet20", copy, weights=weights, input="uint8", max_batch=8)
 
 
 @pytest.fixture(scope="module")
 def spoilt(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    folder = tmp_path_factory.mktemp("spoilt")
-    options = MADE | {"weights": outliers(folder / "w.safetensors"), "calibration_method": "max"}
-    return rd.export("resnet20", folder / "bundle", precision="int8", **options)
+    bundle = spoilt_graph(tmp_path_factory.mktemp("spoilt") / "bundle")
+    return rd.export(bundle, precision="int8", **CALIBRATED, calibration_method="max")
 
 
 @pytest.fixture
@@ -103,30 +110,32 @@ def test_every_precision_passes_its_gate(made: Bundle) -> None:
         assert verdict.report.top1_accuracy >= 0.98  # type: ignore[operator]
 
 
-def test_nothing_is_judged_on_what_was_calibrated_on(made: Bundle, tmp_path: Path) -> None:
+def test_nothing_is_judged_on_what_was_calibrated_on(made: Bundle, digits_bundle: Bundle, tmp_path: Path) -> None:
     calibrated = made.manifest.artifacts["calibration.json"].images
     (found,) = rd.verify(made, "digits:train", backends=["onnxruntime:int8"], threads=1)
     assert found.data.calibrated_on >= calibrated and found.report.images == 1197 - found.data.calibrated_on
     (held_out,) = rd.verify(made, "digits", backends=["onnxruntime:int8"], threads=1)
     assert held_out.data.calibrated_on == 0 and held_out.report.images == 600
-    few = MADE | {"calibration": "digits", "calibration_images": 600, "calibration_method": "max"}
-    seen = rd.export("resnet20", tmp_path / "seen", precision="int8", **few)
+    shutil.copytree(digits_bundle.path, tmp_path / "seen")
+    few = {"calibration": "digits", "calibration_images": 600, "calibration_method": "max"}
+    seen = rd.export(tmp_path / "seen", precision="int8", **few)
     with pytest.raises(DataError, match="calibrated on all images"):
         rd.verify(seen, "digits", backends=["onnxruntime:int8"], threads=1)
 
 
-def test_a_calibration_file_needs_no_data(made: Bundle, tmp_path: Path) -> None:
+def test_a_calibration_file_needs_no_data(made: Bundle, digits_bundle: Bundle, tmp_path: Path) -> None:
     shutil.copy(made.path / "calibration.json", tmp_path / "ranges.json")
-    options = MADE | {"calibration": tmp_path / "ranges.json"}
-    again = rd.export("resnet20", tmp_path / "b", precision="int8", **options)
+    shutil.copytree(digits_bundle.path, tmp_path / "b")
+    again = rd.export(tmp_path / "b", precision="int8", calibration=tmp_path / "ranges.json", calibration_images=200)
     for name in ("model.int8.onnx", "model.int8-cpu.onnx"):
         assert again.manifest.artifacts[name].sha256 == made.manifest.artifacts[name].sha256
 
 
 def test_another_models_calibration_file_is_refused(made: Bundle, tmp_path: Path) -> None:
     shutil.copy(made.path / "calibration.json", tmp_path / "ranges.json")
+    bundle = exported("resnet20", tmp_path / "b", max_batch=2)
     with pytest.raises(CalibrationError, match="of another model"):
-        rd.export("resnet20", tmp_path / "b", precision="int8", calibration=tmp_path / "ranges.json", max_batch=2)
+        rd.export(bundle, precision="int8", calibration=tmp_path / "ranges.json")
     assert "model.int8.onnx" not in Bundle.open(tmp_path / "b").manifest.artifacts
 
 
@@ -162,8 +171,8 @@ def test_tune_rescues_them_by_keeping_their_blocks(spoilt_copy: Path, tmp_path: 
     kept = bundle.manifest.artifacts["model.int8.onnx"].settings["keep"]
     before = bundle.manifest.artifacts["model.int8.onnx"].sha256
     again = rd.export(  # the mix is a list of layers, and makes the same bytes again
-        "resnet20", tmp_path / "again", precision="int8", keep=tuple(kept),
-        **MADE | {"weights": spoilt_copy / "weights.safetensors", "calibration": spoilt_copy / "calibration.json"},
+        spoilt_graph(tmp_path / "again"), precision="int8", keep=tuple(kept), calibration=spoilt_copy / "calibration.json",
+        calibration_images=200,
     )  # fmt: skip
     assert again.manifest.artifacts["model.int8.onnx"].sha256 == before
 
@@ -177,8 +186,7 @@ def test_tune_by_measured_latency(spoilt_copy: Path, backend: str) -> None:
 
 
 def test_tune_measures_whether_grouped_convolutions_gain(tmp_path: Path) -> None:
-    name, options = "resnet:layers=1-1,groups=32,width_per_group=4", {"image_size": 32, "max_batch": 4}
-    bundle = rd.export(name, tmp_path / "b", precision="int8", calibration="random:16", **options)
+    bundle = rd.export(exported(GROUPED, tmp_path / "b", **SMALL), precision="int8", calibration="random:16")
     rd.tune(bundle, "random:24", backend="openvino:int8", limit=8, threads=1, gates=["cosine-mean=0.9"])
     settings = Bundle.open(tmp_path / "b").manifest.artifacts["model.int8.onnx"].settings
     assert settings["grouped"] in {"keep", "quantize"}  # not auto: what was faster
@@ -206,8 +214,7 @@ def test_tune_says_when_no_mix_passes(spoilt_copy: Path) -> None:
 
 @pytest.mark.parametrize("options", [{"equalize": True}, {"equalize": True, "correct_bias": True, "clip_weights": True}])
 def test_equalization_rescues_them_too(tmp_path: Path, options: dict[str, Any]) -> None:
-    weights = outliers(tmp_path / "w.safetensors")
-    bundle = rd.export("resnet20", tmp_path / "b", precision="int8", **MADE | {"weights": weights} | options)
+    bundle = rd.export(spoilt_graph(tmp_path / "b"), precision="int8", **CALIBRATED, **options)
     for verdict in rd.verify(bundle, "digits", backends=INT8, limit=200, threads=1):
         assert verdict.gate == "pass", verdict.failures
 
@@ -232,11 +239,9 @@ def test_layers_of_ensembles_and_rearranged_blocks(tmp_path: Path) -> None:
 
 
 def test_grouped_convolutions_have_a_policy(tmp_path: Path) -> None:
-    name = "resnet:layers=1-1,groups=32,width_per_group=4"
-    options = {"image_size": 32, "max_batch": 2, "calibration": "random:16"}
-    counts = {}
+    bundle, counts = exported(GROUPED, tmp_path / "b", **SMALL), {}
     for policy in ("auto", "quantize", "keep"):
-        artifacts = rd.export(name, tmp_path / "b", precision="int8", grouped=policy, **options).manifest.artifacts
+        artifacts = rd.export(bundle, precision="int8", grouped=policy, calibration="random:16").manifest.artifacts
         counts[policy] = [artifacts[file].quantized_layers for file in ("model.int8.onnx", "model.int8-cpu.onnx")]
     assert counts == {"auto": [7, 9], "quantize": [9, 9], "keep": [7, 7]}
 
@@ -273,17 +278,7 @@ def test_what_is_missing_is_said_with_the_way_out(digits_bundle: Bundle) -> None
 
 
 def test_few_images_are_a_warning(tmp_path: Path) -> None:
-    done = run(
-        "export",
-        "resnet_cifar:8",
-        "-o",
-        tmp_path / "b",
-        "--max-batch",
-        "2",
-        "--precision",
-        "int8",
-        "--calibration",
-        "random:16",
-    )
+    exported("resnet_cifar:8", tmp_path / "b", max_batch=2)
+    done = run("export", "resnet_cifar:8", "-o", tmp_path / "b", "--precision", "int8", "--calibration", "random:16")
     assert done.exit_code == 0 and "Warning: calibrated on" in done.stderr
     assert json.loads((tmp_path / "b" / "calibration.json").read_text())["warnings"]

@@ -15,6 +15,7 @@ from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import DataError
 from tests.helpers.cli import run
 from tests.helpers.paths import DIGITS
+from tests.helpers.shared import exported
 
 FAST = {"batch": 1, "duration_s": 0.02, "backends": ["eager"]}
 
@@ -71,7 +72,7 @@ def test_the_training_s_log_speaks_where_the_checkpoint_does_not(tmp_path: Path)
 
 
 def test_the_first_labelled_data_names_the_classes(tmp_path: Path) -> None:
-    bundle = rd.export("resnet20", tmp_path / "b", num_classes=3, max_batch=2)
+    bundle = exported("resnet20", tmp_path / "b", num_classes=3, max_batch=2)
     data = folder_of(tmp_path / "val", ("cat", "dog", "owl"))
     rd.verify(bundle, data)
     assert Bundle.open(tmp_path / "b").manifest.model.class_names == ("cat", "dog", "owl")
@@ -84,7 +85,7 @@ def test_the_first_labelled_data_names_the_classes(tmp_path: Path) -> None:
 
 
 def test_two_of_three_folders_are_not_relabelled(tmp_path: Path) -> None:
-    bundle = rd.export("resnet20", tmp_path / "b", num_classes=3, max_batch=2)
+    bundle = exported("resnet20", tmp_path / "b", num_classes=3, max_batch=2)
     with pytest.raises(DataError, match="2 class folders"):
         rd.verify(bundle, folder_of(tmp_path / "part", ("dog", "owl")))
     split = tmp_path / "data"
@@ -96,7 +97,8 @@ def test_two_of_three_folders_are_not_relabelled(tmp_path: Path) -> None:
 
 def test_a_calibration_s_folders_name_the_classes_too(tmp_path: Path) -> None:
     data = folder_of(tmp_path / "train", ("cat", "dog", "owl"))
-    options = {"num_classes": 3, "max_batch": 2, "precision": "int8", "targets": "tensorrt", "calibration_method": "max"}
-    bundle = rd.export("resnet20", tmp_path / "b", calibration=data, **options)
+    options = {"precision": "int8", "targets": "tensorrt", "calibration_method": "max"}
+    bundle = exported("resnet20", tmp_path / "b", num_classes=3, max_batch=2)
+    bundle = rd.export(bundle, calibration=data, **options)
     assert bundle.manifest.model.class_names == ("cat", "dog", "owl")
     assert rd.export("resnet20", tmp_path / "b", num_classes=3).manifest == Bundle.open(tmp_path / "b").manifest

@@ -10,6 +10,7 @@ import resnet_deploy as rd
 from resnet_deploy.bundle.names import CALIBRATION
 from resnet_deploy.precision.auto import distance
 from resnet_deploy.precision.calibrate import Calibration, image_digest
+from tests.helpers.shared import exported
 
 
 def test_every_image_counts_alike() -> None:
@@ -27,7 +28,7 @@ def test_ranges_are_of_all_images_also_those_that_the_method_was_chosen_on(tmp_p
     images[::2] *= 0.5
     np.savez(tmp_path / "images.npz", images=images)
     bundle = rd.export(
-        "resnet20", tmp_path / "bundle", max_batch=2, precision=["int8"], targets=["tensorrt"],
+        exported("resnet20", tmp_path / "bundle", max_batch=2), precision=["int8"], targets=["tensorrt"],
         calibration=tmp_path / "images.npz", calibration_method="auto",
     )  # fmt: skip
     found = Calibration.load(bundle.artifact(CALIBRATION))

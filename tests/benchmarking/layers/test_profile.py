@@ -32,19 +32,17 @@ from resnet_deploy.terminal import profiles as text
 from tests.helpers.contract import IMAGES
 from tests.helpers.fakes import FakeBackend
 from tests.helpers.paths import DIGITS
+from tests.helpers.shared import exported
 
 WEIGHTED = {"Conv", "Gemm", "MatMul"}
 
 
 @pytest.fixture(scope="module")
-def lowered(digits_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def lowered() -> Bundle:
     """The trained ResNet-20 in three precisions."""
-    path = tmp_path_factory.mktemp("lowered") / "bundle"
-    shutil.copytree(digits_bundle.path, path)
-    request = digits_bundle.manifest.model.request
-    return rd.export(
-        "resnet20", path, weights=DIGITS, input="uint8", max_batch=request.max_batch,
-        precision="fp16,int8", calibration="digits:train", calibration_images=16, calibration_method="max",
+    return exported(
+        "resnet20", weights=DIGITS, input="uint8", max_batch=8, precision="fp16,int8", calibration="digits:train",
+        calibration_images=16, calibration_method="max",
     )  # fmt: skip
 
 

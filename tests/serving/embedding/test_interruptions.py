@@ -97,7 +97,7 @@ import os, shutil, signal, sys
 from pathlib import Path
 import PIL.Image, onnxruntime, pyarrow.parquet
 import resnet_deploy as rd
-from resnet_deploy.serving import embed as loaded
+from resnet_deploy.serving.embedding import run as loaded
 
 bundle, images, folder = map(Path, sys.argv[1:])
 output, calls = folder / "out.parquet", 0

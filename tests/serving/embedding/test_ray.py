@@ -116,7 +116,7 @@ from types import SimpleNamespace
 import numpy as np, ray, ray.data
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.backends.base import Candidate
-from resnet_deploy.serving import cluster
+from resnet_deploy.serving.embedding import ray as cluster
 from resnet_deploy.serving.embedding.job import EmbedOptions, Job
 from resnet_deploy.serving.embedding.listing import list_images
 from resnet_deploy.bundle.opened import Subject

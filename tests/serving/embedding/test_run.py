@@ -20,6 +20,7 @@ from resnet_deploy.serving.embedding.tables import Answers, check_outputs
 from resnet_deploy.specs import TensorSpec
 from tests.helpers.embedding import answers, column, photograph, photographs
 from tests.helpers.paths import DIGITS
+from tests.helpers.shared import exported
 
 pq = pytest.importorskip("pyarrow.parquet", reason="the extra `parquet` is not installed")
 
@@ -30,9 +31,9 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def topk(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def topk() -> Bundle:
     """Normalized floats in, three classes out."""
-    return rd.export("resnet20", tmp_path_factory.mktemp("topk") / "b", weights=DIGITS, head="topk:3", max_batch=4)
+    return exported("resnet20", weights=DIGITS, head="topk:3", max_batch=4)
 
 
 def files(folder: Path) -> list[str]:

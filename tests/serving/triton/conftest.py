@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
 import resnet_deploy as rd
 from resnet_deploy.bundle.store import Bundle
 from tests.helpers.paths import DIGITS
+from tests.helpers.shared import exported
 from tests.helpers.triton import PROBABILITIES, Triton, example
 
 
@@ -25,24 +23,17 @@ def server_folder() -> Path:
 
 
 @pytest.fixture(scope="session")
-def bundles(digits_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
+def bundles(run_folder: None) -> dict[str, Bundle]:
     """Every head, both inputs, and the precisions whose graphs differ in what a server has to know."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "served"
     small = {"topk": {"head": "topk:3"}, "features": {"head": "features", "input": "uint8"},
              "embedding": {"head": "embedding", "l2_normalize": True, "precision": "fp16", "native_io": True}}  # fmt: skip
-    with FileLock(folder.with_suffix(".lock")):  # one of pytest's processes makes them, the others find them
-        found = {
-            name: rd.export("resnet_cifar:8", folder / name, **{"max_batch": 4, **options})  # type: ignore[arg-type]
-            for name, options in (small | {"probabilities": PROBABILITIES}).items()
-        }
-        digits = folder / "digits"
-        if not digits.exists():
-            shutil.copytree(digits_bundle.path, digits)
-        return found | {
-            "digits": rd.export("resnet20", digits, weights=DIGITS, input="uint8", max_batch=8, precision="fp32,fp16,int8",
-                                calibration="digits:train", calibration_images=64, calibration_method="max")
-        }  # fmt: skip
+    digits = exported("resnet20", weights=DIGITS, input="uint8", max_batch=8, precision="fp32,fp16,int8",
+                      calibration="digits:train", calibration_images=64, calibration_method="max")  # fmt: skip
+    served = small | {"probabilities": PROBABILITIES}
+    return {"digits": digits} | {
+        name: exported("resnet_cifar:8", **{"max_batch": 4, **options})  # type: ignore[arg-type]
+        for name, options in served.items()
+    }
 
 
 @pytest.fixture(scope="session")
