@@ -14,7 +14,9 @@ from resnet_deploy.models.registry import ARCHITECTURES, Architecture
 from resnet_deploy.pipeline.export import export
 from resnet_deploy.pipeline.verify import verify
 
-VERY_DEEP = ["resnet1202", "resnet152"]
+pytestmark = pytest.mark.slow
+
+VERY_DEEP = ["preact_resnet1001", "resnet152"]
 
 
 def layers(row: Architecture) -> int:

@@ -104,6 +104,7 @@ def test_a_sealed_manifest_is_opened_and_another_is_not(digits_bundle: Bundle, t
                 Bundle.open(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(name for name, module in discover().items() if hasattr(module, "run")))
 def test_some_cases_of_every_target(digits_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """In this process. What a long run finds becomes a test of what is wrong; here the targets themselves must work."""

@@ -21,6 +21,8 @@ from tests.helpers.cli import run
 from tests.helpers.paths import DIGITS, ROOT
 from tests.helpers.processes import COMMAND, in_namespace
 
+pytestmark = pytest.mark.slow
+
 SMALL = ("resnet_cifar:8",)
 TRAINED = ("resnet20", "--weights", str(DIGITS))
 

@@ -14,6 +14,8 @@ import pytest
 from tests.helpers.cpu import EXACT_INT8
 from tests.helpers.paths import ROOT
 
+pytestmark = pytest.mark.slow
+
 README = (ROOT / "README.md").read_text()
 
 

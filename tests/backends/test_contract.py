@@ -13,10 +13,11 @@ from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import GraphError, UnavailableError, UsageError
 from tests.helpers.contract import CUDA, IMAGES, contract, load
 
-CANDIDATES = ["eager", "eager:channels_last", "eager:fp16", "eager:bf16", "onnxruntime", "openvino", "eager:compile"]
+CANDIDATES = ["eager", "eager:channels_last", "eager:fp16", "eager:bf16", "onnxruntime", "openvino"]
+COMPILED = pytest.param("eager:compile", marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize("text", CANDIDATES)
+@pytest.mark.parametrize("text", [*CANDIDATES, COMPILED])
 def test_contract(digits_bundle: Bundle, text: str) -> None:
     contract(digits_bundle, text)
 

@@ -21,6 +21,8 @@ from resnet_deploy.bundle.store import Bundle
 from tests.helpers.paths import ROOT
 from tests.helpers.processes import COMMAND
 
+pytestmark = pytest.mark.slow
+
 ARGS = ("--data", "random:6", "--threads", "1", "--duration", "0.05", "--batch", "1,2", "--backend", "onnxruntime")
 # Loaded by every Python process of the test: OpenVINO's backend dies at a place, by a signal or an exit code.
 HOOK = """

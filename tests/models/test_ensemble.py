@@ -24,7 +24,8 @@ from tests.helpers.engines import build
 from tests.helpers.paths import DIGITS
 from tests.helpers.shared import exported, once
 
-TWO = "ensemble:resnet20+preact_resnet_cifar:20"
+NAMES = ("resnet_cifar:8", "preact_resnet_cifar:8")
+TWO = f"ensemble:{'+'.join(NAMES)}"
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def members() -> list[Path]:
 
     def make(folder: Path) -> None:
         folder.mkdir()
-        for index, name in enumerate(("resnet20", "preact_resnet_cifar:20")):
+        for index, name in enumerate(NAMES):
             torch.manual_seed(index)
             network = create_model(name, num_classes=7)
             torch.nn.init.normal_(network.fc.weight)
@@ -52,9 +53,8 @@ def joined(members: list[Path]) -> str:
 
 
 def mean_probabilities(members: list[Path], x: torch.Tensor) -> torch.Tensor:
-    names = ("resnet20", "preact_resnet_cifar:20")
     with torch.inference_mode():
-        scores = [create_model(name, weights=path)(x) for name, path in zip(names, members, strict=True)]
+        scores = [create_model(name, weights=path)(x) for name, path in zip(NAMES, members, strict=True)]
         return torch.stack([torch.softmax(score.double(), 1) for score in scores]).mean(0)
 
 
@@ -113,7 +113,7 @@ def test_random_members_of_one_name_are_different_networks() -> None:
 
 def test_tensorrt_builds_it(members: list[Path]) -> None:
     bundle = ensemble(members, head="probabilities")
-    assert len(bytes(build(bundle.artifact("model.fp32.onnx")).plan)) > 500_000
+    assert len(bytes(build(bundle.artifact("model.fp32.onnx")).plan)) > 100_000
 
 
 @pytest.mark.parametrize(
@@ -143,12 +143,12 @@ def test_weights_that_do_not_fit_the_members(members: list[Path], tmp_path: Path
         create_model(TWO, weights=f"{joined(members)},{members[0]}")
     with pytest.raises(CheckpointError, match="one file a member"):
         create_model(TWO, weights=members[0])
-    with pytest.raises(CheckpointError, match="not a checkpoint of preact_resnet_cifar:20"):
+    with pytest.raises(CheckpointError, match="not a checkpoint of preact_resnet_cifar:8"):
         create_model(TWO, weights=f"{members[0]},{members[0]}")
     with pytest.raises(CheckpointError, match="does not exist"):
         create_model(TWO, weights=f"{members[0]},{tmp_path / 'gone.pth'}")
     with pytest.raises(CheckpointError, match="different classes"):
-        torch.save(create_model("preact_resnet_cifar:20").state_dict(), tmp_path / "ten.pth")
+        torch.save(create_model(NAMES[1]).state_dict(), tmp_path / "ten.pth")
         create_model(TWO, weights=f"{members[0]},{tmp_path / 'ten.pth'}")
     with pytest.raises(CheckpointError, match="see different images"):  # the digits have a normalization of their own
         torch.save(create_model("resnet20").state_dict(), tmp_path / "plain.pth")

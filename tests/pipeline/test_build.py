@@ -29,6 +29,8 @@ from resnet_deploy.pipeline import build as building
 from resnet_deploy.pipeline.build import graph_layers
 from tests.helpers.paths import ROOT
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: the extra rtx")
 
 RTX = "tensorrt-rtx"

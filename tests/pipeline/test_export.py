@@ -16,6 +16,8 @@ from tests.helpers.cli import fails, load, run
 from tests.helpers.paths import DIGITS
 from tests.helpers.shared import exported
 
+pytestmark = pytest.mark.slow
+
 INT8 = {"precision": "int8", "targets": "tensorrt", "calibration": "digits:train", "calibration_images": 24}
 
 

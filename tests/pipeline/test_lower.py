@@ -20,6 +20,8 @@ from tests.helpers.cpu import EXACT_INT8
 from tests.helpers.paths import DIGITS
 from tests.helpers.shared import exported, once
 
+pytestmark = pytest.mark.slow
+
 CALIBRATED = {"calibration": "digits:train", "calibration_images": 200}
 MADE = {"weights": DIGITS, "input": "uint8", "max_batch": 8, **CALIBRATED}
 ALL = ("model.fp16.onnx", "model.bf16.onnx", "model.int8.onnx", "model.int8-cpu.onnx", "model.fp8.onnx")

@@ -18,6 +18,8 @@ from resnet_deploy.precision.histogram import METHODS
 from resnet_deploy.precision.placement import Target, place
 from tests.helpers.precision_graphs import BLOCKS, IMAGES, graph_of, observed
 
+pytestmark = pytest.mark.slow
+
 NAME = BLOCKS["padded shortcut"]
 
 

@@ -17,6 +17,8 @@ from resnet_deploy.specs import Precision
 from tests.helpers.networks import randomize
 from tests.helpers.peers import torchvision
 
+pytestmark = pytest.mark.slow
+
 IMAGES = np.random.default_rng(0).standard_normal((8, 3, 64, 64), np.float32)
 
 

@@ -22,6 +22,8 @@ from tests.helpers.cpu import EXACT_INT8
 from tests.helpers.engines import build_report
 from tests.helpers.precision_graphs import BLOCKS, IMAGES, graph_of, observed
 
+pytestmark = pytest.mark.slow
+
 TRT, CPU = QuantizeOptions(), QuantizeOptions(target=Target.CPU)
 
 

@@ -24,6 +24,8 @@ from tests.helpers.paths import DIGITS
 from tests.helpers.precision_graphs import BLOCKS, IMAGES, graph_of, observed
 from tests.helpers.shared import exported
 
+pytestmark = pytest.mark.slow
+
 NAME = BLOCKS["padded shortcut"]
 Document = dict[str, Any]
 Edit = Callable[[Document], object]

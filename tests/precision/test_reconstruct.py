@@ -20,6 +20,8 @@ from resnet_deploy.precision.reconstruct import reconstruct as reconstructed
 from tests.helpers.precision_graphs import BLOCKS, IMAGES, SIZE, graph_of, observed
 from tests.helpers.shared import exported
 
+pytestmark = pytest.mark.slow
+
 SEEN = np.random.default_rng(1).standard_normal((96, 3, SIZE, SIZE), np.float32)
 OTHERS = np.random.default_rng(2).standard_normal((64, 3, SIZE, SIZE), np.float32)
 STEPS = (30, 30)

@@ -30,6 +30,8 @@ from tests.helpers.cli import fails, load, run
 from tests.helpers.fakes import FakeBackend
 from tests.helpers.paths import ROOT
 
+pytestmark = pytest.mark.slow
+
 ALL = ("single-stream", "multi-stream", "server", "offline")
 LOADGEN = ("--threads", "1", "--data", "digits", "--min-duration", "200ms", "--backend", "onnxruntime")
 

@@ -26,6 +26,8 @@ from tests.helpers.cpp import PIXELS, Edit, answers, build, changed, classify, c
 from tests.helpers.paths import DIGITS
 from tests.helpers.shared import exported
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("batch", [1, 2, 5])
 def test_logits_equal_pythons(program: Path, digits_bundle: Bundle, images: list[str], batch: int) -> None:
@@ -291,7 +293,6 @@ def test_memory_is_flat_over_10_000_inferences_on_4_threads(program: Path, digit
     assert long - short < 4096, "10,000 inferences took more than 500 did, by over 4 MiB"
 
 
-@pytest.mark.slow
 def test_no_leak_and_no_undefined_behaviour(
     tmp_path_factory: pytest.TempPathFactory, digits_bundle: Bundle, images: list[str], tmp_path: Path
 ) -> None:
@@ -332,7 +333,6 @@ def test_the_example_ranks_by_embeddings(ort_build: Path, tmp_path: Path) -> Non
     assert "export it with --head embedding" in run(nearest, logits, *paths, code=2).stderr
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("source", ["resnet_deploy.cpp", "classify.cpp"])
 def test_clang_tidy(ort_build: Path, source: str) -> None:
     if shutil.which("clang-tidy") is None:

@@ -21,6 +21,8 @@ from resnet_deploy.serving.cpp.write import SOURCES, WRITTEN
 from tests.helpers.cpp import answers, compare, expected, headers, lacking
 from tests.helpers.paths import ROOT
 
+pytestmark = pytest.mark.slow
+
 FILES = {
     "CMakeLists.txt",
     "CMakePresets.json",

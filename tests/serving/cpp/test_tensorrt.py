@@ -16,6 +16,8 @@ from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.engine.flavours import gpu
 from tests.helpers.cpp import Ask, asking, build, changed, classify, run
 
+pytestmark = pytest.mark.slow
+
 RTX = {"flavour": "tensorrt-rtx", "target": "sm86,sm89"}
 
 

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from tests.helpers.cpp import Ask
 
+pytestmark = pytest.mark.slow
+
 MANY = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)

@@ -20,6 +20,8 @@ from tests.helpers.embedding import command, photographs
 from tests.helpers.paths import ROOT
 from tests.helpers.processes import COMMAND, in_namespace
 
+pytestmark = pytest.mark.slow
+
 pq = pytest.importorskip("pyarrow.parquet", reason="the extra `parquet` is not installed")
 
 EVERY_BATCH = ("--checkpoint", "0s", "--batch", "4", "--threads", "1")
@@ -67,7 +69,6 @@ def alive(pids: list[int]) -> list[int]:
     ]
 
 
-@pytest.mark.slow
 def test_kill_9_at_random_moments(digits_bundle: Bundle, images: Path, tmp_path: Path, whole: tuple[bytes, bytes]) -> None:
     """Until a run is left to end; each goes on where the one before was killed, and the result is the same to the byte."""
     chosen, output = random.Random(0), tmp_path / "out.parquet"
@@ -143,7 +144,6 @@ while killed:
 """
 
 
-@pytest.mark.slow
 def test_kill_9_before_every_step(digits_bundle: Bundle, tmp_path: Path) -> None:
     """Before every rename, deletion and flush, one after the other."""
     images = photographs(tmp_path / "images", 12)

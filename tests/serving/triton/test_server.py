@@ -26,6 +26,8 @@ from tests.helpers.cpu import EXACT_INT8
 from tests.helpers.paths import ROOT
 from tests.helpers.triton import PROBABILITIES, Triton, example, with_tensorrt
 
+pytestmark = pytest.mark.slow
+
 # The model's name in the repository, its bundle, and what ONNX Runtime runs for it.
 MODELS = [
     ("digits", "digits", "onnxruntime"), ("digits-fp16", "digits", "onnxruntime:fp16"),
