@@ -173,6 +173,16 @@ def test_light_imports(code: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_images_are_embedded_without_torch() -> None:
+    """It takes seconds and hundreds of megabytes in each process, and a graph needs none of it."""
+    modules = "backends.load, backends.onnxruntime.backend, serving.embedding.run, serving.embedding.decode_worker"
+    code = (
+        f"import sys, {', '.join(f'resnet_deploy.{name}' for name in modules.split(', '))}; assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("name", sorted(main.commands))
 def test_every_command_has_help_with_an_example(name: str) -> None:
     command = main.commands[name]

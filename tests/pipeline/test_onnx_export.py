@@ -17,6 +17,9 @@ from resnet_deploy.pipeline.onnx_export import export_onnx
 from tests.helpers.networks import deploy
 
 
+SMALL = "resnet_cifar:8"
+
+
 def run(path: Path, images: np.ndarray) -> dict[str, np.ndarray]:
     """ONNX Runtime by hand, not through our backend."""
     import onnxruntime
@@ -30,9 +33,9 @@ def run(path: Path, images: np.ndarray) -> dict[str, np.ndarray]:
     ("name", "head", "input_format", "size"),
     [
         ("resnet20", "probabilities", "uint8", 32),
-        ("resnet20", "embedding+l2", "float", 32),
-        ("resnet20", "topk:3", "uint8", 32),
-        ("resnet20", "features", "uint8", 40),
+        (SMALL, "embedding+l2", "float", 32),
+        (SMALL, "topk:3", "uint8", 32),
+        (SMALL, "features", "uint8", 40),
         ("resnet18", "features", "float", 64),
         ("resnext50_32x4d", "logits", "uint8", 64),
     ],
@@ -78,12 +81,12 @@ def test_what_is_in_the_graph(tmp_path: Path) -> None:
 
 def test_equal_models_give_equal_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        export_onnx(deploy(), tmp_path / name, max_batch=2)
+        export_onnx(deploy(SMALL), tmp_path / name, max_batch=2)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
 def test_a_batch_of_one_is_static(tmp_path: Path) -> None:
-    export_onnx(deploy(), tmp_path / "m.onnx", max_batch=1)
+    export_onnx(deploy(SMALL), tmp_path / "m.onnx", max_batch=1)
     assert inspect(tmp_path / "m.onnx").inputs[0].shape == (1, 3, 32, 32)
 
 
@@ -96,7 +99,7 @@ class Unfaithful(DeployModel):
 
 
 def test_an_export_that_differs_is_an_error_and_leaves_no_file(tmp_path: Path) -> None:
-    good = deploy()
+    good = deploy(SMALL)
     bad = Unfaithful(good.network, head=good.head, input_format=good.input_format, preprocessing=good.preprocessing)
     with pytest.raises(ExportError, match=r"differs from eager at batch 1: relative error 0\.0") as caught:
         export_onnx(bad, tmp_path / "m.onnx", max_batch=2)
@@ -104,7 +107,7 @@ def test_an_export_that_differs_is_an_error_and_leaves_no_file(tmp_path: Path) -
 
 
 def test_overflowing_weights_are_found(tmp_path: Path) -> None:
-    model = deploy()
+    model = deploy(SMALL)
     with torch.no_grad():
         model.network.fc.weight.fill_(3e38)
     with pytest.raises(ExportError, match="NaN or Inf"):
@@ -117,7 +120,7 @@ def test_an_untraceable_model_is_named(tmp_path: Path) -> None:
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return super().forward(images) if images.sum() > 0 else images
 
-    good = deploy()
+    good = deploy(SMALL)
     bad = Branching(good.network, head=good.head, input_format=good.input_format, preprocessing=good.preprocessing)
     with pytest.raises(ExportError, match=r"torch\.onnx\.export failed"):
         export_onnx(bad, tmp_path / "m.onnx")
@@ -134,20 +137,20 @@ def test_no_room_for_the_file() -> None:
 
 def test_a_batch_below_one(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="at least 1"):
-        export_onnx(deploy(), tmp_path / "m.onnx", max_batch=0)
+        export_onnx(deploy(SMALL), tmp_path / "m.onnx", max_batch=0)
 
 
 @pytest.mark.parametrize("opset", [-1, 0, 13, 17, 24, 10**9])
 def test_an_opset_out_of_range_is_refused_before_any_work(tmp_path: Path, opset: int) -> None:
     """Asked for 13 to 17, torch.onnx writes 18 and says nothing."""
     with pytest.raises(UsageError, match=f"opset must be a whole number of at least 18 and at most 23; found {opset}"):
-        export_onnx(deploy(), tmp_path / "m.onnx", max_batch=2, opset=opset)
+        export_onnx(deploy(SMALL), tmp_path / "m.onnx", max_batch=2, opset=opset)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("opset", [18, 23])
 def test_the_file_has_the_opset_that_was_asked_for(tmp_path: Path, opset: int) -> None:
-    export_onnx(deploy(), tmp_path / "m.onnx", max_batch=2, opset=opset)
+    export_onnx(deploy(SMALL), tmp_path / "m.onnx", max_batch=2, opset=opset)
     assert inspect(tmp_path / "m.onnx").opset == opset
 
 
@@ -155,5 +158,5 @@ def test_a_file_of_another_opset_is_not_left_behind(tmp_path: Path, monkeypatch:
     """The range is opened, so that the real exporter writes 18 where 17 is asked for."""
     monkeypatch.setitem(limits.LIMITS, "opset", limits.Limits(low=1, high=99))
     with pytest.raises(ExportError, match="wrote opset 18 where 17 was asked for"):
-        export_onnx(deploy(), tmp_path / "m.onnx", max_batch=2, opset=17)
+        export_onnx(deploy(SMALL), tmp_path / "m.onnx", max_batch=2, opset=17)
     assert not list(tmp_path.iterdir())
