@@ -36,6 +36,8 @@ from tests.helpers.fake_tensorrt import HostDevice
 from tests.helpers.paths import ROOT
 from tests.helpers.processes import COMMAND, in_namespace
 
+pytestmark = pytest.mark.slow
+
 BACKENDS = ("--backend", "eager", "--backend", "onnxruntime")
 ARGS = ("--data", "digits", "--limit", "20", "--threads", "1", "--duration", "0.05", "--batch", "1,2,4", *BACKENDS)
 

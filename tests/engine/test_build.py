@@ -20,6 +20,7 @@ def test_the_trained_network_builds(digits_bundle: Bundle) -> None:
     assert len(bytes(build(digits_bundle.artifact("model.fp32.onnx")).plan)) > 1_000_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("head", "input_format"), [("topk:5", "uint8"), ("features", "float"), ("embedding+l2", "uint8")])
 def test_every_head_builds(head: str, input_format: str) -> None:
     assert build(graph(head, input_format)).layers

@@ -24,6 +24,8 @@ from tests.helpers.engines import build
 from tests.helpers.paths import DIGITS
 from tests.helpers.shared import exported, once
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("resnet_cifar:8", "preact_resnet_cifar:8")
 TWO = f"ensemble:{'+'.join(NAMES)}"
 

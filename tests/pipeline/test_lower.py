@@ -119,10 +119,9 @@ def test_nothing_is_judged_on_what_was_calibrated_on(made: Bundle, digits_bundle
     (held_out,) = rd.verify(made, "digits", backends=["onnxruntime:int8"], threads=1)
     assert held_out.data.calibrated_on == 0 and held_out.report.images == 600
     shutil.copytree(digits_bundle.path, tmp_path / "seen")
-    few = {"calibration": "digits", "calibration_images": 600, "calibration_method": "max"}
-    seen = rd.export(tmp_path / "seen", precision="int8", **few)
+    seen = rd.export(tmp_path / "seen", precision="int8", calibration="random:16", calibration_method="max")
     with pytest.raises(DataError, match="calibrated on all images"):
-        rd.verify(seen, "digits", backends=["onnxruntime:int8"], threads=1)
+        rd.verify(seen, "random:16", backends=["onnxruntime:int8"], threads=1)
 
 
 def test_a_calibration_file_needs_no_data(made: Bundle, digits_bundle: Bundle, tmp_path: Path) -> None:

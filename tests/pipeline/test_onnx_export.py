@@ -16,6 +16,7 @@ from resnet_deploy.pipeline.inspect import inspect
 from resnet_deploy.pipeline.onnx_export import export_onnx
 from tests.helpers.networks import deploy
 
+pytestmark = pytest.mark.slow
 
 SMALL = "resnet_cifar:8"
 

@@ -17,6 +17,8 @@ from tests.helpers.cli import run
 from tests.helpers.paths import DIGITS
 from tests.helpers.shared import exported
 
+pytestmark = pytest.mark.slow
+
 FAST = {"batch": 1, "duration_s": 0.02, "backends": ["eager"]}
 
 

@@ -9,6 +9,8 @@ from resnet_deploy.precision.blocks import block_of, blocks_of, leaving
 from resnet_deploy.precision.placement import Target, additions, gates, grouped, place
 from tests.helpers.precision_graphs import BLOCKS, graph_of
 
+pytestmark = pytest.mark.slow
+
 # tensor: its quantized readers. `+` is the block's addition.
 STEM = {"input": ["conv1"]}
 POOLED = {"layer1.0": {"maxpool": ["layer1.0.conv1", "layer1.0.downsample.0"]}}

@@ -14,6 +14,8 @@ from resnet_deploy.reporting.writing import write_report
 from tests.helpers.browser import Browser, Page
 from tests.helpers.reports import full, small
 
+pytestmark = pytest.mark.slow
+
 DESK, TELEPHONE = 1280, 360
 Open = Callable[..., Page]
 HOSTILE = [

@@ -34,6 +34,8 @@ from tests.helpers.fakes import FakeBackend
 from tests.helpers.paths import DIGITS
 from tests.helpers.shared import exported
 
+pytestmark = pytest.mark.slow
+
 WEIGHTED = {"Conv", "Gemm", "MatMul"}
 
 

@@ -17,11 +17,12 @@ from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import DataError, DeployError, OutputError, StorageError
 from tests.helpers.embedding import command, killed, photograph, photographs
 
+pytestmark = pytest.mark.slow
+
 pa = pytest.importorskip("pyarrow", reason="the extra `parquet` is not installed")
 pq = pytest.importorskip("pyarrow.parquet", reason="the extra `parquet` is not installed")
 
-# A few in every test run, the others where slow ones run too.
-FLIPS = [pytest.param(seed, marks=[pytest.mark.slow] * (seed >= 6)) for seed in range(60)]
+FLIPS = range(60)
 OPTIONS = {"batch": 4, "threads": 1, "workers": 1}
 
 

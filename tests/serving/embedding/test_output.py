@@ -13,6 +13,8 @@ from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import DataError, OutputError
 from tests.helpers.embedding import command, killed, photograph, photographs
 
+pytestmark = pytest.mark.slow
+
 pq = pytest.importorskip("pyarrow.parquet", reason="the extra `parquet` is not installed")
 
 
