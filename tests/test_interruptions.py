@@ -12,28 +12,29 @@ import subprocess
 import sys
 import termios
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from resnet_deploy.bundle.store import Bundle
 from tests.helpers.cli import run
+from tests.helpers.networks import SMALL
 from tests.helpers.paths import DIGITS, ROOT
 from tests.helpers.processes import COMMAND, in_namespace
 
 pytestmark = pytest.mark.slow
 
-SMALL = ("resnet_cifar:8",)
 TRAINED = ("resnet20", "--weights", str(DIGITS))
 
 
-def export_args(output: Path, network: tuple[str, ...] = TRAINED, head: str = "logits") -> list[str]:
+def export_args(output: Path, network: Sequence[str] = TRAINED, head: str = "logits") -> list[str]:
     return ["export", *network, "--head", head, "--max-batch", "2", "-o", str(output), "--overwrite"]
 
 
 def interrupt(output: Path, kind: signal.Signals) -> tuple[int, str]:
     """Start an export and send a signal once it is at work on its files."""
-    with subprocess.Popen([*COMMAND, *export_args(output, SMALL, "topk:3")], stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen([*COMMAND, *export_args(output, [SMALL], "topk:3")], stderr=subprocess.PIPE, text=True) as process:
         end = time.monotonic() + 60
         while not [*output.glob(".draft-*/weights.safetensors")]:
             assert process.poll() is None and time.monotonic() < end
@@ -60,7 +61,7 @@ def test_an_interrupted_export_loses_nothing(digits_bundle: Bundle, tmp_path: Pa
         found = Bundle.open(output)
         assert found.manifest == digits_bundle.manifest
         assert found.artifact("model.fp32.onnx").is_file(), "the old bundle still works"
-    done = run(*export_args(output, SMALL))
+    done = run(*export_args(output, [SMALL]))
     assert done.exit_code == 0, done.stderr
     assert sorted(p.name for p in output.iterdir()) == [".lock", "manifest.json", "model.fp32.onnx", "weights.safetensors"]
 
@@ -70,7 +71,7 @@ def test_ctrl_c_while_the_exporter_works(tmp_path: Path, after_s: float) -> None
     """At several moments of torch.export and of what follows it."""
     output = tmp_path / "bundle"
     with subprocess.Popen(
-        [*COMMAND, *export_args(output, SMALL)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*COMMAND, *export_args(output, [SMALL])], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         end = time.monotonic() + 120
         while not [*output.glob(".draft-*/weights.safetensors")]:

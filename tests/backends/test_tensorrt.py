@@ -21,7 +21,7 @@ from resnet_deploy.errors import EngineError, IntegrityError, UnavailableError, 
 from resnet_deploy.pipeline.verify import REFERENCE
 from tests.helpers.contract import IMAGES, contract
 from tests.helpers.fake_tensorrt import Engine, HostDevice, TensorRt
-from tests.helpers.networks import deploy
+from tests.helpers.networks import SMALL, deploy
 from tests.helpers.shared import graph
 
 ORIGIN = Origin(flavour="tensorrt", version="11.4.0", platform="Linux-x86_64", gpu="NVIDIA H200", compute_capability="9.0")
@@ -139,9 +139,10 @@ def test_trtexecs_terms_and_queue(make: Make, text: str) -> None:
         assert backend.settings() == {"cuda_graph": "no_cuda_graph" not in text, "streams": 2 if "streams" in text else 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ["topk:5", "features", "embedding+l2", "probabilities"])
 def test_every_head(make: Make, head: str) -> None:
-    model = deploy(head=head, input_format="uint8")
+    model = deploy(SMALL, head, "uint8")
     images = np.random.default_rng(0).integers(0, 256, (3, *model.input_spec.shape[1:]), np.uint8)  # type: ignore[arg-type]
     expected = EagerBackend(model, REFERENCE, threads=1).infer(images)
     with make(graph=graph(head, "uint8")) as backend:

@@ -10,6 +10,7 @@ from resnet_deploy.models.deploy import DeployModel
 from resnet_deploy.specs import Head, InputFormat, Preprocessing
 from tests.helpers.paths import DIGITS
 
+SMALL = "resnet_cifar:8"
 # Architectures with options, each of which changes what a network computes or costs.
 OPTIONS = [
     "resnet34:shortcut=A", "resnet34:shortcut=C", "resnet50:shortcut=D", "resnet50d:stem=imagenet", "resnet50:stride_on=1x1",

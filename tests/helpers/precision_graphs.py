@@ -1,9 +1,8 @@
-"""Small exported graphs of every block type, made once a process."""
+"""Small exported graphs of every block type, made once a run."""
 
 from __future__ import annotations
 
 import functools
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from resnet_deploy.models.deploy import DeployModel
 from resnet_deploy.pipeline.onnx_export import export_onnx
 from resnet_deploy.precision.calibrate import Observer, observe
 from resnet_deploy.specs import Head, InputFormat, Preprocessing
+from tests.helpers.shared import once
 
 SIZE = 32
 BLOCKS = {
@@ -35,26 +35,29 @@ IMAGES: NDArray[np.float32] = np.random.default_rng(0).standard_normal((24, 3, S
 
 
 @functools.cache
-def exported(name: str, head: str = "logits", input_format: str = "float") -> bytes:
-    loaded = load_model(name)
-    generator = torch.Generator().manual_seed(0)
-    for layer in loaded.network.modules():
-        if isinstance(layer, nn.BatchNorm2d):  # a trained network's convolutions have biases
-            layer.bias.data.normal_(std=0.1, generator=generator)
-    model = DeployModel(
-        loaded.network, head=Head.parse(head), input_format=InputFormat(input_format),
-        preprocessing=Preprocessing(resize=SIZE, crop=SIZE),
-    )  # fmt: skip
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
+def content_of(name: str, head: str, input_format: str) -> bytes:
+    """The bytes of an ONNX file of a network."""
+
+    def make(path: Path) -> None:
+        loaded = load_model(name)
+        generator = torch.Generator().manual_seed(0)
+        for layer in loaded.network.modules():
+            if isinstance(layer, nn.BatchNorm2d):  # a trained network's convolutions have biases
+                layer.bias.data.normal_(std=0.1, generator=generator)
+        model = DeployModel(
+            loaded.network, head=Head.parse(head), input_format=InputFormat(input_format),
+            preprocessing=Preprocessing(resize=SIZE, crop=SIZE),
+        )  # fmt: skip
         export_onnx(model, path, max_batch=2)
-        return path.read_bytes()
+
+    return once(f"{name}-{head}-{input_format}.onnx", make).read_bytes()
 
 
 def graph_of(name: str, head: str = "logits", input_format: str = "float") -> Graph:
+    """A graph that may be changed."""
     import onnx
 
-    return Graph(onnx.ModelProto.FromString(exported(name, head, input_format)), name)
+    return Graph(onnx.ModelProto.FromString(content_of(name, head, input_format)), name)
 
 
 @functools.cache

@@ -62,11 +62,11 @@ def exported(architecture: str, copy: Path | None = None, **options: Any) -> Bun
 
 
 def graph(head: str = "logits", input_format: str = "float") -> Path:
-    """The trained ResNet-20 with a head, as an ONNX file for batches to 8."""
+    """The small network with a head, as an ONNX file for batches to 8."""
     from resnet_deploy.pipeline.onnx_export import export_onnx
-    from tests.helpers.networks import deploy  # loads torch, which not every test needs
+    from tests.helpers.networks import SMALL, deploy  # loads torch, which not every test needs
 
     def make(path: Path) -> None:
-        export_onnx(deploy(head=head, input_format=input_format), path, max_batch=8)
+        export_onnx(deploy(SMALL, head, input_format), path, max_batch=8)
 
     return once(f"{head}-{input_format}.onnx", make)

@@ -14,11 +14,9 @@ from resnet_deploy.errors import ExportError, StorageError, UsageError
 from resnet_deploy.models.deploy import DeployModel
 from resnet_deploy.pipeline.inspect import inspect
 from resnet_deploy.pipeline.onnx_export import export_onnx
-from tests.helpers.networks import deploy
+from tests.helpers.networks import SMALL, deploy
 
 pytestmark = pytest.mark.slow
-
-SMALL = "resnet_cifar:8"
 
 
 def run(path: Path, images: np.ndarray) -> dict[str, np.ndarray]:
