@@ -96,7 +96,7 @@ def test_what_an_exporter_makes_of_ctrl_c_is_ctrl_c(tmp_path: Path, answer: str)
     """torch's exporter calls Python from C++ and the other way round, and KeyboardInterrupt does not always survive that."""
     (tmp_path / "sitecustomize.py").write_text(
         "import os, sys, time\nfrom resnet_deploy.pipeline import verify as steps\n"
-        f"def verify(*args, **given):\n    open({str(tmp_path / 'ready')!r}, 'w')\n    try:\n        time.sleep(60)\n"
+        f"def verify(*args, **given):\n    os.mkdir({str(tmp_path / 'ready')!r})\n    try:\n        time.sleep(60)\n"
         f"    except KeyboardInterrupt as exc:\n        {answer}\nsteps.verify = verify\n"
     )
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}

@@ -74,6 +74,7 @@ def test_malformed_candidates(text: str, said: str) -> None:
         Candidate.parse(text)
 
 
+@pytest.mark.slow
 def test_threads_that_are_not_given_are_all_again(digits_bundle: Bundle) -> None:
     """torch has one number for the whole process: what one backend sets, the next must not inherit."""
     code = (

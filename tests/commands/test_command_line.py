@@ -154,12 +154,14 @@ def test_a_reader_that_goes_away_is_no_error(args: str) -> None:
     assert done.stdout == "0\n" and done.stderr == ""
 
 
+@pytest.mark.slow
 def test_the_exit_code_is_kept_when_the_reader_goes_away(bundle: Path) -> None:
     gate = f"verify {bundle} --data random:8 --gate max-abs-error=-1"
     done = shell(f"PROGRAM {gate} | true; echo ${{PIPESTATUS[0]}}")
     assert done.stdout == "1\n" and "FAILED" in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_closed_streams(bundle: Path, tmp_path: Path) -> None:
     """Nothing is written into the files that are opened in their place."""
     before = (bundle / "model.fp32.onnx").read_bytes()
@@ -179,6 +181,7 @@ def test_a_full_disk_behind_standard_output(args: str) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_text_that_an_encoding_lacks(bundle: Path, tmp_path: Path) -> None:
     ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
     moved = bundle.rename(tmp_path / "bündel")
