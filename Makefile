@@ -1,4 +1,5 @@
 # make bench, make test: each sets up what it needs, once. EXTRAS=gpu on a machine with an NVIDIA GPU.
+# make check, for every edit: lint, types and the tests that are not marked slow, in under two minutes on two cores.
 PYTHON ?= python3
 EXTRAS ?= cpu,rtx,openvino,loadgen,parquet
 BUILD ?= build
@@ -17,7 +18,7 @@ found = $(foreach name,$(subst |, ,$(lastword $(subst :, ,$(1)))),$(shell comman
 missing = $(foreach tool,$(TOOLS),$(if $(strip $(call found,$(tool))),,$(firstword $(subst :, ,$(tool)))))
 HEADERS := $(VENV)/include/onnxruntime
 
-.PHONY: setup bench test fuzz lint docs clean tools
+.PHONY: setup bench check test fuzz lint docs clean tools
 
 setup: $(STAMP)
 
@@ -37,6 +38,9 @@ $(STAMP): pyproject.toml constraints.txt requirements-peers.txt examples/triton/
 bench: setup
 	$(BIN)/resnet-deploy bench resnet20 --weights examples/digits/resnet20.safetensors --data digits -o $(BUILD)/digits
 	$(BIN)/resnet-deploy bench resnet50 --batch 1,8 -o $(BUILD)/resnet50
+
+check: lint
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 test: lint tools
 	$(BIN)/python -m pytest -n 2 --dist worksteal -rs --durations=15

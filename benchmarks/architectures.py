@@ -91,7 +91,7 @@ def eager(rounds: int, samples: dict[str, list[float]]) -> list[Row]:
     from resnet_deploy.models.create import create_model
 
     sys.path.insert(0, str(Path(__file__).parent.parent))
-    from tests.peers import torchvision
+    from tests.helpers.peers import torchvision
 
     peers = torchvision().models
     rows = []

@@ -1,10 +1,9 @@
-"""Shared by all tests: small real artifacts, made once a session."""
+"""Shared by all tests: how they are run, and small real artifacts, made once a run."""
 
 from __future__ import annotations
 
 import os
 import signal
-from pathlib import Path
 
 # Two test processes share the cores; threads of their own would only fight.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -15,14 +14,20 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 import pytest
 
-from resnet_deploy.bundle.store import Bundle
-from resnet_deploy.pipeline.export import export
+pytest.register_assert_rewrite("tests.helpers")
 
-ROOT = Path(__file__).parent.parent
-DIGITS = ROOT / "examples" / "digits" / "resnet20.safetensors"
+from resnet_deploy.bundle.store import Bundle
+from tests.helpers import shared
+from tests.helpers.paths import DIGITS
+
+
+@pytest.fixture(scope="session", autouse=True)
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What is made once in a run is kept in its folder."""
+    shared.use(tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
-def digits_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def digits_bundle(run_folder: None) -> Bundle:
     """The trained ResNet-20, uint8 pixels in, logits out. Shared: tests that change a bundle copy it first."""
-    return export("resnet20", tmp_path_factory.mktemp("digits") / "bundle", weights=DIGITS, input="uint8", max_batch=8)
+    return shared.exported("resnet20", weights=DIGITS, input="uint8", max_batch=8)

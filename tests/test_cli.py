@@ -9,31 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 
 from resnet_deploy.bundle.store import Bundle
-from resnet_deploy.cli import main
-from tests.conftest import DIGITS
-
-FAST = ("--duration", "0.05", "--batch", "1,2", "--threads", "1")
-
-
-def run(*args: str | Path) -> Result:
-    return CliRunner().invoke(main, [str(arg) for arg in args])
-
-
-def fails(code: int, *args: str | Path) -> str:
-    """The message of a command that ends with this exit code; a traceback is never one."""
-    done = run(*args)
-    assert done.exit_code == code, (done.exit_code, done.stdout, done.stderr, done.exception)
-    assert done.exception is None or isinstance(done.exception, SystemExit)
-    assert "Traceback" not in done.stderr and done.stderr.strip()
-    return done.stderr
-
-
-def load(done: Result) -> Any:
-    assert done.exit_code == 0, (done.stderr, done.exception)
-    return json.loads(done.stdout)
+from tests.helpers.cli import FAST, fails, load, run
+from tests.helpers.paths import DIGITS
 
 
 @pytest.fixture
@@ -150,7 +129,7 @@ def test_bench_of_an_architecture_does_everything(tmp_path: Path) -> None:
 
 
 def test_random_weights_are_said(tmp_path: Path) -> None:
-    done = run("bench", "resnet20", "-o", tmp_path / "b", "--max-batch", "2", "--data", "random:4", *FAST)
+    done = run("bench", "resnet_cifar:8", "-o", tmp_path / "b", "--max-batch", "2", "--data", "random:4", *FAST)
     assert done.exit_code == 0 and "the weights are random" in done.stderr
 
 
@@ -233,11 +212,11 @@ def test_edited_files_are_not_run(bundle: Path, command: str) -> None:
 
 
 def test_another_models_bundle_is_kept_unless_asked(bundle: Path) -> None:
-    said = fails(2, "export", "resnet32", "-o", bundle)
-    assert "the architecture is resnet20 there, resnet32 here" in said and "--overwrite" in said
+    said = fails(2, "export", "resnet_cifar:8", "-o", bundle)
+    assert "the architecture is resnet20 there, resnet_cifar:8 here" in said and "--overwrite" in said
     assert run("verify", bundle, "--data", "random:2").exit_code == 0
-    assert run("export", "resnet32", "--max-batch", "1", "-o", bundle, "--overwrite").exit_code == 0
-    assert Bundle.open(bundle).manifest.model.architecture == "resnet32"
+    assert run("export", "resnet_cifar:8", "--max-batch", "1", "-o", bundle, "--overwrite").exit_code == 0
+    assert Bundle.open(bundle).manifest.model.architecture == "resnet_cifar:8"
 
 
 def test_a_missing_gpu_is_exit_code_3(bundle: Path) -> None:

@@ -1,4 +1,8 @@
-"""Every row of the table through the whole of it: exported, checked against eager, verified; small images, one run each."""
+"""Networks of the table through the whole of it: exported, checked against eager, verified; small images, one run each.
+
+All of up to 60 layers, and two of the very deep ones: what a deeper one of a family adds is more of the same blocks, whose
+shapes tests/models compares for every row.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,25 @@ from pathlib import Path
 
 import pytest
 
-from resnet_deploy.models.registry import ARCHITECTURES
+from resnet_deploy.models.registry import ARCHITECTURES, Architecture
 from resnet_deploy.pipeline.export import export
 from resnet_deploy.pipeline.verify import verify
 
+pytestmark = pytest.mark.slow
+
+VERY_DEEP = ["preact_resnet1001", "resnet152"]
+
+
+def layers(row: Architecture) -> int:
+    """Convolutions on the longest way through, and the classifier."""
+    return sum(row.config.layers) * (3 if row.config.block == "bottleneck" else 2) + 2
+
+
 # The longest first, so that they are not what everybody waits for at the end.
-NAMES = sorted(ARCHITECTURES, key=lambda name: -sum(ARCHITECTURES[name].config.layers))
+NAMES = [
+    *VERY_DEEP,
+    *sorted((name for name, row in ARCHITECTURES.items() if layers(row) <= 60), key=lambda name: -layers(ARCHITECTURES[name])),
+]
 
 
 @pytest.mark.parametrize("name", NAMES)

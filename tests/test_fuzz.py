@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from resnet_deploy.bundle.store import Bundle
-from tests.conftest import ROOT
 from tests.fuzz import bundles
 from tests.fuzz.cases import discover, execute, numbered
+from tests.helpers.paths import ROOT
 
 TOYS = {
     "good": "rng.random()",
@@ -104,6 +104,7 @@ def test_a_sealed_manifest_is_opened_and_another_is_not(digits_bundle: Bundle, t
                 Bundle.open(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(name for name, module in discover().items() if hasattr(module, "run")))
 def test_some_cases_of_every_target(digits_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """In this process. What a long run finds becomes a test of what is wrong; here the targets themselves must work."""

@@ -12,24 +12,29 @@ import subprocess
 import sys
 import termios
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from resnet_deploy.bundle.store import Bundle
-from tests.conftest import DIGITS, ROOT
+from tests.helpers.cli import run
+from tests.helpers.networks import SMALL
+from tests.helpers.paths import DIGITS, ROOT
+from tests.helpers.processes import COMMAND, in_namespace
 
-COMMAND = [sys.executable, str(ROOT / "cli.py")]
+pytestmark = pytest.mark.slow
+
+TRAINED = ("resnet20", "--weights", str(DIGITS))
 
 
-def export_args(output: Path, head: str = "logits") -> list[str]:
-    asked = ["export", "resnet20", "--weights", str(DIGITS), "--head", head, "--max-batch", "2", "-o", str(output)]
-    return [*asked, "--overwrite"]
+def export_args(output: Path, network: Sequence[str] = TRAINED, head: str = "logits") -> list[str]:
+    return ["export", *network, "--head", head, "--max-batch", "2", "-o", str(output), "--overwrite"]
 
 
 def interrupt(output: Path, kind: signal.Signals) -> tuple[int, str]:
     """Start an export and send a signal once it is at work on its files."""
-    with subprocess.Popen([*COMMAND, *export_args(output, "topk:3")], stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen([*COMMAND, *export_args(output, [SMALL], "topk:3")], stderr=subprocess.PIPE, text=True) as process:
         end = time.monotonic() + 60
         while not [*output.glob(".draft-*/weights.safetensors")]:
             assert process.poll() is None and time.monotonic() < end
@@ -56,8 +61,8 @@ def test_an_interrupted_export_loses_nothing(digits_bundle: Bundle, tmp_path: Pa
         found = Bundle.open(output)
         assert found.manifest == digits_bundle.manifest
         assert found.artifact("model.fp32.onnx").is_file(), "the old bundle still works"
-    done = subprocess.run([*COMMAND, *export_args(output)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    done = run(*export_args(output, [SMALL]))
+    assert done.exit_code == 0, done.stderr
     assert sorted(p.name for p in output.iterdir()) == [".lock", "manifest.json", "model.fp32.onnx", "weights.safetensors"]
 
 
@@ -66,7 +71,7 @@ def test_ctrl_c_while_the_exporter_works(tmp_path: Path, after_s: float) -> None
     """At several moments of torch.export and of what follows it."""
     output = tmp_path / "bundle"
     with subprocess.Popen(
-        [*COMMAND, *export_args(output)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*COMMAND, *export_args(output, [SMALL])], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         end = time.monotonic() + 120
         while not [*output.glob(".draft-*/weights.safetensors")]:
@@ -90,8 +95,8 @@ def test_ctrl_c_while_the_exporter_works(tmp_path: Path, after_s: float) -> None
 def test_what_an_exporter_makes_of_ctrl_c_is_ctrl_c(tmp_path: Path, answer: str) -> None:
     """torch's exporter calls Python from C++ and the other way round, and KeyboardInterrupt does not always survive that."""
     (tmp_path / "sitecustomize.py").write_text(
-        "import os, sys, time\nfrom resnet_deploy import steps\n"
-        f"def verify(*args, **given):\n    open({str(tmp_path / 'ready')!r}, 'w')\n    try:\n        time.sleep(60)\n"
+        "import os, sys, time\nfrom resnet_deploy.pipeline import verify as steps\n"
+        f"def verify(*args, **given):\n    os.mkdir({str(tmp_path / 'ready')!r})\n    try:\n        time.sleep(60)\n"
         f"    except KeyboardInterrupt as exc:\n        {answer}\nsteps.verify = verify\n"
     )
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
@@ -116,13 +121,6 @@ def test_an_interrupt_that_is_ignored_stays_ignored(digits_bundle: Bundle, tmp_p
     assert done.returncode == 0 and "cosine_mean" in done.stdout, done.stderr
 
 
-def in_namespace(script: str) -> subprocess.CompletedProcess[str]:
-    """Run a shell script where it may mount file systems that nobody else sees."""
-    if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode:
-        pytest.skip("namespaces of our own are not permitted here")
-    return subprocess.run(["unshare", "-rm", "sh", "-ec", script], capture_output=True, text=True)
-
-
 @pytest.mark.parametrize("size", ["600k", "1700k"], ids=["weights", "graph"])
 def test_a_full_disk(digits_bundle: Bundle, tmp_path: Path, size: str) -> None:
     """A file system with too little room for the weights, or for the graph beside them."""
@@ -138,7 +136,7 @@ def test_a_full_disk(digits_bundle: Bundle, tmp_path: Path, size: str) -> None:
 def test_a_full_disk_keeps_the_old_bundle(digits_bundle: Bundle, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
-    command = " ".join([*COMMAND, *export_args(disk / "b", "topk:3")])
+    command = " ".join([*COMMAND, *export_args(disk / "b", head="topk:3")])
     verify = " ".join([*COMMAND, "verify", str(disk / "b"), "--data", "digits", "--limit", "9"])
     done = in_namespace(
         f"mount -t tmpfs -o size=3m none {disk}; cp -r {digits_bundle.path} {disk}/b; "

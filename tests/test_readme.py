@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
-from tests.cpu import EXACT_INT8
+from tests.helpers.cpu import EXACT_INT8
+from tests.helpers.paths import ROOT
 
 README = (ROOT / "README.md").read_text()
 
@@ -48,6 +48,7 @@ def masked(line: str) -> str:
     return re.sub(r"\s+", " ", re.sub(r"[-+]?\d[\d.,e+-]*", "#", line)).strip()
 
 
+@pytest.mark.slow
 def test_the_console_blocks(checkout: Path) -> None:
     blocks = re.findall(r"```console\n(.*?)```", README, re.DOTALL)
     ran = 0
@@ -68,6 +69,7 @@ def test_the_console_blocks(checkout: Path) -> None:
     assert ran >= 5
 
 
+@pytest.mark.slow
 def test_the_python_block(checkout: Path) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     (checkout / "readme.py").write_text(code)
@@ -79,7 +81,7 @@ def test_the_commands_of_the_table_and_the_set_up_are_real() -> None:
 
     assert set(re.findall(r"^\| `resnet-deploy (\w+)", README, re.MULTILINE)) == set(main.commands)
     makefile = (ROOT / "Makefile").read_text()
-    for target in set(re.findall(r"\bmake (bench|test|setup|lint|tools)\b", README)):
+    for target in set(re.findall(r"\bmake (bench|check|test|setup|lint|tools|fuzz)\b", README)):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
     headings = re.findall(r"^## (.+)$", (ROOT / "REFERENCE.md").read_text(), re.MULTILINE)
     anchors = re.findall(r"REFERENCE\.md#([\w-]+)", README)
@@ -88,6 +90,7 @@ def test_the_commands_of_the_table_and_the_set_up_are_real() -> None:
         assert (ROOT / file).exists(), file
 
 
+@pytest.mark.slow
 def test_make_bench(checkout: Path) -> None:
     """The main job, by the very command, in the environment that `make setup` left."""
     if not (ROOT / ".venv").exists() or shutil.which("make") is None:

@@ -16,6 +16,7 @@ import pytest
 import resnet_deploy
 from resnet_deploy import errors
 from resnet_deploy.cli import main
+from tests.helpers.paths import ROOT
 
 PACKAGE = Path(resnet_deploy.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -173,6 +174,16 @@ def test_light_imports(code: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_images_are_embedded_without_torch() -> None:
+    """It takes seconds and hundreds of megabytes in each process, and a graph needs none of it."""
+    modules = "backends.load, backends.onnxruntime.backend, serving.embedding.run, serving.embedding.decode_worker"
+    code = (
+        f"import sys, {', '.join(f'resnet_deploy.{name}' for name in modules.split(', '))}; assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("name", sorted(main.commands))
 def test_every_command_has_help_with_an_example(name: str) -> None:
     command = main.commands[name]
@@ -228,3 +239,12 @@ def test_all_errors_are_public() -> None:
 def test_names_of_before_work_and_say_what_they_are_called_now(old: str, new: str) -> None:
     with pytest.warns(DeprecationWarning, match=new):
         assert getattr(resnet_deploy, old) is getattr(resnet_deploy, new)
+
+
+def test_test_files_do_not_import_each_other() -> None:
+    """What several of them use is in tests/helpers, and fixtures are found by pytest."""
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        for module in imports(path):
+            parts = module.split(".")
+            other = parts[0] == "tests" and [part for part in parts if part.startswith("test_") or part == "conftest"]
+            assert not other, f"{path}: {module}; move what both need to tests/helpers"

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resnet_deploy.backends.base import PLANS, Backend, Candidate
-from resnet_deploy.models.deploy import DeployModel
 
 if TYPE_CHECKING:
     from resnet_deploy.engine.plan import Origin
+    from resnet_deploy.models.deploy import DeployModel  # torch, which eager alone needs
 
 
 def load_backend(

@@ -14,7 +14,7 @@ from resnet_deploy.bundle.names import MANIFEST
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import IntegrityError
 from resnet_deploy.terminal.preparing import exported
-from tests.bundle.samples import make
+from tests.helpers.bundles import make
 
 
 def plain(bundle: Bundle) -> dict[str, Any]:

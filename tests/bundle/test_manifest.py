@@ -18,7 +18,7 @@ from resnet_deploy.bundle.names import MANIFEST, graph_file, slug
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import IntegrityError
 from resnet_deploy.specs import Precision
-from tests.bundle.samples import make
+from tests.helpers.bundles import make
 
 V1 = Path(__file__).parent / "v1"
 SCHEMA = Path(codec.__file__).parent / "manifest.schema.json"

@@ -17,7 +17,7 @@ from resnet_deploy.bundle.manifest import SamplesFile
 from resnet_deploy.bundle.names import MANIFEST
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import BundleError, IntegrityError, StorageError
-from tests.bundle.samples import make, state
+from tests.helpers.bundles import make, state
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ import sys
 from pathlib import Path
 from resnet_deploy.errors import StorageError
 from resnet_deploy.bundle.manifest import SamplesFile
-from tests.bundle.samples import make, state
+from tests.helpers.bundles import make, state
 path = Path(sys.argv[1])
 make(path / "b", 1)
 bundle = make(path / "b", 1)

@@ -19,7 +19,7 @@ from resnet_deploy.bundle.results import Ledger
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.bundle.transaction import changing
 from resnet_deploy.errors import BundleError, ConflictError
-from tests.bundle.samples import REPORT, describe, make, parity, state
+from tests.helpers.bundles import REPORT, describe, make, parity, state
 
 KEYS = ("a" * 16, "b" * 16)
 

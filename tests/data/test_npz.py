@@ -16,7 +16,7 @@ from resnet_deploy.data.dataset import Dataset
 from resnet_deploy.data.sources import open_data
 from resnet_deploy.errors import DataError
 from resnet_deploy.specs import InputFormat, Preprocessing
-from tests.conftest import ROOT
+from tests.helpers.paths import ROOT
 
 
 def opened(source: Any, **options: Any) -> Dataset:

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from tests import hostile_graphs as hostile
+from tests.helpers import hostile_graphs as hostile
 
 NAME = "calibrations"
 VALUES: tuple[Any, ...] = (

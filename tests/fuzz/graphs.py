@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from tests import hostile_graphs as hostile
+from tests.helpers import hostile_graphs as hostile
 
 NAME = "graphs"
 SIZES = (-1, 0, 1, 2, 3, 8, 65_537, 2**31, 2**40, 2**62)

@@ -18,7 +18,7 @@ from resnet_deploy.reporting.recorded import load_report
 from resnet_deploy.reporting.writing import render
 from resnet_deploy.reporting.writing import report as report_of
 from resnet_deploy.terminal import reporting as terminal
-from tests.reporting.reports import full, small
+from tests.helpers.reports import full, small
 
 NAME = "reports"
 WORDS = ["nan", "inf", "-inf", "NaN", "Infinity", "", "0", "pass", "fail", "eager", "\x00", "\x1b[31m", "\u202e", "<script>",

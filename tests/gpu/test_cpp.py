@@ -16,9 +16,9 @@ import resnet_deploy as rd
 from resnet_deploy.bundle.manifest import PlanFile
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.specs import Precision
-from tests.conftest import DIGITS
-from tests.gpu.test_tensorrt import FLAVOURS, ready
-from tests.serving.cpp.programs import PIXELS, answers, build, changed, classify, compare, expected, ppm, run
+from tests.helpers.cpp import PIXELS, answers, build, changed, classify, compare, expected, ppm, run
+from tests.helpers.engines import FLAVOURS, ready
+from tests.helpers.paths import DIGITS
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ import pytest
 
 from resnet_deploy.benchmarking.run import bench
 from resnet_deploy.bundle.store import Bundle
-from tests.conftest import DIGITS
-from tests.test_backends import CUDA, IMAGES, contract, load
+from tests.helpers.contract import CUDA, IMAGES, contract, load
+from tests.helpers.paths import DIGITS
 
 
 @pytest.mark.parametrize("text", [*CUDA, "eager:cuda,compile", "eager:cuda,fp16,channels_last,cuda_graph"])

@@ -10,7 +10,7 @@ import pytest
 import resnet_deploy as rd
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import UnavailableError
-from tests.serving.images import answers, column, photographs
+from tests.helpers.embedding import answers, column, photographs
 
 pq = pytest.importorskip("pyarrow.parquet", reason="the extra `parquet` is not installed")
 

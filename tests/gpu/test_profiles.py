@@ -14,8 +14,8 @@ from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import MissingPackageError, UnavailableError
 from resnet_deploy.pipeline.build import ensure_plan
-from tests.conftest import DIGITS
-from tests.test_backends import IMAGES
+from tests.helpers.contract import IMAGES
+from tests.helpers.paths import DIGITS
 
 HEAVY = ["conv1"] + [f"layer{i}.{j}.conv{k}" for i in (1, 2, 3) for j in (0, 1, 2) for k in (1, 2)]
 PLANS = [f"{flavour}:{options}" for flavour in ("tensorrt", "tensorrt-rtx") for options in ("fp32", "fp16", "int8,streams=2")]

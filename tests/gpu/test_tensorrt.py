@@ -1,4 +1,4 @@
-"""TensorRT and TensorRT-RTX on a real device: what tests/test_trt_backend.py has on a fake one."""
+"""TensorRT and TensorRT-RTX on a real device: what tests/backends/test_tensorrt.py has on a fake one."""
 
 from __future__ import annotations
 
@@ -16,11 +16,9 @@ from resnet_deploy.bundle.manifest import PlanFile
 from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import MissingPackageError, UnavailableError, UsageError
-from resnet_deploy.pipeline.build import ensure_plan
-from tests.conftest import DIGITS
-from tests.test_backends import IMAGES, contract
-
-FLAVOURS = ["tensorrt", "tensorrt-rtx"]
+from tests.helpers.contract import IMAGES, contract
+from tests.helpers.engines import FLAVOURS, ready
+from tests.helpers.paths import DIGITS
 
 
 @pytest.fixture(scope="module")
@@ -30,13 +28,6 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
         "resnet20", path, weights=DIGITS, input="uint8", max_batch=8, precision="fp32,fp16,int8", targets="tensorrt",
         calibration="digits:train",
     )  # fmt: skip
-
-
-def ready(bundle: Bundle, text: str, batches: tuple[int, ...] = (1, 5, 8)) -> None:
-    try:
-        ensure_plan(Subject(bundle), Candidate.parse(text), batches)
-    except MissingPackageError as exc:
-        pytest.skip(str(exc))
 
 
 @pytest.mark.parametrize("options", ["", "fp16", "no_cuda_graph", "streams=2", "fp16,streams=3,no_cuda_graph"])

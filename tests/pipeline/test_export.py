@@ -12,8 +12,11 @@ from resnet_deploy.bundle.manifest import GraphFile
 from resnet_deploy.bundle.names import CALIBRATION, FP32, MANIFEST, WEIGHTS
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import BundleError, CalibrationError, CheckpointError, IntegrityError, TuningError, UsageError
-from tests.conftest import DIGITS
-from tests.test_cli import fails, load, run
+from tests.helpers.cli import fails, load, run
+from tests.helpers.paths import DIGITS
+from tests.helpers.shared import exported
+
+pytestmark = pytest.mark.slow
 
 INT8 = {"precision": "int8", "targets": "tensorrt", "calibration": "digits:train", "calibration_images": 24}
 
@@ -78,8 +81,8 @@ def test_a_request_that_differs_is_refused(bundle: Bundle, name: str, options: d
     assert content(bundle.path) == before
 
 
-def test_other_weights_are_refused_too(bundle: Bundle, tmp_path: Path) -> None:
-    other = rd.export("resnet20", tmp_path / "other", max_batch=2, num_classes=10).path / WEIGHTS
+def test_other_weights_are_refused_too(bundle: Bundle) -> None:
+    other = exported("resnet20", max_batch=2).path / WEIGHTS
     with pytest.raises(BundleError, match=r"--weights is \w+ there, \w+ here"):
         rd.export("resnet20", bundle.path, weights=other)
 

@@ -13,8 +13,11 @@ from safetensors.torch import load_file
 import resnet_deploy as rd
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import DataError
-from tests.conftest import DIGITS
-from tests.test_cli import run
+from tests.helpers.cli import run
+from tests.helpers.paths import DIGITS
+from tests.helpers.shared import exported
+
+pytestmark = pytest.mark.slow
 
 FAST = {"batch": 1, "duration_s": 0.02, "backends": ["eager"]}
 
@@ -40,7 +43,7 @@ def test_where_each_part_is_from(digits_bundle: Bundle, checkpoint: Path, tmp_pa
     assert [known[name] for name in names] == ["checkpoint"] * 4 + ["assumed"]
     done = run("export", "resnet20", "--weights", checkpoint, "--std", "0.3,0.3,0.3", "--max-batch", "2", "-o", tmp_path / "b")
     assert "resize 32 (assumed); bilinear (assumed); crop 32 (assumed)" in done.stdout and "std 0.3 (option)" in done.stdout
-    done = run("export", "resnet20", "--image-size", "64", "--max-batch", "2", "-o", tmp_path / "larger")
+    done = run("export", "resnet_cifar:8", "--image-size", "64", "--max-batch", "2", "-o", tmp_path / "larger")
     assert "resize 64 (assumed)" in done.stdout and "crop 64 (option)" in done.stdout
     for command in (("verify", "--data", "random:2"), ("bench", "--duration", "0.02", "--batch", "1", "--backend", "eager")):
         assert "pixels resize 32 (assumed)" in run(command[0], tmp_path / "b", *command[1:]).stdout
@@ -71,7 +74,7 @@ def test_the_training_s_log_speaks_where_the_checkpoint_does_not(tmp_path: Path)
 
 
 def test_the_first_labelled_data_names_the_classes(tmp_path: Path) -> None:
-    bundle = rd.export("resnet20", tmp_path / "b", num_classes=3, max_batch=2)
+    bundle = exported("resnet20", tmp_path / "b", num_classes=3, max_batch=2)
     data = folder_of(tmp_path / "val", ("cat", "dog", "owl"))
     rd.verify(bundle, data)
     assert Bundle.open(tmp_path / "b").manifest.model.class_names == ("cat", "dog", "owl")
@@ -84,7 +87,7 @@ def test_the_first_labelled_data_names_the_classes(tmp_path: Path) -> None:
 
 
 def test_two_of_three_folders_are_not_relabelled(tmp_path: Path) -> None:
-    bundle = rd.export("resnet20", tmp_path / "b", num_classes=3, max_batch=2)
+    bundle = exported("resnet20", tmp_path / "b", num_classes=3, max_batch=2)
     with pytest.raises(DataError, match="2 class folders"):
         rd.verify(bundle, folder_of(tmp_path / "part", ("dog", "owl")))
     split = tmp_path / "data"
@@ -96,7 +99,8 @@ def test_two_of_three_folders_are_not_relabelled(tmp_path: Path) -> None:
 
 def test_a_calibration_s_folders_name_the_classes_too(tmp_path: Path) -> None:
     data = folder_of(tmp_path / "train", ("cat", "dog", "owl"))
-    options = {"num_classes": 3, "max_batch": 2, "precision": "int8", "targets": "tensorrt", "calibration_method": "max"}
-    bundle = rd.export("resnet20", tmp_path / "b", calibration=data, **options)
+    options = {"precision": "int8", "targets": "tensorrt", "calibration_method": "max"}
+    bundle = exported("resnet20", tmp_path / "b", num_classes=3, max_batch=2)
+    bundle = rd.export(bundle, calibration=data, **options)
     assert bundle.manifest.model.class_names == ("cat", "dog", "owl")
     assert rd.export("resnet20", tmp_path / "b", num_classes=3).manifest == Bundle.open(tmp_path / "b").manifest

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import resnet_deploy as rd
 from resnet_deploy.bundle.names import CALIBRATION
 from resnet_deploy.precision.auto import distance
 from resnet_deploy.precision.calibrate import Calibration, image_digest
+from tests.helpers.shared import exported
 
 
 def test_every_image_counts_alike() -> None:
@@ -22,12 +24,13 @@ def test_every_image_counts_alike() -> None:
     assert np.isfinite(distance([np.zeros((1, 3), np.float32)], [np.ones((1, 3), np.float32)]))
 
 
+@pytest.mark.slow
 def test_ranges_are_of_all_images_also_those_that_the_method_was_chosen_on(tmp_path: Path) -> None:
     images = np.random.default_rng(0).standard_normal((40, 3, 32, 32)).astype(np.float32)
     images[::2] *= 0.5
     np.savez(tmp_path / "images.npz", images=images)
     bundle = rd.export(
-        "resnet20", tmp_path / "bundle", max_batch=2, precision=["int8"], targets=["tensorrt"],
+        exported("resnet20", tmp_path / "bundle", max_batch=2), precision=["int8"], targets=["tensorrt"],
         calibration=tmp_path / "images.npz", calibration_method="auto",
     )  # fmt: skip
     found = Calibration.load(bundle.artifact(CALIBRATION))

@@ -16,7 +16,9 @@ from resnet_deploy.precision.auto import best_method, relative_error
 from resnet_deploy.precision.calibrate import Observer, tensors_of
 from resnet_deploy.precision.histogram import METHODS
 from resnet_deploy.precision.placement import Target, place
-from tests.precision.graphs import BLOCKS, IMAGES, graph_of, observed
+from tests.helpers.precision_graphs import BLOCKS, IMAGES, graph_of, observed
+
+pytestmark = pytest.mark.slow
 
 NAME = BLOCKS["padded shortcut"]
 

@@ -14,8 +14,10 @@ from resnet_deploy.precision import Graph, QuantizeOptions, Target, cast, observ
 from resnet_deploy.precision.auto import relative_error, run
 from resnet_deploy.precision.blocks import blocks_of
 from resnet_deploy.specs import Precision
-from tests.peers import torchvision
-from tests.test_models import randomize
+from tests.helpers.networks import randomize
+from tests.helpers.peers import torchvision
+
+pytestmark = pytest.mark.slow
 
 IMAGES = np.random.default_rng(0).standard_normal((8, 3, 64, 64), np.float32)
 

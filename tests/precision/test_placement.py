@@ -7,7 +7,9 @@ import pytest
 from resnet_deploy.errors import UsageError
 from resnet_deploy.precision.blocks import block_of, blocks_of, leaving
 from resnet_deploy.precision.placement import Target, additions, gates, grouped, place
-from tests.precision.graphs import BLOCKS, graph_of
+from tests.helpers.precision_graphs import BLOCKS, graph_of
+
+pytestmark = pytest.mark.slow
 
 # tensor: its quantized readers. `+` is the block's addition.
 STEM = {"input": ["conv1"]}

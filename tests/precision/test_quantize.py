@@ -18,9 +18,11 @@ from resnet_deploy.precision.auto import relative_error, run
 from resnet_deploy.precision.calibrate import symmetric_scale
 from resnet_deploy.precision.quantize import weight_scales
 from resnet_deploy.specs import Precision
-from tests.cpu import EXACT_INT8
-from tests.engine.test_build import build_report
-from tests.precision.graphs import BLOCKS, IMAGES, graph_of, observed
+from tests.helpers.cpu import EXACT_INT8
+from tests.helpers.engines import build_report
+from tests.helpers.precision_graphs import BLOCKS, IMAGES, graph_of, observed
+
+pytestmark = pytest.mark.slow
 
 TRT, CPU = QuantizeOptions(), QuantizeOptions(target=Target.CPU)
 

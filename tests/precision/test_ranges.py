@@ -20,7 +20,11 @@ from resnet_deploy.errors import CalibrationError, UsageError
 from resnet_deploy.graph.graph import Graph
 from resnet_deploy.precision.calibrate import Calibration, Observer, image_digest, observe, symmetric_scale
 from resnet_deploy.specs import InputFormat, Preprocessing, check_calibration_method
-from tests.precision.graphs import BLOCKS, IMAGES, graph_of, observed
+from tests.helpers.paths import DIGITS
+from tests.helpers.precision_graphs import BLOCKS, IMAGES, graph_of, observed
+from tests.helpers.shared import exported
+
+pytestmark = pytest.mark.slow
 
 NAME = BLOCKS["padded shortcut"]
 Document = dict[str, Any]
@@ -181,8 +185,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     (folder / "images").mkdir()
     for number, image in enumerate(load_digits().images[:64]):
         Image.fromarray((image * 15).astype(np.uint8)).convert("RGB").resize((40, 40)).save(folder / f"images/{number:03}.png")
-    rd.export("resnet20", folder / "bundle", weights="examples/digits/resnet20.safetensors", max_batch=2)
-    return folder / "bundle/model.fp32.onnx", folder / "images"
+    return exported("resnet20", weights=DIGITS, max_batch=2).artifact("model.fp32.onnx"), folder / "images"
 
 
 def test_equal_requests_give_equal_bytes_whatever_the_threads_and_batches(
@@ -211,8 +214,8 @@ def test_every_image_that_was_given_counts_as_seen_and_twice_gives_the_same_file
     """Those that `auto` judged its methods on as well."""
     bundles = [
         rd.export(
-            "resnet20", tmp_path / name, weights="examples/digits/resnet20.safetensors", max_batch=1, precision=["int8"],
-            calibration=digits[1], calibration_method=method,
+            exported("resnet20", tmp_path / name, weights=DIGITS, max_batch=2), precision=["int8"], calibration=digits[1],
+            calibration_method=method,
         )
         for name in ("first", "second")
     ]  # fmt: skip

@@ -17,7 +17,10 @@ from resnet_deploy.precision import Graph, QuantizeOptions, Target, quantize, re
 from resnet_deploy.precision.auto import distance, run
 from resnet_deploy.precision.network import Network
 from resnet_deploy.precision.reconstruct import reconstruct as reconstructed
-from tests.precision.graphs import BLOCKS, IMAGES, SIZE, graph_of, observed
+from tests.helpers.precision_graphs import BLOCKS, IMAGES, SIZE, graph_of, observed
+from tests.helpers.shared import exported
+
+pytestmark = pytest.mark.slow
 
 SEEN = np.random.default_rng(1).standard_normal((96, 3, SIZE, SIZE), np.float32)
 OTHERS = np.random.default_rng(2).standard_normal((64, 3, SIZE, SIZE), np.float32)
@@ -124,7 +127,7 @@ def test_other_targets_and_few_images_are_refused() -> None:
 def test_export_reconstructs_for_tensorrt_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reconstruct, "reconstruct", functools.partial(reconstructed, steps=(2, 2)))
     made: dict[str, Any] = {"precision": "int8", "input": "uint8", "max_batch": 2}
-    bundle = rd.export("resnet_cifar:8", tmp_path / "b", calibration="random:40", **made)
+    bundle = exported("resnet_cifar:8", tmp_path / "b", calibration="random:40", **made)
     plain = bundle.manifest.artifacts
     bundle = rd.export("resnet_cifar:8", tmp_path / "b", calibration="random:40", reconstruct=True, **made)
     found = bundle.manifest.artifacts
@@ -137,7 +140,7 @@ def test_export_reconstructs_for_tensorrt_alone(tmp_path: Path, monkeypatch: pyt
 
 def test_ranges_alone_are_not_enough(tmp_path: Path) -> None:
     made: dict[str, Any] = {"precision": "int8", "targets": "tensorrt", "max_batch": 2}
-    rd.export("resnet_cifar:8", tmp_path / "b", calibration="random:16", **made)
+    exported("resnet_cifar:8", tmp_path / "b", calibration="random:16", **made)
     for calibration in (tmp_path / "b" / "calibration.json", None):
         with pytest.raises(CalibrationError, match="images, not on their ranges alone: --calibration DATA"):
             rd.export("resnet_cifar:8", tmp_path / "b", calibration=calibration, reconstruct=True, **made)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.reporting.browser import NAMES, Browser, find
+from tests.helpers.browser import NAMES, Browser, find
 
 
 @pytest.fixture(scope="session")

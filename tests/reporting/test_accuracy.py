@@ -13,7 +13,7 @@ from resnet_deploy.reporting.accuracy import accuracies
 from resnet_deploy.reporting.compare import RunComparison, compare_reports
 from resnet_deploy.reporting.content import document
 from resnet_deploy.reporting.differences import comparison
-from tests.reporting.reports import small
+from tests.helpers.reports import small
 
 
 def run(

@@ -25,9 +25,11 @@ from resnet_deploy.errors import BundleError, IntegrityError, StorageError, Usag
 from resnet_deploy.reporting.facts import commands
 from resnet_deploy.reporting.recorded import load_report
 from resnet_deploy.reporting.writing import check_path, write_report
-from tests.conftest import DIGITS
-from tests.reporting.reports import full, small
-from tests.test_cli import FAST, fails, load, run
+from tests.helpers.cli import FAST, fails, load, run
+from tests.helpers.paths import DIGITS
+from tests.helpers.reports import full, small
+
+pytestmark = pytest.mark.slow
 
 BENCH = ("--data", "digits", "--limit", "20", *FAST, "--backend", "eager", "--backend", "onnxruntime")
 
@@ -86,7 +88,6 @@ def test_the_commands_get_it_again(own: Path) -> None:
     assert again["results"] == report["results"]
 
 
-@pytest.mark.slow
 def test_a_run_from_a_shell_knows_its_commands(measured: Path, tmp_path: Path) -> None:
     program = [sys.executable, "-m", "resnet_deploy.cli"]
     bench = ["bench", "resnet20", "--weights", str(DIGITS), "-o", "my bundle", "--max-batch", "2", *BENCH, "--backend", "eager"]

@@ -16,7 +16,7 @@ from resnet_deploy.reporting.compare import ROUNDS, RunComparison, compare_repor
 from resnet_deploy.reporting.differences import summary
 from resnet_deploy.reporting.words import points, share
 from resnet_deploy.timing.measure import MeasureConfig
-from tests.reporting.reports import full, small
+from tests.helpers.reports import full, small
 
 
 def verdicts(found: RunComparison) -> list[str]:

@@ -11,8 +11,10 @@ import pytest
 
 from resnet_deploy.reporting.compare import compare_reports
 from resnet_deploy.reporting.writing import write_report
-from tests.reporting.browser import Browser, Page
-from tests.reporting.reports import full, small
+from tests.helpers.browser import Browser, Page
+from tests.helpers.reports import full, small
+
+pytestmark = pytest.mark.slow
 
 DESK, TELEPHONE = 1280, 360
 Open = Callable[..., Page]

@@ -27,7 +27,7 @@ from resnet_deploy.reporting.schema import read_report
 from resnet_deploy.reporting.words import metric, metric_name, milliseconds
 from resnet_deploy.reporting.writing import render
 from resnet_deploy.terminal import reporting as terminal
-from tests.reporting.reports import full, small
+from tests.helpers.reports import full, small
 
 
 def section(content: Document, title: str) -> Section:

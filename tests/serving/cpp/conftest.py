@@ -2,37 +2,17 @@
 
 from __future__ import annotations
 
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.serving.cpp.programs import PIXELS, build, classify, ppm
-
-Ask = Callable[[str], tuple[str, str]]
+from tests.helpers.cpp import PIXELS, Ask, asking, build, classify, ppm
 
 
 @pytest.fixture(scope="session")
 def ort_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(tmp_path_factory, "onnxruntime")
-
-
-def asking(folder: Path) -> Iterator[Ask]:
-    """A call of the program `units`: what it said in front, and what it said."""
-    with subprocess.Popen([folder / "units"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdin is not None and process.stdout is not None
-        sent, received = process.stdin, process.stdout
-
-        def ask(line: str) -> tuple[str, str]:
-            sent.write(f"{line}\n")
-            sent.flush()
-            first, _, rest = received.readline().rstrip("\n").partition(" ")
-            return first, rest
-
-        yield ask
-        sent.close()
-    assert process.returncode == 0
 
 
 @pytest.fixture(scope="module")

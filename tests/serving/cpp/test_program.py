@@ -22,9 +22,11 @@ from resnet_deploy.bundle import codec
 from resnet_deploy.bundle.names import FP32, MANIFEST
 from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.bundle.store import Bundle
-from resnet_deploy.pipeline.export import export
-from tests.conftest import DIGITS
-from tests.serving.cpp.programs import PIXELS, Edit, answers, build, changed, classify, compare, expected, ppm, run
+from tests.helpers.cpp import PIXELS, Edit, answers, build, changed, classify, compare, expected, ppm, run
+from tests.helpers.paths import DIGITS
+from tests.helpers.shared import exported
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5])
@@ -43,11 +45,9 @@ HEADS: list[tuple[str, dict[str, Any]]] = [(head, {"input": "float"}) for head i
 
 
 @pytest.mark.parametrize(("head", "options"), [*HEADS, ("embedding", {"input": "uint8", "l2_normalize": True})])
-def test_every_head_and_float_input(
-    program: Path, images: list[str], tmp_path: Path, head: str, options: dict[str, Any]
-) -> None:
+def test_every_head_and_float_input(program: Path, images: list[str], head: str, options: dict[str, Any]) -> None:
     """float input: normalized in C++ as in Python. There are no labels, and classes have none."""
-    bundle = export("resnet_cifar:8", tmp_path / "bundle", head=head, max_batch=2, num_classes=7, **options)
+    bundle = exported("resnet_cifar:8", head=head, max_batch=2, num_classes=7, **options)
     found = answers(program, bundle.path, images, "--batch", "2")
     compare(found, expected(bundle))
     if head.startswith(("topk", "prob")):
@@ -60,11 +60,9 @@ LOWER = {"fp16": {"native_io": True}, "int8": {"targets": "cpu", "calibration": 
 
 
 @pytest.mark.parametrize("precision", LOWER)
-def test_lower_precision(program: Path, images: list[str], tmp_path: Path, precision: str) -> None:
+def test_lower_precision(program: Path, images: list[str], precision: str) -> None:
     """FP16 inputs and outputs are converted in C++; INT8 runs the graph that is for CPUs."""
-    bundle = export(
-        "resnet20", tmp_path / "bundle", weights=DIGITS, input="float", max_batch=2, precision=precision, **LOWER[precision]
-    )
+    bundle = exported("resnet20", weights=DIGITS, max_batch=2, precision=precision, **LOWER[precision])
     compare(answers(program, bundle.path, images, "--precision", precision), expected(bundle, f"onnxruntime:{precision}"))
 
 
@@ -295,7 +293,6 @@ def test_memory_is_flat_over_10_000_inferences_on_4_threads(program: Path, digit
     assert long - short < 4096, "10,000 inferences took more than 500 did, by over 4 MiB"
 
 
-@pytest.mark.slow
 def test_no_leak_and_no_undefined_behaviour(
     tmp_path_factory: pytest.TempPathFactory, digits_bundle: Bundle, images: list[str], tmp_path: Path
 ) -> None:
@@ -320,7 +317,7 @@ def test_no_data_race(tmp_path_factory: pytest.TempPathFactory, digits_bundle: B
 
 
 def test_the_example_ranks_by_embeddings(ort_build: Path, tmp_path: Path) -> None:
-    bundle = export("resnet20", tmp_path / "bundle", weights=DIGITS, input="uint8", head="embedding", max_batch=2)
+    bundle = exported("resnet20", weights=DIGITS, input="uint8", head="embedding", max_batch=2)
     near = np.clip(PIXELS[0].astype(int) + 3, 0, 255).astype(np.uint8)
     paths = [tmp_path / f"{name}.rgb" for name in ("query", "far", "near", "other")]
     for path, pixels in zip(paths, (PIXELS[0], PIXELS[1] // 4, near, PIXELS[2]), strict=True):
@@ -332,14 +329,10 @@ def test_the_example_ranks_by_embeddings(ort_build: Path, tmp_path: Path) -> Non
         vectors = backend.infer(np.stack([PIXELS[0], near]))["embedding"]
     cosine = float(np.dot(vectors[0], vectors[1]) / np.prod(np.linalg.norm(vectors, axis=1)))
     assert float(lines[0][0]) == pytest.approx(cosine, abs=1e-5)
-    assert "export it with --head embedding" in run(nearest, export_logits(tmp_path), *paths, code=2).stderr
+    logits = exported("resnet_cifar:8", max_batch=2).path
+    assert "export it with --head embedding" in run(nearest, logits, *paths, code=2).stderr
 
 
-def export_logits(folder: Path) -> Path:
-    return export("resnet_cifar:8", folder / "logits", max_batch=2).path
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("source", ["resnet_deploy.cpp", "classify.cpp"])
 def test_clang_tidy(ort_build: Path, source: str) -> None:
     if shutil.which("clang-tidy") is None:

@@ -18,8 +18,10 @@ from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.cli import main
 from resnet_deploy.errors import BundleError, IntegrityError, UsageError
 from resnet_deploy.serving.cpp.write import SOURCES, WRITTEN
-from tests.conftest import ROOT
-from tests.serving.cpp.programs import answers, compare, expected, headers, lacking
+from tests.helpers.cpp import answers, compare, expected, headers, lacking
+from tests.helpers.paths import ROOT
+
+pytestmark = pytest.mark.slow
 
 FILES = {
     "CMakeLists.txt",

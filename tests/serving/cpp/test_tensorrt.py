@@ -14,8 +14,9 @@ import resnet_deploy as rd
 from resnet_deploy.bundle.manifest import PlanFile
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.engine.flavours import gpu
-from tests.serving.cpp.conftest import Ask, asking
-from tests.serving.cpp.programs import build, changed, classify, run
+from tests.helpers.cpp import Ask, asking, build, changed, classify, run
+
+pytestmark = pytest.mark.slow
 
 RTX = {"flavour": "tensorrt-rtx", "target": "sm86,sm89"}
 

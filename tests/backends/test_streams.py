@@ -1,0 +1,153 @@
+"""Backends on a GPU, on a fake device whose work happens only when somebody waits for it: parts, order and queues."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from resnet_deploy.backends.base import Backend, Candidate
+from resnet_deploy.backends.eager.backend import EagerBackend
+from resnet_deploy.backends.onnxruntime import backend as ort_module
+from resnet_deploy.backends.onnxruntime.backend import OrtBackend
+from resnet_deploy.backends.streams import Lane
+from resnet_deploy.bundle.opened import Subject
+from resnet_deploy.bundle.store import Bundle
+from resnet_deploy.errors import UnavailableError, UsageError
+from resnet_deploy.pipeline.verify import REFERENCE
+from tests.helpers.contract import IMAGES, contract
+from tests.helpers.fake_tensorrt import HostDevice
+
+EAGER = [
+    "eager:cuda", "eager:cuda,streams=3", "eager:cuda,cuda_graph", "eager:cuda,cuda_graph,streams=2",
+    "eager:cuda,fp16,channels_last",
+]  # fmt: skip
+ALL = [*EAGER, "onnxruntime:cuda"]
+Make = Callable[[str], Backend]
+
+
+@pytest.fixture
+def make(digits_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
+    import onnxruntime
+
+    def on_the_cpu(ort: Any, path: Any, candidate: Candidate, threads: int | None, traces: Any, stream: Any) -> Any:
+        assert stream.cuda_stream, "the session runs on the lane's stream"
+        return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+    apart = ort_module.record_apart
+    monkeypatch.setattr(ort_module, "_session", on_the_cpu)
+    monkeypatch.setattr(ort_module, "record_apart", lambda path, candidate, *rest: apart(path, "onnxruntime", *rest))
+    subject = Subject(digits_bundle)
+
+    def build(text: str) -> Backend:
+        candidate, device = Candidate.parse(text), HostDevice()
+        if candidate.backend == "eager":
+            return EagerBackend(subject.model, candidate, threads=1, device=device)  # type: ignore[arg-type]
+        return OrtBackend(digits_bundle.artifact("model.fp32.onnx"), candidate, threads=1, device=device)  # type: ignore[arg-type]
+
+    yield build
+
+
+@pytest.mark.parametrize("text", ALL)
+def test_contract(make: Make, digits_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    known = Subject.backend
+    monkeypatch.setattr(
+        Subject, "backend", lambda self, asked, threads: known(self, asked, threads) if asked == REFERENCE else make(text)
+    )
+    contract(digits_bundle, text)
+
+
+@pytest.mark.parametrize("text", ALL)
+def test_the_parts_of_a_query(make: Make, text: str) -> None:
+    with make(text) as backend:
+        expected = backend.infer(IMAGES)["logits"]
+        backend.bind(IMAGES)
+        found = backend.stages()
+        assert found is not None
+        assert min(found.enqueue_s, found.h2d_s, found.compute_s, found.d2h_s) > 0
+        assert found.host_s == pytest.approx(found.h2d_s + found.compute_s + found.d2h_s)
+        assert found.compute_s > found.h2d_s, "a network, and a copy of 15 kB"
+        assert np.array_equal(backend.outputs()["logits"], expected), "it was timed, and nothing else"
+
+
+@pytest.mark.parametrize("text", ALL)
+@pytest.mark.parametrize(("uploads", "downloads"), [(False, False), (False, True), (True, True)])
+def test_queries_in_a_queue(make: Make, monkeypatch: pytest.MonkeyPatch, text: str, uploads: bool, downloads: bool) -> None:
+    """One ahead on each stream and never more; copies are made where they are asked for."""
+    calls: dict[str, list[Lane]] = {name: [] for name in ("upload", "enqueue", "download")}
+    for name, known in [(name, getattr(kind, name)) for kind in (Lane,) for name in calls]:
+        monkeypatch.setattr(Lane, name, lambda self, name=name, known=known: (calls[name].append(self), known(self))[1])
+    with make(text) as backend:
+        backend.bind(IMAGES)
+        lanes, most = backend._lanes.lanes, 0  # type: ignore[attr-defined]
+        known_mark, device = backend._lanes.device.mark, backend._lanes.device  # type: ignore[attr-defined]
+        marks: list[Any] = []
+
+        def mark(stream: Any, **about: Any) -> Any:
+            nonlocal most
+            marks.append(known_mark(stream, **about))
+            most = max(most, sum(one.time_s is None and one.stream is stream for one in marks))
+            return marks[-1]
+
+        monkeypatch.setattr(device, "mark", mark)
+        backend.enqueue()
+        backend.synchronize()
+        for name in calls:
+            calls[name].clear()
+        found = backend.run_queued(0.05, uploads=uploads, downloads=downloads)
+        assert found is not None
+        done, seconds = found
+        assert done >= len(lanes) and seconds >= 0.05
+        assert len(marks) == done and most == 2, "the one that runs, and one ahead"
+        assert len(calls["enqueue"]) - len(lanes) == done, "one more on each lane beforehand"
+        assert len(calls["download"]) == done * downloads
+        assert len(calls["upload"]) - (len(lanes) - 1) == done * uploads, "beside the first of the other lanes"
+        per_lane = [calls["enqueue"].count(lane) for lane in lanes]
+        assert max(per_lane) - min(per_lane) <= 1, "they take turns"
+        assert np.isfinite(backend.outputs()["logits"]).all()
+
+
+@pytest.mark.parametrize("text", ["eager:cuda", "onnxruntime:cuda"])
+@pytest.mark.parametrize("spin", [True, False])
+def test_how_the_host_waits(make: Make, text: str, spin: bool) -> None:
+    with make(text) as backend:
+        backend.spin_wait = spin
+        backend.bind(IMAGES)
+        backend.enqueue()
+        backend._lanes.device.spins.clear()  # type: ignore[attr-defined]
+        backend.synchronize()
+        assert backend._lanes.device.spins == {spin}  # type: ignore[attr-defined]
+
+
+def test_a_graph_is_captured_once_a_shape_and_lane(make: Make) -> None:
+    with make("eager:cuda,cuda_graph,streams=2") as backend:
+        device = backend._lanes.device  # type: ignore[attr-defined]
+        for size in (1, 3, 1, 3):
+            backend.infer(IMAGES[:size])
+        assert device.captures == 2, "one inference is the first lane's alone"
+        backend.bind(IMAGES[:3])
+        for _ in range(4):
+            backend.enqueue()
+        assert device.captures == 3
+        assert backend.settings() == {"cuda_graph": True, "streams": 2}
+
+
+def test_on_the_cpu_there_is_nothing_of_it(digits_bundle: Bundle) -> None:
+    for text in ("eager", "onnxruntime", "openvino"):
+        with Subject(digits_bundle).backend(Candidate.parse(text), 1) as backend:
+            backend.bind(IMAGES)
+            assert backend.stages() is None and backend.run_queued(0.01) is None and backend.settings() == {}
+    for text in ("eager:streams=2", "eager:cuda_graph"):
+        with pytest.raises(UsageError, match="need a CUDA device"):
+            Subject(digits_bundle).backend(Candidate.parse(text), 1)
+
+
+def test_without_a_device_it_is_said(digits_bundle: Bundle) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(UnavailableError, match="needs a CUDA device"):
+        OrtBackend(digits_bundle.artifact("model.fp32.onnx"), Candidate.parse("onnxruntime:cuda"))

@@ -1,0 +1,184 @@
+"""TensorRT's backend on a fake device: the order of work, buffers, profiles, graphs and errors. tests/gpu has the real one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from resnet_deploy.backends.base import Candidate
+from resnet_deploy.backends.eager.backend import EagerBackend
+from resnet_deploy.backends.streams import SHAPES
+from resnet_deploy.backends.tensorrt import backend as module
+from resnet_deploy.backends.tensorrt.backend import TensorRtBackend
+from resnet_deploy.bundle.opened import Subject
+from resnet_deploy.bundle.store import Bundle
+from resnet_deploy.engine.plan import Origin
+from resnet_deploy.errors import EngineError, IntegrityError, UnavailableError, UsageError
+from resnet_deploy.pipeline.verify import REFERENCE
+from tests.helpers.contract import IMAGES, contract
+from tests.helpers.fake_tensorrt import Engine, HostDevice, TensorRt
+from tests.helpers.networks import SMALL, deploy
+from tests.helpers.shared import graph
+
+ORIGIN = Origin(flavour="tensorrt", version="11.4.0", platform="Linux-x86_64", gpu="NVIDIA H200", compute_capability="9.0")
+Make = Callable[..., TensorRtBackend]
+
+
+@pytest.fixture
+def make(monkeypatch: pytest.MonkeyPatch, digits_bundle: Bundle) -> Iterator[Make]:
+    monkeypatch.setattr(module, "here", lambda flavour: ORIGIN)
+    monkeypatch.setattr(module, "preflight", lambda plan, machine: None)
+
+    def build(
+        text: str = "tensorrt",
+        profiles: Any = ((1, 4, 8),),
+        device: HostDevice | None = None,
+        graph: Path | None = None,
+        **engine: Any,
+    ) -> TensorRtBackend:
+        candidate = Candidate.parse(text)
+        path = graph or digits_bundle.artifact("model.fp32.onnx")
+        fake = Engine(path, list(profiles), rtx=candidate.backend == "tensorrt-rtx", **engine)
+        monkeypatch.setattr(module, "deserialize", lambda path, flavour: (TensorRt, fake))
+        return TensorRtBackend(path, candidate, origin=ORIGIN, device=device or HostDevice())  # type: ignore[arg-type]
+
+    yield build
+
+
+@pytest.mark.parametrize(
+    "text", ["tensorrt", "tensorrt:no_cuda_graph", "tensorrt:streams=3", "tensorrt-rtx", "tensorrt-rtx:no_cuda_graph,streams=2"]
+)
+def test_contract(make: Make, digits_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setattr(
+        Subject, "backend", lambda self, candidate, threads: make(text) if candidate != REFERENCE else eager(self)
+    )
+    contract(digits_bundle, text)
+
+
+def eager(subject: Subject) -> Any:
+    from resnet_deploy.backends.eager.backend import EagerBackend
+
+    return EagerBackend(subject.model, REFERENCE, threads=1)
+
+
+def test_a_graph_for_each_shape_captured_once(make: Make) -> None:
+    device = HostDevice()
+    with make(device=device) as backend:
+        for size in (1, 3, 1, 3, 5):
+            backend.infer(IMAGES[:size])
+        assert device.captures == 3
+        for size in (1, 2, 3, 4, 5) * 2:  # more than are kept
+            backend.infer(IMAGES[:size])
+        assert device.captures > 5 and len(backend._lanes.lanes[0]._shapes) == SHAPES
+    with make("tensorrt:no_cuda_graph", device=(device := HostDevice())) as backend:
+        backend.infer(IMAGES)
+        assert device.captures == 0
+
+
+def test_rtx_captures_by_itself(make: Make) -> None:
+    device = HostDevice()
+    with make("tensorrt-rtx", device=device) as backend:
+        backend.infer(IMAGES)
+        config = backend._engine.contexts[-1].config
+        assert device.captures == 0
+        assert config.cuda_graph_strategy is TensorRt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        assert config.dynamic_shapes_kernel_specialization_strategy.name == "EAGER"
+    with make("tensorrt-rtx:no_cuda_graph") as backend:
+        backend.infer(IMAGES)
+        assert backend._engine.contexts[-1].config.cuda_graph_strategy is TensorRt.CudaGraphStrategy.DISABLED
+
+
+def test_the_profile_tuned_nearest_is_used(make: Make) -> None:
+    with make(profiles=[(1, 8, 8), (1, 1, 1), (3, 3, 5)]) as backend:
+        for size, profile in ((1, 1), (2, 0), (3, 2), (5, 2), (4, 2)):
+            backend.infer(IMAGES[:size])
+            assert backend._engine.contexts[-1].profile == profile, size
+
+
+def test_a_batch_outside_every_profile(make: Make) -> None:
+    with make(profiles=[(2, 2, 4)]) as backend:
+        for images in (IMAGES[:1], IMAGES):
+            with pytest.raises(UsageError, match=f"holds batch {len(images)}: it has 2:2:4"):
+                backend.infer(images)
+        assert backend.infer(IMAGES[:3])["logits"].shape == (3, 10)
+
+
+def test_streams_take_turns_and_outputs_are_the_last(make: Make) -> None:
+    with make("tensorrt:streams=2") as backend:
+        backend.bind(IMAGES)
+        for _ in range(3):
+            backend.enqueue()
+        backend.synchronize()
+        assert np.isfinite(backend.outputs()["logits"]).all()
+        assert [lane.bound is not None and lane.bound.ran for lane in backend._lanes.lanes] == [True, True]
+        assert len({id(context) for context in backend._engine.contexts}) == 2
+
+
+def test_an_answer_before_the_first_inference_is_an_error(make: Make) -> None:
+    with make() as backend:
+        with pytest.raises(UsageError, match="call bind"):
+            backend.enqueue()
+        backend.infer(IMAGES)
+        backend.bind(IMAGES)
+        with pytest.raises(UsageError, match="call enqueue"):
+            backend.outputs()
+
+
+@pytest.mark.parametrize("text", ["tensorrt", "tensorrt:no_cuda_graph,streams=2", "tensorrt-rtx:streams=2"])
+def test_trtexecs_terms_and_queue(make: Make, text: str) -> None:
+    with make(text) as backend:
+        backend.bind(IMAGES)
+        stages = backend.stages()
+        assert stages.compute_s > stages.h2d_s > 0 < stages.enqueue_s and stages.host_s > stages.compute_s
+        done, seconds = backend.run_queued(0.03, uploads=True, downloads=True)
+        assert done > 1 and seconds >= 0.03
+        assert backend.settings() == {"cuda_graph": "no_cuda_graph" not in text, "streams": 2 if "streams" in text else 1}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("head", ["topk:5", "features", "embedding+l2", "probabilities"])
+def test_every_head(make: Make, head: str) -> None:
+    model = deploy(SMALL, head, "uint8")
+    images = np.random.default_rng(0).integers(0, 256, (3, *model.input_spec.shape[1:]), np.uint8)  # type: ignore[arg-type]
+    expected = EagerBackend(model, REFERENCE, threads=1).infer(images)
+    with make(graph=graph(head, "uint8")) as backend:
+        found = backend.infer(images)
+    assert list(found) == list(expected)
+    for name, values in expected.items():
+        assert found[name].dtype == values.dtype
+        np.testing.assert_allclose(found[name], values, rtol=1e-4, atol=1e-5)
+
+
+def test_short_of_memory(make: Make) -> None:
+    with pytest.raises(UnavailableError, match=r"needs 8,000 MB .* batch 8 on 2 stream.* 3,000 MB are free: .* most batch 3"):
+        make("tensorrt:streams=2", scratch=4 * 10**9, device=HostDevice(free=3 * 10**9))
+    device = HostDevice()
+    with make(device=device) as backend:
+        device.largest = 3 * 32 * 32 * 3
+        assert backend.infer(IMAGES[:3])
+        with pytest.raises(UnavailableError, match="batch 5: try 2") as caught:
+            backend.infer(IMAGES)
+        assert caught.value.exit_code == 3
+
+
+def test_what_tensorrt_refuses_is_said(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.helpers.fake_tensorrt import Context
+
+    for name, said in (("execute_async_v3", "start"), ("set_input_shape", "shape"), ("set_tensor_address", "address")):
+        with monkeypatch.context() as patch, make() as backend:
+            patch.setattr(Context, name, lambda *_: False)
+            with pytest.raises(EngineError, match=said):
+                backend.infer(IMAGES)
+
+
+def test_a_foreign_plan_needs_trust(make: Make, digits_bundle: Bundle) -> None:
+    make().close()
+    path, candidate = digits_bundle.artifact("model.fp32.onnx"), Candidate.parse("tensorrt")
+    with pytest.raises(IntegrityError, match="no manifest vouches"):
+        TensorRtBackend(path, candidate)
+    with TensorRtBackend(path, candidate, trust=True, device=HostDevice()) as backend:  # type: ignore[arg-type]
+        assert backend.infer(IMAGES)["logits"].shape == (5, 10)

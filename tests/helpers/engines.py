@@ -1,0 +1,38 @@
+"""Plans by TensorRT-RTX's builder, which runs without a GPU, and by whatever a machine with one has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from resnet_deploy.backends.base import Candidate
+from resnet_deploy.bundle.opened import Subject
+from resnet_deploy.bundle.store import Bundle
+from resnet_deploy.engine.build import Built, build_plan
+from resnet_deploy.engine.flavours import TENSORRT_RTX
+from resnet_deploy.engine.options import BuildOptions
+from resnet_deploy.engine.report import summarize
+from resnet_deploy.errors import MissingPackageError
+from resnet_deploy.pipeline.build import ensure_plan, graph_layers
+from resnet_deploy.specs import silent
+
+FLAVOURS = ["tensorrt", "tensorrt-rtx"]
+
+
+def build(path: Path, target: str = "sm86") -> Built:
+    """A plan for batches of 1 to 8."""
+    return build_plan(path, BuildOptions(batch="1:2:8"), TENSORRT_RTX, (target,), silent)
+
+
+def build_report(path: Path, target: str) -> dict[str, str]:
+    """Of every convolution, by the name of its node, the precision of the engine layer that computes it."""
+    return summarize(build(path, target).layers, *graph_layers(path)).layers
+
+
+def ready(bundle: Bundle, text: str, batches: tuple[int, ...] = (1, 5, 8)) -> None:
+    """Plans that a backend needs, or a skip where its package is missing."""
+    try:
+        ensure_plan(Subject(bundle), Candidate.parse(text), batches)
+    except MissingPackageError as exc:
+        pytest.skip(str(exc))
