@@ -9,12 +9,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from resnet_deploy.backends.table import register_backend as register_backend
     from resnet_deploy.benchmarking.report import BenchReport as BenchReport
     from resnet_deploy.benchmarking.run import bench as bench
     from resnet_deploy.bundle.store import Bundle as Bundle
     from resnet_deploy.errors import DeployError as DeployError
     from resnet_deploy.models.create import create_model as create_model
     from resnet_deploy.models.registry import list_models as list_models
+    from resnet_deploy.models.registry import register_architecture as register_architecture
     from resnet_deploy.pipeline.build import build as build
     from resnet_deploy.pipeline.compare_layers import layers as layers
     from resnet_deploy.pipeline.doctor import doctor as doctor
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from resnet_deploy.pipeline.inspect import inspect as inspect
     from resnet_deploy.pipeline.tune import tune as tune
     from resnet_deploy.pipeline.verify import verify as verify
+    from resnet_deploy.precisions import register_precision as register_precision
     from resnet_deploy.reporting.recorded import load_report as load_report
     from resnet_deploy.reporting.writing import report as report
     from resnet_deploy.reporting.writing import write_report as write_report
@@ -46,6 +49,9 @@ _WHERE = {
     "layers": "pipeline.compare_layers",
     "list_models": "models.registry",
     "load_report": "reporting.recorded",
+    "register_architecture": "models.registry",
+    "register_backend": "backends.table",
+    "register_precision": "precisions",
     "report": "reporting.writing",
     "triton": "serving.triton.write",
     "tune": "pipeline.tune",
