@@ -27,6 +27,7 @@ class PrecisionRow:
             `function(graph, precision, native_io=False, keep=("layer1",))` and returning the new graph; None where that is
             the exporter's (FP32) or the quantizer's (`quantized`) work.
         targets: placements of Q/DQ pairs that there are, each a file: tensorrt (also OpenVINO's), cpu (ONNX Runtime's).
+            None for FP32, which is where the others are made from.
         compute_capability: the first of CUDA with such convolutions, 75 for 7.5.
         mark: the number of its shape in charts; None where it shares one with others.
     """
@@ -60,7 +61,7 @@ _CAST = "resnet_deploy.precision.cast:cast"
 
 _ROWS = (
     PrecisionRow(
-        name="fp32", element="float32", value_bytes=4, mark=0,
+        name="fp32", element="float32", value_bytes=4, mark=0, targets=(),
         gates={"max-rel-error": 1e-4, "cosine-min": 0.9999, "top1-agreement": 0.999},
     ),
     PrecisionRow(

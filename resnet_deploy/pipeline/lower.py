@@ -137,8 +137,7 @@ class LoweringOptions(OptionGroup):
         for precision in self.precisions:
             own = precision.row.targets
             for target in [target for target in self.targets if target in own] or own:
-                if precision is not Precision.FP32:  # `export` itself makes that one
-                    found[precision.graph_file(target)] = (precision, target)
+                found[precision.graph_file(target)] = (precision, target)
         return found
 
     def settings(self, precision: Precision, target: str) -> dict[str, Any]:
