@@ -51,7 +51,7 @@ def model(bundle: Path, images: Path) -> float:
     """Images a second of the backend, on the first batch over and over."""
     import numpy as np
 
-    from resnet_deploy.backends.base import Candidate
+    from resnet_deploy.backends.candidate import Candidate
     from resnet_deploy.bundle.opened import Subject
     from resnet_deploy.bundle.store import Bundle
 

@@ -22,7 +22,8 @@ from typing import Any
 
 import resnet_deploy as rd
 from resnet_deploy._machine import describe_machine
-from resnet_deploy.backends.base import PLANS, Candidate
+from resnet_deploy.backends.candidate import Candidate
+from resnet_deploy.backends.table import BACKENDS
 from resnet_deploy.bundle.opened import Subject
 
 DIGITS = Path(__file__).parent.parent / "examples" / "digits" / "resnet20.safetensors"
@@ -78,8 +79,7 @@ def bare_loop(bundle: Path, text: str, batch: int, rounds: int = 15) -> dict[str
     with subject.backend(candidate, None) as backend:
         backend.infer(images)
         backend.bind(images)
-        lane = backend._lanes.lanes[0]  # type: ignore[attr-defined]
-        context, stream = lane.bound.context, torch.cuda.Stream()
+        context, stream = backend.streams[0].bound.context, torch.cuda.Stream()
 
         def bare() -> None:
             context.execute_async_v3(stream.cuda_stream)
@@ -115,7 +115,7 @@ def judged(report: dict[str, Any]) -> dict[str, Any]:
         (r["backend"], r["precision"], r["batch"]): r["device_latency_s"]["p50"] for r in report["results"]
     }  # fmt: skip
     found: dict[str, Any] = {}
-    for backend in PLANS:
+    for backend in [row.name for row in BACKENDS.values() if row.runs == "plan"]:
         peer, ours = latency.get((PEER, "fp16", 128)), latency.get((backend, "int8", 128))
         if peer and ours:
             found[f"{backend}: int8 over eager fp16 with CUDA graphs, batch 128"] = peer / ours
@@ -147,7 +147,7 @@ def main() -> None:
                 report["judged"] = judged(report)
                 report["bare_loop"] = {
                     f"{text}:int8, batch {size}": bare_loop(Path(folder) / network, f"{text}:int8", size)
-                    for text in backends if text in PLANS for size in (1, batches[-1])
+                    for text in backends if Candidate.parse(text).row.runs == "plan" for size in (1, batches[-1])
                 }  # fmt: skip
             except Exception as exc:  # the other networks are to be measured all the same
                 report["error"] = f"{type(exc).__name__}: {exc}"

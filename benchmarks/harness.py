@@ -24,7 +24,8 @@ from onnx import helper
 
 import resnet_deploy
 from resnet_deploy._machine import cores
-from resnet_deploy.backends.base import Backend, Candidate
+from resnet_deploy.backends.base import Backend
+from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.backends.onnxruntime.backend import OrtBackend
 from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.timing.conditions import watch_with
@@ -71,7 +72,7 @@ def ours(backend: Backend, images: Images, count: int) -> float:
 
 
 def take_turns(backend: OrtBackend, images: Images, count: int, rounds: int) -> Times:
-    session, times = backend._session, Times()
+    session, times = backend._session.session, Times()
     by_hand(session, images, count)
     for _ in range(rounds):
         times.before_s.append(by_hand(session, images, count))

@@ -52,7 +52,7 @@ def candidates(folder: Path, architecture: str) -> tuple[dict[str, Any], Any]:
     """Backends by name, and images for the largest batch."""
     import numpy as np
 
-    from resnet_deploy.backends.base import Candidate
+    from resnet_deploy.backends.candidate import Candidate
     from resnet_deploy.backends.eager.backend import EagerBackend
     from resnet_deploy.backends.onnxruntime.backend import OrtBackend
     from resnet_deploy.backends.openvino import OpenVinoBackend

@@ -20,7 +20,8 @@ from typing import Any
 from common import Limit, Row, compare, finish, parser
 
 from resnet_deploy._machine import cores
-from resnet_deploy.backends.base import PLANS, Backend, Candidate
+from resnet_deploy.backends.base import Backend
+from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.benchmarking.failures import said
 from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.pipeline.build import ensure_plan
@@ -66,7 +67,7 @@ class Network:
     def _load(self, text: str) -> None:
         candidate = Candidate.parse(text)
         try:
-            if candidate.backend in PLANS:
+            if candidate.row.runs == "plan":
                 ensure_plan(self.subject, candidate, self.batches)
             self.backends[text] = self.subject.backend(candidate, cores())
         except Exception as exc:  # whatever a runtime raises is what is to be recorded

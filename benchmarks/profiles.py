@@ -18,7 +18,7 @@ from common import Row, compare, finish, parser
 
 import resnet_deploy
 from resnet_deploy._machine import cores
-from resnet_deploy.backends.base import PLANS, Candidate
+from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.benchmarking.layers.profile import profile
 from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.pipeline.build import ensure_plan
@@ -75,7 +75,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         subject = export(Path(folder), candidates, max(batches))
         for candidate in candidates:
-            if candidate.backend in PLANS:
+            if candidate.row.runs == "plan":
                 ensure_plan(subject, candidate, batches)
         samples = take_turns(subject, candidates, batches, options.rounds)
     print()

@@ -10,6 +10,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from resnet_deploy.backends.table import register_backend as register_backend
     from resnet_deploy.benchmarking.report import BenchReport as BenchReport
     from resnet_deploy.benchmarking.run import bench as bench
     from resnet_deploy.bundle.store import Bundle as Bundle
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from resnet_deploy.models.catalogue import models as models
     from resnet_deploy.models.create import create_model as create_model
     from resnet_deploy.models.registry import list_models as list_models
+    from resnet_deploy.models.registry import register_architecture as register_architecture
     from resnet_deploy.parity.metrics import ParityReport as ParityReport
     from resnet_deploy.pipeline.build import Plan as Plan
     from resnet_deploy.pipeline.build import build as build
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
     from resnet_deploy.pipeline.verify import Verdict as Verdict
     from resnet_deploy.pipeline.verify import verify as verify
     from resnet_deploy.precision.tune import Tuning as Tuning
+    from resnet_deploy.precisions import register_precision as register_precision
     from resnet_deploy.reporting.compare import RunComparison as RunComparison
     from resnet_deploy.reporting.recorded import load_report as load_report
     from resnet_deploy.reporting.writing import compare_runs as compare_runs
@@ -68,6 +71,7 @@ __version__ = "0.1.0"
 
 # What each module gives; errors.py its whole tree.
 _NAMES = {
+    "backends.table": ("register_backend",),
     "benchmarking.report": ("BenchReport",),
     "benchmarking.run": ("bench",),
     "bundle.store": ("Bundle",),
@@ -79,7 +83,7 @@ _NAMES = {
     "graph.describe": ("GraphReport",),
     "models.catalogue": ("ArchitectureSummary", "models"),
     "models.create": ("create_model",),
-    "models.registry": ("list_models",),
+    "models.registry": ("list_models", "register_architecture"),
     "parity.metrics": ("ParityReport",),
     "pipeline.build": ("Plan", "build"),
     "pipeline.compare_layers": ("Divergence", "compare_layers"),
@@ -89,6 +93,7 @@ _NAMES = {
     "pipeline.tune": ("tune",),
     "pipeline.verify": ("Verdict", "verify"),
     "precision.tune": ("Tuning",),
+    "precisions": ("register_precision",),
     "reporting.compare": ("RunComparison",),
     "reporting.recorded": ("load_report",),
     "reporting.writing": ("compare_runs", "report", "write_report"),

@@ -33,7 +33,7 @@ def decode(data: bytes, kind: type[T]) -> T:
     import msgspec
 
     try:
-        value = msgspec.json.decode(data, type=kind)
+        value = msgspec.json.decode(data, type=kind, dec_hook=_named)
     except msgspec.ValidationError as exc:
         raise ValueError(_located(data, kind, str(exc))) from exc
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
@@ -59,7 +59,7 @@ def convert(value: Any, kind: type[T]) -> T:
 
     value = _writable(value, "$", 0)
     try:
-        return msgspec.convert(value, kind)
+        return msgspec.convert(value, kind, dec_hook=_named)
     except msgspec.ValidationError as exc:
         raise ValueError(_readable(str(exc))) from exc
 
@@ -68,7 +68,7 @@ def plain(value: Any) -> Any:
     """An object as dicts, lists, strings and numbers: what JSON has."""
     import msgspec
 
-    return _listed(msgspec.to_builtins(value))
+    return _listed(msgspec.to_builtins(value, enc_hook=_text))
 
 
 def _listed(value: Any) -> Any:
@@ -91,7 +91,26 @@ def schema(kind: type[Any]) -> dict[str, Any]:
     """The JSON Schema (2020-12) of a type: what `decode` accepts."""
     import msgspec
 
-    return dict(msgspec.json.schema(kind)) | {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    return dict(msgspec.json.schema(kind, schema_hook=_schema_of)) | {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+
+
+# Names that are checked against a table, such as `Precision`: subclasses of str with a `json_schema`.
+def _named(kind: type[Any], value: Any) -> Any:
+    if not isinstance(value, str):
+        raise ValueError(f"Expected str, got {type(value).__name__}")
+    return kind(value)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise NotImplementedError(f"{type(value).__name__} has no form in JSON")
+    return str(value)
+
+
+def _schema_of(kind: type[Any]) -> dict[str, Any]:
+    if not issubclass(kind, str):
+        raise NotImplementedError(f"{kind.__name__} has no form in JSON")
+    return kind.json_schema()  # type: ignore[attr-defined, no-any-return]
 
 
 def _writable(value: Any, where: str, depth: int) -> Any:
@@ -143,7 +162,7 @@ def _culprit(raw: Any, place: Any, kind: type[Any], message: str) -> Any:
     for key in list(place):
         kept = place.pop(key)
         try:
-            msgspec.convert(raw, kind)
+            msgspec.convert(raw, kind, dec_hook=_named)
             same = False
         except msgspec.ValidationError as exc:
             same = str(exc) == message

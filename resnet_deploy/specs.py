@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from resnet_deploy import limits
 from resnet_deploy.errors import UsageError
 from resnet_deploy.limits import MAX_SIDE
+from resnet_deploy.precisions import Precision as Precision
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -41,16 +42,6 @@ class OptionGroup:
         names = {field.name for field in fields(cls) if field.init}  # type: ignore[arg-type]
         own = {name: value for name, value in options.items() if name in names}
         return cls(**own), {name: value for name, value in options.items() if name not in names}
-
-
-class Precision(str, Enum):
-    """The arithmetic of a network's convolutions."""
-
-    FP32 = "fp32"
-    FP16 = "fp16"
-    BF16 = "bf16"
-    INT8 = "int8"
-    FP8 = "fp8"
 
 
 class InputFormat(str, Enum):

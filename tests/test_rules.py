@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -15,7 +16,9 @@ import pytest
 
 import resnet_deploy
 from resnet_deploy import errors
+from resnet_deploy.backends.table import BACKENDS
 from resnet_deploy.cli import main
+from resnet_deploy.precisions import PRECISIONS
 from tests.helpers.paths import ROOT
 
 PACKAGE = Path(resnet_deploy.__file__).parent
@@ -23,7 +26,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Floors of the house: a room may use its own floor and those below.
 FLOORS = [
-    {"_deps", "_figures", "_files", "_isolate", "_json", "_machine", "_text", "errors", "limits", "specs"},
+    {"_deps", "_figures", "_files", "_isolate", "_json", "_machine", "_text", "errors", "limits", "precisions", "specs"},
     {"backends", "data", "engine", "graph", "models"},
     {"parity", "precision", "timing"},
     {"bundle"},
@@ -117,11 +120,38 @@ def test_particular_rooms() -> None:
         if module.startswith("models.") and module != "models.deploy":
             assert not {room(other) for other in used} & {"backends", "data"} and "resnet_deploy.models.deploy" not in used
         if module.startswith("backends.") and module != "backends.load":
-            others = {"eager", "onnxruntime", "openvino", "tensorrt"} - {module.split(".")[1]}
+            places = {place.where for row in BACKENDS.values() for place in row.devices.values()}
+            others = {re.split("[.:]", place)[2] for place in places} - {module.split(".")[1]}
             known = [other for other in used if other.startswith(tuple(f"resnet_deploy.backends.{one}" for one in others))]
             assert not known, f"{name} knows another backend"
         if module.split(".")[0] not in {"cli", "commands", "resnet_deploy"}:
             assert "resnet_deploy.cli" not in used and "click" not in used, name
+
+
+# Tables of other things that have the same words for keys.
+NOT_REPEATED = {
+    "resnet_deploy.precisions": "the table",
+    "resnet_deploy.backends.table": "the table",
+    "resnet_deploy._deps": "distributions by import name",
+    "resnet_deploy.bundle.migrate": "an old format",
+    "resnet_deploy.engine.plan": "the first bytes of plans",
+    "resnet_deploy.benchmarking.roofline.devices": "datasheets' columns",
+}
+
+
+def test_a_set_of_precisions_or_backends_is_derived_from_its_table() -> None:
+    for name in NAMES.keys() - NOT_REPEATED.keys():
+        for node in ast.walk(tree(NAMES[name])):
+            items: list[ast.expr | None] = []
+            if isinstance(node, (ast.Set, ast.Tuple, ast.List)):
+                items = [*node.elts]
+            elif isinstance(node, ast.Dict):
+                items = [*node.keys]
+            words = {str(item.value) for item in items if isinstance(item, ast.Constant)}
+            words |= {item.attr.lower() for item in items if isinstance(item, ast.Attribute)}
+            repeated = max((words & PRECISIONS.keys(), words & BACKENDS.keys()), key=len)
+            # What is not quantized computes in fp16 or fp32: an option's two values.
+            assert len(repeated) < 2 or repeated == {"fp16", "fp32"}, f"{name}:{node.lineno} repeats {sorted(repeated)}"
 
 
 def test_the_library_never_prints() -> None:

@@ -9,6 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from resnet_deploy.backends.candidate import Candidate
+from resnet_deploy.errors import UnavailableError
+
 _TORCH = {
     "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "uint8": torch.uint8, "int8": torch.int8,
     "int32": torch.int32, "int64": torch.int64, "bool": torch.bool,
@@ -73,6 +76,13 @@ class CudaDevice:
                 graph.replay()
 
         return replay
+
+
+def cuda_device(candidate: Candidate) -> CudaDevice:
+    """The device that a candidate runs on. Raises UnavailableError where PyTorch sees none."""
+    if not torch.cuda.is_available():
+        raise UnavailableError(f"{candidate} needs a CUDA device; torch {torch.__version__} sees none")
+    return CudaDevice()
 
 
 def dtype_name(tensor: torch.Tensor) -> str:

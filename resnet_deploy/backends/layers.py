@@ -7,10 +7,13 @@ import statistics
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
+from resnet_deploy.precisions import of_element
+
 WARM_UPS = 3  # inferences that are not counted: kernels are chosen, caches and pools are filled
-_PRECISIONS = {
-    "float": "fp32", "float32": "fp32", "f32": "fp32", "float16": "fp16", "f16": "fp16", "bfloat16": "bf16", "u8": "uint8",
-    "i8": "int8", "i32": "int32", "i64": "int64", "boolean": "bool",
+# Runtimes' names of tensor types by numpy's.
+_ELEMENTS = {
+    "float": "float32", "f32": "float32", "f16": "float16", "bf16": "bfloat16", "u8": "uint8", "i8": "int8", "i32": "int32",
+    "i64": "int64", "boolean": "bool",
 }  # fmt: skip
 _QUANTIZED = re.compile(r"conv|gemm|matmul|fullyconnected|qlinear", re.IGNORECASE)
 
@@ -58,5 +61,5 @@ def title(made_of: Iterable[str], otherwise: str, elsewhere: Collection[str] = (
 
 def precision(element: str, kind: str) -> str:
     """A runtime's name of a tensor type by ours; unsigned activations of INT8 arithmetic are INT8."""
-    found = _PRECISIONS.get(element, element)
-    return "int8" if found == "uint8" and _QUANTIZED.search(kind) else found
+    element = _ELEMENTS.get(element, element)
+    return "int8" if element == "uint8" and _QUANTIZED.search(kind) else of_element(element)

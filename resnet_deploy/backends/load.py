@@ -1,4 +1,4 @@
-"""From a candidate to a running backend: the one place that knows every kind."""
+"""From a candidate to a running backend."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from resnet_deploy.backends.base import PLANS, Backend, Candidate
+from resnet_deploy.backends.base import Backend
+from resnet_deploy.backends.candidate import Candidate
 
 if TYPE_CHECKING:
     from resnet_deploy.engine.plan import Origin
@@ -20,21 +21,20 @@ def load_backend(
     artifact: Callable[[], tuple[Path, Origin | None]],
     threads: int | None = None,
 ) -> Backend:
-    """Load a candidate. model: gives the eager model; artifact: gives the verified file that it runs and, of a plan, where it
-    was built."""
-    if candidate.backend == "eager":
-        from resnet_deploy.backends.eager.backend import EagerBackend
+    """Load a candidate.
 
-        return EagerBackend(model(), candidate, threads=threads)
+    Args:
+        candidate: what is to run.
+        model: gives the eager model.
+        artifact: gives the verified file that the candidate runs and, of a plan, where it was built.
+        threads: of the CPU; the runtime's default where None.
+
+    Raises:
+        GraphError, EngineError, UnavailableError, MissingPackageError: as the backend says.
+    """
+    row = candidate.row
+    if row.runs == "network":
+        return row.load(candidate.device)(model(), candidate, threads=threads)  # type: ignore[no-any-return]
     path, origin = artifact()
-    if candidate.backend in PLANS:
-        from resnet_deploy.backends.tensorrt.backend import TensorRtBackend
-
-        return TensorRtBackend(path, candidate, origin=origin)
-    if candidate.backend == "openvino":
-        from resnet_deploy.backends.openvino import OpenVinoBackend
-
-        return OpenVinoBackend(path, candidate, threads=threads)
-    from resnet_deploy.backends.onnxruntime.backend import OrtBackend
-
-    return OrtBackend(path, candidate, threads=threads)
+    options = {"origin": origin} if row.runs == "plan" else {"threads": threads}
+    return row.load(candidate.device)(path, candidate, **options)  # type: ignore[no-any-return]

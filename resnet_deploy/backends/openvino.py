@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_deploy._deps import require, version
-from resnet_deploy.backends.base import Backend, Candidate, Outputs
+from resnet_deploy.backends.base import Backend, Outputs
+from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.backends.layer_names import OnnxNames
 from resnet_deploy.backends.layers import WARM_UPS, LayerTime, LayerTimes, median, precision
 from resnet_deploy.errors import GraphError, UsageError
@@ -73,6 +74,9 @@ class OpenVinoBackend(Backend):
 
     def describe(self) -> dict[str, Any]:
         return {"openvino": version("openvino"), "device": "CPU", "precision_hint": "f32", "threads": self._threads}
+
+    def summary(self) -> str:
+        return "runs TensorRT's INT8 graphs on this CPU"
 
     def profile(self, images: NDArray[Any], runs: int) -> LayerTimes:
         """By OpenVINO's counters: averages of all inferences, in whole microseconds. The warm-up is taken out of them, so the

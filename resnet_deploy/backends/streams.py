@@ -1,7 +1,7 @@
-"""Streams of a device with a batch on each: what every backend on a GPU shares.
+"""Inference on streams of a GPU: what every backend there shares, whatever starts its kernels.
 
 A query has three parts, as trtexec has them: its input to the device (H2D), the inference, its answers back (D2H). Each is
-started on the lane's stream and not waited for, so that they can be timed by the device's own clock, and queued.
+started on a stream and not waited for, so that they can be timed by the device's own clock, and queued.
 """
 
 from __future__ import annotations
@@ -10,23 +10,33 @@ import abc
 import itertools
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from numpy.typing import NDArray
 
-from resnet_deploy.backends.base import Outputs, Stages
+from resnet_deploy.backends.base import Backend, Outputs, Stages
 from resnet_deploy.backends.cuda import CudaDevice, dtype_name, to_numpy
 from resnet_deploy.errors import UsageError
 
-SHAPES = 4  # batch sizes whose buffers and graph are kept on each lane
+SHAPES = 4  # batch sizes whose buffers and graph are kept on each stream
 AHEAD = 1  # queries that wait behind the one that runs, as in trtexec
 
 
 @dataclass
-class Bound:
-    """One batch size on one lane: its buffers, and its graph once there is one. context: the backend's own."""
+class Buffers:
+    """The memory of one batch size on one stream, and its CUDA graph once there is one.
+
+    Attributes:
+        input: the batch on the device.
+        staging: the batch in pinned host memory.
+        outputs: the answers on the device, by name.
+        answers: the answers in pinned host memory, by name.
+        context: the backend's own.
+        replay: starts the captured graph; None before the capture.
+        ran: whether an inference was started since the batch was bound.
+    """
 
     input: Any
     staging: Any
@@ -37,165 +47,184 @@ class Bound:
     ran: bool = False
 
 
-class Lane(abc.ABC):
-    """A stream with one bound batch. captures: whether an inference becomes a CUDA graph, after `settling` runs: the first
-    ones of a shape may still allocate and choose."""
+class Stream(abc.ABC):
+    """A stream of a device with one bound batch.
+
+    Args:
+        device: whose stream it is.
+        captures: whether an inference becomes a CUDA graph, after `settling` runs: the first ones of a shape may still
+            allocate and choose kernels.
+        handle: the device's own stream; a new one where None.
+    """
 
     settling = 1
 
-    def __init__(self, device: CudaDevice, *, captures: bool) -> None:
-        self.device, self.stream, self._captures = device, device.stream(), captures
-        self._shapes: OrderedDict[int, Bound] = OrderedDict()
-        self.bound: Bound | None = None
+    def __init__(self, device: CudaDevice, *, captures: bool, handle: Any = None) -> None:
+        self.device, self.handle, self._captures = device, device.stream() if handle is None else handle, captures
+        self._kept: OrderedDict[int, Buffers] = OrderedDict()
+        self.bound: Buffers | None = None
 
     @abc.abstractmethod
-    def make(self, batch: int) -> Bound:
+    def allocate(self, batch: int) -> Buffers:
         """Buffers of a batch size."""
 
     @abc.abstractmethod
-    def execute(self, bound: Bound) -> None:
+    def execute(self, buffers: Buffers) -> None:
         """Start an inference on the stream."""
 
     def bind(self, images: NDArray[Any]) -> None:
-        self.stream.synchronize()  # the staging memory may still be read
+        """Start the copy of a batch, (N, ...) of the input's dtype and shape, to the device."""
+        self.handle.synchronize()  # the staging memory may still be read
         batch = len(images)
-        if batch not in self._shapes:
-            if len(self._shapes) == SHAPES:
-                self._shapes.popitem(last=False)
-            self._shapes[batch] = self.make(batch)
-        self._shapes.move_to_end(batch)
-        self.bound = self._shapes[batch]
+        if batch not in self._kept:
+            if len(self._kept) == SHAPES:
+                self._kept.popitem(last=False)
+            self._kept[batch] = self.allocate(batch)
+        self._kept.move_to_end(batch)
+        self.bound = self._kept[batch]
         self.bound.ran = False
         self.bound.staging.numpy()[...] = images
         self.upload()
 
     def upload(self) -> None:
         """Start the copy of the batch to the device."""
-        bound = self._given()
-        self.device.copy(bound.input, bound.staging, self.stream)
+        buffers = self._bound_buffers()
+        self.device.copy(buffers.input, buffers.staging, self.handle)
 
     def enqueue(self) -> None:
         """Start an inference."""
-        bound = self._given()
-        bound.ran = True
-        if bound.replay is not None:
-            bound.replay()
+        buffers = self._bound_buffers()
+        buffers.ran = True
+        if buffers.replay is not None:
+            buffers.replay()
             return
-        self.execute(bound)
+        self.execute(buffers)
         if self._captures:
             for _ in range(self.settling - 1):
-                self.execute(bound)
-            self.stream.synchronize()
-            bound.replay = self.device.capture(lambda: self.execute(bound), self.stream)
+                self.execute(buffers)
+            self.handle.synchronize()
+            buffers.replay = self.device.capture(lambda: self.execute(buffers), self.handle)
 
     def download(self) -> None:
         """Start the copy of the answers to the host."""
-        bound = self._given()
+        buffers = self._bound_buffers()
 
         def copy() -> None:
-            for name, tensor in bound.outputs.items():
-                if name not in bound.answers:
-                    bound.answers[name] = self.device.pinned(tuple(tensor.shape), dtype_name(tensor))
-                bound.answers[name].copy_(tensor, non_blocking=True)
+            for name, tensor in buffers.outputs.items():
+                if name not in buffers.answers:
+                    buffers.answers[name] = self.device.pinned(tuple(tensor.shape), dtype_name(tensor))
+                buffers.answers[name].copy_(tensor, non_blocking=True)
 
-        self.device.run(copy, self.stream)
+        self.device.run(copy, self.handle)
 
     def fetch(self) -> Outputs:
+        """The answers of the last inference by name, in host memory. Raises UsageError where there was none."""
         if self.bound is None or not self.bound.ran:
             raise UsageError("there is no answer yet: call enqueue after bind")
         self.download()
-        self.stream.synchronize()
+        self.handle.synchronize()
         return {name: to_numpy(tensor) for name, tensor in self.bound.answers.items()}
 
     def close(self) -> None:
-        self.stream.synchronize()
+        """Wait for what was started, and free the buffers."""
+        self.handle.synchronize()
         self.bound = None
-        self._shapes.clear()
+        self._kept.clear()
 
-    def _given(self) -> Bound:
+    def _bound_buffers(self) -> Buffers:
         if self.bound is None:
             raise UsageError("there is no batch yet: call bind first")
         return self.bound
 
 
-class Lanes:
-    """Lanes that take turns: each inference goes to the next one, and the answers are the last one's. A lane is given the
-    batch when its turn comes, so that one inference of many lanes costs one copy."""
+class StreamBackend(Backend):
+    """A backend on one or more streams of a GPU.
 
-    def __init__(self, device: CudaDevice, lanes: Sequence[Lane]) -> None:
-        self.device, self.lanes = device, list(lanes)
-        self._turn = self._last = 0
-        self._given: set[int] = set()
+    Each inference goes to the next stream, and the answers are the last one's. A stream is given the batch when it is first
+    used, so that one inference on many streams costs one copy. A backend calls `open_streams` when it has loaded its file.
+    """
 
-    def __len__(self) -> int:
-        return len(self.lanes)
+    device: CudaDevice
+    streams: list[Stream]
+    cuda_graph = False  # whether inferences are started as CUDA graphs, ours or the runtime's
+
+    def open_streams(self, device: CudaDevice, streams: Iterable[Stream]) -> None:
+        """Run on these streams of a device, without a batch so far."""
+        self.device, self.streams = device, list(streams)
+        self._next = self._last = 0
+        self._with_batch: set[int] = set()
 
     def bind(self, images: NDArray[Any]) -> None:
-        self.lanes[0].bind(images)
-        self._given, self._turn, self._last = {0}, 0, 0
+        self.check(images)
+        self.streams[0].bind(images)
+        self._with_batch, self._next, self._last = {0}, 0, 0
 
     def enqueue(self) -> None:
-        self._lane(self._turn).enqueue()
-        self._last, self._turn = self._turn, (self._turn + 1) % len(self.lanes)
+        self._stream(self._next).enqueue()
+        self._last, self._next = self._next, (self._next + 1) % len(self.streams)
 
-    def synchronize(self, *, spin: bool = True) -> None:
-        for lane in self.lanes:
-            self.device.wait(lane.stream, spin=spin)
+    def synchronize(self) -> None:
+        for stream in self.streams:
+            self.device.wait(stream.handle, spin=self.spin_wait)
 
     def outputs(self) -> Outputs:
-        return self.lanes[self._last].fetch()
+        return self.streams[self._last].fetch()
+
+    def settings(self) -> dict[str, Any]:
+        return {"cuda_graph": self.cuda_graph, "streams": len(self.streams)}
 
     def stages(self) -> Stages:
-        """One query of the bound batch on the first lane, by the device's clock. Another one is ahead of it, so that the
-        device does not wait for the host between what is timed."""
-        lane, device = self.lanes[0], self.device
-        lane.enqueue()
-        marks = [device.mark(lane.stream, timed=True)]
-        lane.upload()
-        marks.append(device.mark(lane.stream, timed=True))
+        """One query of the bound batch on the first stream, by the device's clock.
+
+        Another query is ahead of it, so that the device does not wait for the host between what is timed.
+        """
+        stream, device = self.streams[0], self.device
+        stream.enqueue()
+        marks = [device.mark(stream.handle, timed=True)]
+        stream.upload()
+        marks.append(device.mark(stream.handle, timed=True))
         start = time.perf_counter()
-        lane.enqueue()
+        stream.enqueue()
         enqueue_s = time.perf_counter() - start
-        marks.append(device.mark(lane.stream, timed=True))
-        lane.download()
-        marks.append(device.mark(lane.stream, timed=True))
-        lane.stream.synchronize()
+        marks.append(device.mark(stream.handle, timed=True))
+        stream.download()
+        marks.append(device.mark(stream.handle, timed=True))
+        stream.handle.synchronize()
         h2d_s, compute_s, d2h_s = (device.seconds(begin, end) for begin, end in itertools.pairwise(marks))
         return Stages(enqueue_s=enqueue_s, h2d_s=h2d_s, compute_s=compute_s, d2h_s=d2h_s)
 
-    def run_queued(self, seconds: float, *, uploads: bool, downloads: bool, spin: bool = True) -> tuple[int, float]:
-        """As many queries of the bound batch as can be begun in some seconds, AHEAD of them waiting on each lane; returns how
-        many, and the seconds until the last has ended."""
-        waiting: dict[int, deque[Any]] = {number: deque() for number in range(len(self.lanes))}
+    def run_queued(self, seconds: float, *, uploads: bool = False, downloads: bool = False) -> tuple[int, float]:
+        """As many queries of the bound batch as can be begun in some seconds, AHEAD of them waiting on each stream."""
+        waiting: dict[int, deque[Any]] = {number: deque() for number in range(len(self.streams))}
         for number in waiting:
-            self._lane(number).enqueue()  # a first one may still allocate, or capture
+            self._stream(number).enqueue()  # a first one may still allocate, or capture
         self.synchronize()
         done, start = 0, time.perf_counter()
         for number in itertools.cycle(waiting):
-            if done >= len(self.lanes) and time.perf_counter() - start >= seconds:
+            if done >= len(self.streams) and time.perf_counter() - start >= seconds:
                 break
-            lane, marks = self.lanes[number], waiting[number]
+            stream, marks = self.streams[number], waiting[number]
             if len(marks) > AHEAD:
                 marks.popleft().synchronize()
             if uploads:
-                lane.upload()
-            lane.enqueue()
+                stream.upload()
+            stream.enqueue()
             if downloads:
-                lane.download()
-            marks.append(self.device.mark(lane.stream, spin=spin))
+                stream.download()
+            marks.append(self.device.mark(stream.handle, spin=self.spin_wait))
             done += 1
-        self.synchronize(spin=spin)
+        self.synchronize()
         return done, time.perf_counter() - start
 
     def close(self) -> None:
-        for lane in self.lanes:
-            lane.close()
-        self.lanes = []
+        for stream in self.streams:
+            stream.close()
+        self.streams = []
 
-    def _lane(self, number: int) -> Lane:
-        """A lane that has the batch."""
-        lane, first = self.lanes[number], self.lanes[0]
-        if number not in self._given and first.bound is not None:
-            lane.bind(first.bound.staging.numpy())
-            self._given.add(number)
-        return lane
+    def _stream(self, number: int) -> Stream:
+        """A stream that has the batch."""
+        stream, first = self.streams[number], self.streams[0]
+        if number not in self._with_batch and first.bound is not None:
+            stream.bind(first.bound.staging.numpy())
+            self._with_batch.add(number)
+        return stream

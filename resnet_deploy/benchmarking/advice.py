@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from resnet_deploy.benchmarking.report import Result
+from resnet_deploy.precisions import PRECISIONS
 
 TIE = 0.03  # medians of one candidate, measured twice on a quiet machine, differ by up to this much
 NOISY_SHARE = 0.5  # one noisy row is that row's affair; half of them are the machine's
@@ -14,7 +15,6 @@ KNEE_GAIN = 0.05  # more throughput than this is worth a larger batch to somebod
 KNEE_LATENCY = 1.5  # a latency that grows less than this is no price worth a word
 ENQUEUE_SHARE = 0.8  # of the device's latency: above it, the device ends each kernel before it is given the next
 COPY_SHARE = 0.25  # of the latency from host to host: a copy of a quarter of it is worth another input format
-QUANTIZED = ("int8", "fp8")
 SEVERITIES = ("problem", "warning", "advice")
 KB, MB, GB = 1e3, 1e6, 1e9
 
@@ -64,12 +64,16 @@ def judge(results: Sequence[Result], *, input: str = "float", image_values: int 
     return sorted(found, key=lambda verdict: SEVERITIES.index(verdict.severity))
 
 
+def _is_quantized(row: _Row) -> bool:
+    return row.result.precision in PRECISIONS and PRECISIONS[row.result.precision].quantized
+
+
 def _slower_precisions(rows: list[_Row]) -> Iterator[Verdict]:
     """INT8 and FP8 that are slower than a floating-point precision of the same backend, device and batch."""
-    for group in _groups([row for row in rows if row.result.precision in QUANTIZED], _series):
+    for group in _groups([row for row in rows if _is_quantized(row)], _series):
         beaten: list[tuple[_Row, _Row]] = []
         for row in group:
-            others = [other for other in rows if _same_place(other, row) and other.result.precision not in QUANTIZED]
+            others = [other for other in rows if _same_place(other, row) and not _is_quantized(other)]
             if (best := _best(others)) and best.p50 < row.p50 / (1 + TIE):
                 beaten.append((row, best))
         if beaten:

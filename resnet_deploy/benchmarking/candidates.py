@@ -7,13 +7,14 @@ from dataclasses import replace
 
 from resnet_deploy._deps import version
 from resnet_deploy._machine import gpus
-from resnet_deploy.backends.base import BACKENDS, Candidate
+from resnet_deploy.backends.candidate import Candidate
+from resnet_deploy.backends.table import BACKENDS
 from resnet_deploy.benchmarking.settings import MeasureOptions
 from resnet_deploy.bundle.manifest import GraphFile
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import UsageError
 from resnet_deploy.pipeline.lower import LoweringOptions
-from resnet_deploy.specs import Precision
+from resnet_deploy.precisions import Precision, all_precisions
 
 
 def chosen(
@@ -28,10 +29,10 @@ def chosen(
         options: how backends run.
     """
     held = {entry.precision for entry in bundle.manifest.files(GraphFile).values()}
-    kinds = precisions.precisions if precisions is not None else tuple(kind for kind in Precision if kind in held)
+    kinds = precisions.precisions if precisions is not None else tuple(kind for kind in all_precisions() if kind in held)
     if backends is None:
-        runs = {kind.value for kind in kinds}
-        names = [name for name in backends_here() if name.startswith("eager") or runs & BACKENDS[Candidate.parse(name).backend]]
+        rows = {name: Candidate.parse(name).row for name in backends_here()}
+        names = [name for name, row in rows.items() if row.runs == "network" or {*kinds} & {*row.precisions}]
     else:
         names = list(backends)
     candidates = candidates_of(names, kinds, options)
@@ -42,19 +43,14 @@ def chosen(
 
 
 def backends_here() -> list[str]:
-    """The backends that run on this machine, eager first; those of a GPU where there is one."""
-    gpu = bool(gpus(needed=True))
-    installed = {name: version(name) is not None for name in ("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx")}
-    runs = {
-        "eager": True,
-        "onnxruntime": installed["onnxruntime"],
-        "openvino": installed["openvino"],
-        "eager:cuda": gpu,
-        "onnxruntime:cuda": gpu and version("onnxruntime-gpu") is not None,
-        "tensorrt": gpu and installed["tensorrt"],
-        "tensorrt-rtx": gpu and installed["tensorrt_rtx"],
-    }
-    return [name for name, able in runs.items() if able]
+    """The backends that run on this machine, eager first; then those of a GPU where there is one."""
+    present = {"cpu": True, "cuda": bool(gpus(needed=True))}
+    return [
+        row.name if device == row.default_device(()) else f"{row.name}:{device}"
+        for device, here in present.items()
+        for row in BACKENDS.values()
+        if here and device in row.devices and version(row.devices[device].package) is not None
+    ]
 
 
 def candidates_of(backends: Iterable[str], precisions: Iterable[Precision], options: MeasureOptions) -> list[Candidate]:
@@ -67,9 +63,8 @@ def candidates_of(backends: Iterable[str], precisions: Iterable[Precision], opti
     candidates: dict[Candidate, None] = {}
     for text in backends:
         candidate = options.applied(Candidate.parse(text))
-        known = BACKENDS[candidate.backend]
-        plain = candidate.precision is Precision.FP32 and candidate.backend != "eager"
-        wanted = [kind for kind in kinds if kind.value in known] if plain else [candidate.precision]
+        plain = candidate.precision is Precision.FP32 and candidate.row.runs != "network"
+        wanted = [kind for kind in kinds if kind in candidate.row.precisions] if plain else [candidate.precision]
         if not wanted:
             raise UsageError(_without_kernels(candidate, [kind.value for kind in kinds]))
         candidates |= dict.fromkeys(replace(candidate, precision=precision) for precision in wanted)
@@ -80,6 +75,8 @@ def candidates_of(backends: Iterable[str], precisions: Iterable[Precision], opti
 
 def _without_kernels(candidate: Candidate, precisions: list[str]) -> str:
     able = [
-        f"{name}:{precisions[0]}" if name == "eager" else name for name, known in BACKENDS.items() if precisions[0] in known
+        f"{row.name}:{precisions[0]}" if row.runs == "network" else row.name
+        for row in BACKENDS.values()
+        if precisions[0] in row.precisions
     ]
     return f"{candidate.backend} has no kernels in {' or '.join(precisions)}; backends for {precisions[0]}: {', '.join(able)}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from resnet_deploy.backends.base import Candidate
+from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.benchmarking.crashes import SWEEP, Crashes, Step
 from resnet_deploy.errors import BackendError, BundleError, DataError, DeployError, PrecisionError, UsageError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from resnet_deploy.backends.base import Candidate
+from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.benchmarking.failures import Lost
 from resnet_deploy.benchmarking.report import STAGES, Result, Unmeasured
 from resnet_deploy.benchmarking.roofline.ceilings import Roofs

@@ -11,7 +11,7 @@ from typing import Any
 
 from resnet_deploy import _json
 from resnet_deploy._machine import cores, describe_machine
-from resnet_deploy.backends.base import PLANS, Candidate
+from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.benchmarking.advice import judge
 from resnet_deploy.benchmarking.candidates import candidates_of, chosen
 from resnet_deploy.benchmarking.crashes import Crashes
@@ -168,7 +168,7 @@ class _Job:
     def build(self, batches: set[int]) -> None:
         """The plans that are missing."""
         for candidate in self.lost.alive(self.candidates):
-            if candidate.backend in PLANS:
+            if candidate.row.runs == "plan":
                 with self.lost.catching(candidate):
                     ensure_plan(self.subject, candidate, batches, self.progress)
 

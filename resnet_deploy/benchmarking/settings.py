@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from resnet_deploy import limits
-from resnet_deploy.backends.base import BACKENDS, Backend, Candidate
+from resnet_deploy.backends.base import Backend
+from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.benchmarking.roofline.devices import DEVICES, find_roof
 from resnet_deploy.errors import UsageError
 from resnet_deploy.specs import OptionGroup
@@ -54,11 +55,11 @@ class MeasureOptions(OptionGroup):
         """A candidate on a GPU with these options, where its backend has them; others as they are."""
         if candidate.device != "cuda":
             return candidate
-        known, chosen = BACKENDS[candidate.backend], set(candidate.options)
+        known, chosen = candidate.row.options, set(candidate.options)
         if self.cuda_graph is not None:
             chosen -= {"cuda_graph", "no_cuda_graph"}
             name = "cuda_graph" if self.cuda_graph else "no_cuda_graph"
-            chosen |= {name} & known
+            chosen |= {name} & {*known}
         if self.streams is not None and "streams=" in known:
             chosen = {option for option in chosen if not option.startswith("streams=")}
             chosen |= {f"streams={self.streams}"} if self.streams > 1 else set()

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from resnet_deploy import _deps
 from resnet_deploy._machine import cores, cpu_name, gpus
-from resnet_deploy.backends.base import Backend, Candidate
+from resnet_deploy.backends.base import Backend
+from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.benchmarking.failures import Lost
 from resnet_deploy.benchmarking.report import record
 from resnet_deploy.benchmarking.settings import MeasureOptions

@@ -26,7 +26,7 @@ FILE_NAME = r"^(?!manifest\.json$)[A-Za-z0-9_][A-Za-z0-9_.+=-]{0,199}$(?!\n)"
 
 def graph_file(precision: Precision, *, cpu: bool = False) -> str:
     """The ONNX file in a precision. cpu: the INT8 file for ONNX Runtime's CPU kernels, which have a placement of their own."""
-    return f"model.{precision.value}{'-cpu' if cpu else ''}.onnx"
+    return precision.graph_file("cpu" if cpu else "tensorrt")
 
 
 def plan_file(precision: Precision, flavour: str, version: str, built_for: str) -> str:

@@ -9,7 +9,8 @@ from typing import Any
 
 import msgspec
 
-from resnet_deploy.backends.base import PLANS, Backend, Candidate
+from resnet_deploy.backends.base import Backend
+from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.bundle.manifest import CalibrationUse, GraphFile, Manifest, ModelDescription, PlanFile
 from resnet_deploy.bundle.names import WEIGHTS
 from resnet_deploy.bundle.store import Bundle
@@ -17,7 +18,7 @@ from resnet_deploy.data.dataset import Dataset
 from resnet_deploy.data.sources import open_data
 from resnet_deploy.engine.plan import Origin
 from resnet_deploy.errors import BundleError, DataError, StorageError, UnavailableError, UsageError
-from resnet_deploy.specs import HeadKind, Precision, Preprocessing, TensorSpec
+from resnet_deploy.specs import HeadKind, Preprocessing, TensorSpec
 
 
 @dataclass
@@ -126,7 +127,7 @@ class Subject:
     def graph(self, candidate: Candidate) -> str:
         """The artifact that a candidate runs, or that its plan is built from. Raises UsageError where it has not been made."""
         if candidate.artifact not in self.bundle.manifest.artifacts:
-            data = " --calibration DATA" if candidate.precision in {Precision.INT8, Precision.FP8} else ""
+            data = " --calibration DATA" if candidate.precision.row.quantized else ""
             raise UsageError(
                 f"{self.bundle.path} has no {candidate.artifact} for {candidate}; make it with `resnet-deploy export "
                 f"{self.bundle.path} --precision {candidate.precision.value}{data}`"
@@ -137,7 +138,7 @@ class Subject:
         """The artifact that a candidate runs. Raises UsageError where it has not been made, UnavailableError for plans that
         cannot run here."""
         graph = self.graph(candidate)
-        return self._plan(candidate) if candidate.backend in PLANS else graph
+        return self._plan(candidate) if candidate.row.runs == "plan" else graph
 
     def plans(self, candidate: Candidate) -> dict[str, PlanFile]:
         """The plans of a candidate's flavour that were built from its graph as it is now. Raises UsageError where there is

@@ -11,7 +11,10 @@ import click
 
 from resnet_deploy import limits
 from resnet_deploy.errors import UsageError
+from resnet_deploy.precisions import PRECISIONS
 from resnet_deploy.specs import parse_batches
+
+PRECISION_NAMES = ", ".join(PRECISIONS)
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -140,7 +143,7 @@ export_options = options(
 
 flag = functools.partial(click.option, is_flag=True, default=None)
 precision_options = options(
-    click.option("--precision", metavar="LIST", help="Of fp32, fp16, bf16, int8, fp8. [default: fp32]"),
+    click.option("--precision", metavar="LIST", help=f"Of {PRECISION_NAMES}. [default: fp32]"),
     click.option(
         "--target", "targets", metavar="LIST", help="Whose INT8 kernels: tensorrt (also OpenVINO), cpu. [default: both]"
     ),

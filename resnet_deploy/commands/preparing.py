@@ -7,7 +7,15 @@ from typing import Any
 import click
 
 from resnet_deploy import _json
-from resnet_deploy.commands.options import export_options, flag, json_option, number, precision_options, profiles
+from resnet_deploy.commands.options import (
+    PRECISION_NAMES,
+    export_options,
+    flag,
+    json_option,
+    number,
+    precision_options,
+    profiles,
+)
 from resnet_deploy.commands.output import given_of, show, warn
 from resnet_deploy.commands.program import program
 from resnet_deploy.terminal import preparing as text
@@ -80,7 +88,7 @@ def export(architecture: str, output: str | None, as_json: bool, **given: Any) -
 
 @click.command()
 @click.argument("bundle", metavar="DIR")
-@click.option("--precision", default="fp32", show_default=True, metavar="LIST", help="Of fp32, fp16, bf16, int8, fp8.")
+@click.option("--precision", default="fp32", show_default=True, metavar="LIST", help=f"Of {PRECISION_NAMES}.")
 @profiles(
     "--batch",
     multiple=True,

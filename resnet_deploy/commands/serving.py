@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from resnet_deploy.commands.options import flag, json_option, number, time
+from resnet_deploy.backends.table import BACKENDS
+from resnet_deploy.commands.options import PRECISION_NAMES, flag, json_option, number, time
 from resnet_deploy.commands.output import given_of, show, warn
 from resnet_deploy.terminal import serving as text
 from resnet_deploy.terminal.progress import Bars
@@ -15,7 +16,7 @@ from resnet_deploy.terminal.progress import Bars
 @click.command()
 @click.argument("bundle", metavar="DIR")
 @click.option("-o", "--output", required=True, metavar="REPOSITORY", help="The model repository; made where there is none.")
-@click.option("--precision", help="Of fp32, fp16, bf16, int8, fp8: the one to serve. [default: fp32]")
+@click.option("--precision", help=f"Of {PRECISION_NAMES}: the one to serve. [default: fp32]")
 @click.option("--platform", help="onnxruntime (the graph) or tensorrt (its plans). [default: onnxruntime]")
 @click.option("--device", type=click.Choice(["cpu", "gpu"]), help="Of onnxruntime. [default: cpu]")
 @click.option("--flavour", help="Whose plans: tensorrt, or tensorrt-rtx for a backend of your own. [default: tensorrt]")
@@ -63,12 +64,12 @@ def triton(bundle: str, output: str, as_json: bool, **given: Any) -> None:
 @click.option("-o", "--output", required=True, metavar="PROJECT", help="A new or empty folder.")
 @click.option(
     "--backend",
-    type=click.Choice(["onnxruntime", "tensorrt", "tensorrt-rtx"]),
+    type=click.Choice([row.name for row in BACKENDS.values() if row.cpp]),
     default="onnxruntime",
     show_default=True,
     help="What runs the model: ONNX Runtime on CPUs, or plans that were built.",
 )
-@click.option("--precision", default="fp32", show_default=True, help="fp32, fp16, bf16, int8 or fp8.")
+@click.option("--precision", default="fp32", show_default=True, help=f"Of {PRECISION_NAMES}.")
 @json_option
 def cpp(bundle: str, output: str, as_json: bool, **given: Any) -> None:
     """Write a CMake project that runs a bundle: a library of one header and one source, and the program classify.
@@ -92,7 +93,7 @@ def cpp(bundle: str, output: str, as_json: bool, **given: Any) -> None:
 @click.argument("images", metavar="IMAGES")
 @click.option("-o", "--output", required=True, metavar="FILE", help="The Parquet file.")
 @click.option("--backend", default="onnxruntime", show_default=True, help="What runs, as in onnxruntime:cuda or openvino:int8.")
-@click.option("--precision", help="Of the backend: fp32, fp16, bf16, int8, fp8. [default: the backend's, or fp32]")
+@click.option("--precision", help=f"Of the backend: {PRECISION_NAMES}. [default: the backend's, or fp32]")
 @number("--batch", help="Images at a time. [default: 32]")
 @number("--threads", help="CPU threads of the backend. [default: all cores]")
 @number("--workers", help="Processes that decode. [default: all cores]")

@@ -15,9 +15,11 @@ OLDEST = (10, 13)  # of tensorrt: strongly typed networks with everything that i
 
 @dataclass(frozen=True, kw_only=True)
 class Flavour:
-    """A TensorRT package. extra: of this package, that installs it. lacks: options that it has not, and why."""
+    """A TensorRT package. title: as NVIDIA writes it. extra: of this package, that installs it. lacks: options that it has
+    not, and why."""
 
     name: str
+    title: str
     package: str
     extra: str
     lacks: dict[str, str]
@@ -39,11 +41,11 @@ class Flavour:
 
 
 TENSORRT = Flavour(
-    name="tensorrt", package="tensorrt", extra="gpu",
+    name="tensorrt", title="TensorRT", package="tensorrt", extra="gpu",
     lacks={"target": "it builds for the GPU that it runs on"},
 )  # fmt: skip
 TENSORRT_RTX = Flavour(
-    name="tensorrt-rtx", package="tensorrt_rtx", extra="rtx",
+    name="tensorrt-rtx", title="TensorRT-RTX", package="tensorrt_rtx", extra="rtx",
     lacks={
         "hardware_compatible": "its plans name their compute capabilities instead: --target",
         "version_compatible": "its plans run on the release that built them alone",

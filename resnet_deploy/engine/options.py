@@ -17,7 +17,6 @@ RTX_TARGETS = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
 # Builds without a GPU are for these where nothing else is asked for: SM75 among them would rule out INT8 for all
 # (it has no INT8 convolutions), and SM80 and later all have them.
 DEFAULT_TARGETS = ("sm80", "sm86", "sm89", "sm120")
-FP8_TARGETS = ("sm89", "sm120", "sm121")
 
 
 @dataclass(frozen=True, kw_only=True)

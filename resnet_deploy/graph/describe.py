@@ -28,9 +28,9 @@ from resnet_deploy.graph.onnx_files import (
     tensors,
     typed,
 )
+from resnet_deploy.precisions import of_element
 from resnet_deploy.specs import TensorSpec
 
-_PRECISIONS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "float8_e4m3fn": "fp8"}
 # Layers that carry a network's arithmetic, with the input that is the weight.
 _WEIGHTED = {"Conv": 1, "Gemm": 1, "MatMul": 1}
 _CLOCK_S = 120.0  # for a file that is described in seconds of processor time, on a machine that does other things
@@ -235,7 +235,7 @@ def weighted(graph: Any) -> Iterator[tuple[Any, Any, str, bool]]:
         weight, quantized = _weight(node.input[_WEIGHTED[node.op_type]], constants, made_by, known)
         if weight is not None:
             name = element_name(weight.data_type)
-            yield node, weight, _PRECISIONS.get(name, name), quantized
+            yield node, weight, of_element(name), quantized
 
 
 def _weight(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -198,6 +199,19 @@ _ROWS = (
 )  # fmt: skip
 
 ARCHITECTURES: dict[str, Architecture] = {row.name: row for row in _ROWS}
+
+
+def register_architecture(row: Architecture) -> None:
+    """Add a row to the table of this process: every function takes its name, with options after a colon.
+
+    Raises:
+        UsageError: the table has an architecture of this name, or the name has other than letters, digits and underscores.
+    """
+    if re.fullmatch("[A-Za-z0-9_]{1,60}", row.name) is None:
+        raise UsageError(f"an architecture's name has letters, digits and underscores alone; found {row.name!r}")
+    if row.name in ARCHITECTURES:
+        raise UsageError(f"there is an architecture {row.name!r} already")
+    ARCHITECTURES[row.name] = row
 
 
 def list_models() -> list[str]:

@@ -236,17 +236,6 @@ METRICS: dict[str, bool] = dict.fromkeys(("max-abs-error", "mean-abs-error", "ma
      "accuracy-difference"), True,
 )  # fmt: skip
 
-# FP32: what another order of summation changes. FP16 and BF16: 11 and 8 bits of significand through tens of layers. INT8
-# and FP8: MLPerf Inference's 99 % of the reference's accuracy.
-_QUANTIZED = {"relative-accuracy": 0.99, "cosine-mean": 0.99}
-DEFAULT_GATES: dict[Precision, dict[str, float]] = {
-    Precision.FP32: {"max-rel-error": 1e-4, "cosine-min": 0.9999, "top1-agreement": 0.999},
-    Precision.FP16: {"max-rel-error": 2e-2, "cosine-min": 0.999, "top1-agreement": 0.99},
-    Precision.BF16: {"max-rel-error": 1e-1, "cosine-min": 0.99, "top1-agreement": 0.98},
-    Precision.INT8: _QUANTIZED,
-    Precision.FP8: _QUANTIZED,
-}
-
 
 @dataclass(frozen=True, kw_only=True)
 class Gate:
@@ -298,7 +287,7 @@ def judge(report: ParityReport, precision: Precision, asked: Mapping[str, float]
     if not report.finite:
         return ["the outputs have NaN or Inf"]
     asked = asked or {}
-    limits = DEFAULT_GATES[precision] | dict(asked)
+    limits = {**precision.row.gates, **asked}
     gates = [Gate(metric=metric, limit=limit, asked=metric in asked) for metric, limit in limits.items()]
     return [failure for gate in gates if (failure := gate.judge(report)) is not None]
 

@@ -12,7 +12,7 @@ from threading import Event
 from typing import Any
 
 from resnet_deploy import _json
-from resnet_deploy.backends.base import Candidate
+from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.bundle.codec import key_of
 from resnet_deploy.bundle.manifest import PlanFile, TimingCache
 from resnet_deploy.bundle.names import FP32, graph_file, plan_file, timing_cache_file
@@ -21,11 +21,11 @@ from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.bundle.transaction import Transaction
 from resnet_deploy.engine.build import Built, build_plan
 from resnet_deploy.engine.flavours import FLAVOURS, TENSORRT, Flavour, choose, no_device
-from resnet_deploy.engine.options import DEFAULT_TARGETS, FP8_TARGETS, RTX_TARGETS, BuildOptions, Profile, best_profile
+from resnet_deploy.engine.options import DEFAULT_TARGETS, RTX_TARGETS, BuildOptions, Profile, best_profile
 from resnet_deploy.engine.plan import Origin, here
 from resnet_deploy.engine.report import PlanReport, summarize
 from resnet_deploy.errors import BundleError, IntegrityError, PrecisionError, UnavailableError, UsageError
-from resnet_deploy.pipeline.lower import QUANTIZED, LoweringOptions, lower
+from resnet_deploy.pipeline.lower import LoweringOptions, lower
 from resnet_deploy.pipeline.restore import restore
 from resnet_deploy.specs import Precision, Progress, silent
 
@@ -193,14 +193,14 @@ def _targets(options: BuildOptions, flavour: Flavour, kind: Precision, machine: 
     """What a TensorRT-RTX plan is for: as asked, else this machine's GPU, else every one that has the precision."""
     if flavour is TENSORRT:
         return ()
-    able = FP8_TARGETS if kind is Precision.FP8 else tuple(name for name in RTX_TARGETS if name != "sm75")
-    if kind in {*QUANTIZED, Precision.BF16} and (unable := [name for name in options.target if name not in able]):
+    able = [name for name in RTX_TARGETS if int(name.removeprefix("sm")) >= kind.row.compute_capability]
+    if unable := [name for name in options.target if name not in able]:
         raise UsageError(f"{unable[0]} has no {kind.value} convolutions; --target takes {', '.join(able)} for it")
     if options.target:
         return tuple(dict.fromkeys(options.target))
     if machine.compute_capability is not None:
         return ("current",)
-    return tuple(name for name in DEFAULT_TARGETS if kind is not Precision.FP8 or name in FP8_TARGETS)
+    return tuple(name for name in DEFAULT_TARGETS if name in able)
 
 
 def _keep_cache(change: Transaction, built: Built, origin: Origin) -> None:

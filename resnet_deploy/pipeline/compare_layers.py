@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_deploy.backends.base import Candidate
+from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.bundle.names import FP32, WEIGHTS
 from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.bundle.store import Bundle

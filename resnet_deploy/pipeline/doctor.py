@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from resnet_deploy import _deps
-from resnet_deploy.backends.base import Candidate
-from resnet_deploy.engine.flavours import TENSORRT, TENSORRT_RTX, Flavour
-from resnet_deploy.engine.plan import here
+from resnet_deploy.backends.candidate import Candidate
+from resnet_deploy.backends.table import BACKENDS
 from resnet_deploy.errors import DeployError
 
 
@@ -37,17 +36,12 @@ def doctor() -> list[Finding]:
     """
     with tempfile.TemporaryDirectory() as folder:
         graph = Path(folder) / "model.fp32.onnx"
-        return [
-            _try("eager (CPU)", "torch", lambda: _eager("cpu")),
-            _try("eager (CUDA)", "torch", lambda: _eager("cuda")),
-            _try("onnxruntime (CPU)", "onnxruntime", lambda: _ort("cpu", graph)),
-            _try("onnxruntime (CUDA)", "onnxruntime", lambda: _ort("cuda", graph)),
-            _try("onnxruntime (TensorRT)", "onnxruntime", lambda: _ort("tensorrt", graph)),
-            _try("OpenVINO (CPU)", "openvino", lambda: _openvino(graph)),
-            _try("TensorRT", "tensorrt", lambda: _builder(TENSORRT, graph)),
-            _try("TensorRT-RTX", "tensorrt_rtx", lambda: _builder(TENSORRT_RTX, graph)),
-            _try("digits data", "scikit-learn", _digits),
+        findings = [
+            _try(title, row.package, lambda text=text: _run(Candidate.parse(text), graph))  # type: ignore[misc]
+            for row in BACKENDS.values()
+            for title, text in row.trials.items()
         ]
+        return [*findings, _try("digits data", "scikit-learn", _digits)]
 
 
 def _try(name: str, package: str, trial: Callable[[], tuple[str, str]]) -> Finding:
@@ -60,60 +54,27 @@ def _try(name: str, package: str, trial: Callable[[], tuple[str, str]]) -> Findi
     return Finding(name=name, status=status, version=_deps.version(package), detail=detail)
 
 
-def _eager(device: str) -> tuple[str, str]:
+def _run(candidate: Candidate, graph: Path) -> tuple[str, str]:
+    """Status and detail of one inference; the small graph is written where it is not there yet."""
     import numpy as np
 
-    from resnet_deploy.backends.eager.backend import EagerBackend
+    from resnet_deploy.backends.load import load_backend
 
-    with EagerBackend(_model(), Candidate(backend="eager", device=device)) as backend:
-        backend.infer(np.zeros((1, 3, 32, 32), np.float32))
-        described = backend.describe()
-    return "works", str(described.get("gpu", f"{described['threads']} threads"))
-
-
-def _ort(provider: str, graph: Path) -> tuple[str, str]:
-    import numpy as np
-
-    from resnet_deploy.backends.onnxruntime.backend import OrtBackend
-
-    _deps.require("onnxruntime", extra="cpu" if provider == "cpu" else "gpu")
-    if not graph.exists():
+    path, origin = graph, None
+    needs = candidate.row.devices[candidate.device]
+    if needs.extra is not None:
+        _deps.require(candidate.row.package, extra=needs.extra)
+    if candidate.row.runs != "network" and not graph.exists():
         _small_graph(graph)
-    with OrtBackend(graph, Candidate.parse(f"onnxruntime:{provider}")) as backend:
+    if candidate.row.runs == "plan":
+        from resnet_deploy.pipeline.build import build_beside
+
+        path, origin = build_beside(graph, candidate, 1)
+        if origin.gpu is None:
+            return "builds", "builds plans; running them needs an NVIDIA GPU"
+    with load_backend(candidate, model=_model, artifact=lambda: (path, origin)) as backend:
         backend.infer(np.zeros((1, 3, 32, 32), np.float32))
-        return "works", f"runs {backend.describe()['providers'][0]}"
-
-
-def _openvino(graph: Path) -> tuple[str, str]:
-    import numpy as np
-
-    from resnet_deploy.backends.openvino import OpenVinoBackend
-
-    _deps.require("openvino", extra="openvino")
-    if not graph.exists():
-        _small_graph(graph)
-    with OpenVinoBackend(graph, Candidate(backend="openvino")) as backend:
-        backend.infer(np.zeros((1, 3, 32, 32), np.float32))
-    return "works", "runs TensorRT's INT8 graphs on this CPU"
-
-
-def _builder(flavour: Flavour, graph: Path) -> tuple[str, str]:
-    import numpy as np
-
-    from resnet_deploy.backends.tensorrt.backend import TensorRtBackend
-    from resnet_deploy.pipeline.build import build_beside
-
-    flavour.load()
-    if not graph.exists():
-        _small_graph(graph)
-    candidate = Candidate.parse(flavour.name)
-    plan, origin = build_beside(graph, candidate, 1)
-    machine = here(flavour)
-    if machine.gpu is None:
-        return "builds", "builds plans; running them needs an NVIDIA GPU"
-    with TensorRtBackend(plan, candidate, origin=origin) as backend:
-        backend.infer(np.zeros((1, 3, 32, 32), np.float32))
-    return "works", machine.gpu
+        return "works", backend.summary()
 
 
 def _digits() -> tuple[str, str]:

@@ -15,7 +15,7 @@ from resnet_deploy import limits
 from resnet_deploy.bundle.codec import key_of
 from resnet_deploy.bundle.fields import LoweringSettings
 from resnet_deploy.bundle.manifest import CalibrationFile, CalibrationUse, GraphFile
-from resnet_deploy.bundle.names import CALIBRATION, FP32, graph_file
+from resnet_deploy.bundle.names import CALIBRATION, FP32
 from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.bundle.transaction import Transaction
@@ -30,7 +30,8 @@ from resnet_deploy.pipeline.calibrate import (
     is_kept,
     keep_calibration,
 )
-from resnet_deploy.specs import OptionGroup, Precision, Progress, check_calibration_method
+from resnet_deploy.precisions import PRECISIONS, Precision
+from resnet_deploy.specs import OptionGroup, Progress, check_calibration_method
 
 if TYPE_CHECKING:
     from resnet_deploy.graph.graph import Graph
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 
 TARGETS = ("tensorrt", "cpu")
 IMAGES = 512  # to calibrate on; ranges of ResNets settle well before
-QUANTIZED = frozenset({Precision.INT8, Precision.FP8})
 _SETTINGS = LoweringSettings.__annotations__.keys() - {"target"}  # the options that a file is made with
 
 
@@ -82,9 +82,8 @@ class LoweringOptions(OptionGroup):
             value = getattr(self, name)
             parts = value.split(",") if isinstance(value, str) else value
             object.__setattr__(self, name, tuple(part for part in parts if part))
-        known = [precision.value for precision in Precision]
-        if not self.precision or (unknown := [name for name in self.precision if name not in known]):
-            raise UsageError(f"unknown precision {unknown[0] if self.precision else ''!r}; choose from {', '.join(known)}")
+        if not self.precision or (unknown := [name for name in self.precision if name not in PRECISIONS]):
+            raise UsageError(f"unknown precision {unknown[0] if self.precision else ''!r}; choose from {', '.join(PRECISIONS)}")
         if not self.targets or (wrong := [name for name in self.targets if name not in TARGETS]):
             raise UsageError(f"unknown target {wrong[0] if self.targets else ''!r}; choose from {', '.join(TARGETS)}")
         if self.other_layers not in {"fp16", "fp32"}:
@@ -137,14 +136,14 @@ class LoweringOptions(OptionGroup):
         """Artifacts that are asked for, each with its precision and target."""
         found: dict[str, tuple[Precision, str]] = {}
         for precision in self.precisions:
-            targets = self.targets if precision is Precision.INT8 else ("tensorrt",)
-            for target in targets if precision is not Precision.FP32 else ():
-                found[graph_file(precision, cpu=target == "cpu")] = (precision, target)
+            own = precision.row.targets
+            for target in [target for target in self.targets if target in own] or own:
+                found[precision.graph_file(target)] = (precision, target)
         return found
 
     def settings(self, precision: Precision, target: str) -> dict[str, Any]:
         """What a file depends on, beside its graph and its calibration."""
-        if precision not in QUANTIZED:
+        if not precision.row.quantized:
             return {"keep": list(self.keep), "native_io": self.native_io, "equalize": self.equalize}
         names = ("grouped", "quantize_head", "clip_weights", "equalize", "correct_bias", "reduce_range")
         found: dict[str, Any] = {name: getattr(self, name) for name in names} | {"keep": list(self.keep), "target": target}
@@ -204,7 +203,7 @@ def lower(
         calibration = calibrate(bundle, calibrating, progress)
     wishes = [_wish(bundle, options, calibration, name, *kind) for name, kind in files.items()]
     missing = [wish for wish in wishes if not _is_there(bundle, wish)]
-    if calibration is None and any(wish.precision in QUANTIZED for wish in missing):
+    if calibration is None and any(wish.precision.row.quantized for wish in missing):
         calibration = calibrate(bundle, calibrating, progress)
         for wish in missing:
             _check_same(bundle, wish, calibration)
@@ -230,7 +229,7 @@ def _wish(
     bundle: Bundle, options: LoweringOptions, calibration: Calibration | None, name: str, precision: Precision, target: str
 ) -> _Wish:
     known, use = _graph_file(bundle, name), None
-    if precision in QUANTIZED:
+    if precision.row.quantized:
         use = calibration_use(calibration) if calibration is not None else known.calibration if known is not None else None
     return _Wish(name=name, precision=precision, target=target, options=options.for_file(known), entry=known, use=use)
 
@@ -277,7 +276,7 @@ def _write(
     if check is not None:
         check(wish.name, done)
     done.save(change.stage(wish.name))
-    use = calibration_use(calibration) if calibration is not None and wish.precision in QUANTIZED else None
+    use = calibration_use(calibration) if calibration is not None and wish.precision.row.quantized else None
     change.add(
         wish.name, GraphFile, precision=wish.precision, settings=wish.settings, calibration=use, made_from=made_from,
         key=key_of(made_from=made_from, calibration=use and use.key, **wish.settings),
@@ -298,8 +297,8 @@ def _lowered(
     from resnet_deploy.precision.cast import cast
     from resnet_deploy.precision.quantize import quantize
 
-    if precision not in QUANTIZED or calibration is None:
-        return cast(graph, precision, native_io=options.native_io, keep=options.keep), None
+    if not precision.row.quantized or calibration is None:
+        return precision.row.lower(graph, precision, native_io=options.native_io, keep=options.keep), None
     done, placement = quantize(graph, calibration, options.quantizing(graph, precision, target))
     if options.reconstructs(precision, target):
         done = train(graph, done)

@@ -20,7 +20,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from resnet_deploy import limits
 from resnet_deploy._files import flush, writing
-from resnet_deploy.backends.base import Candidate
+from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.backends.eager.backend import EagerBackend
 from resnet_deploy.backends.onnxruntime.backend import OrtBackend
 from resnet_deploy.errors import ExportError, UsageError

@@ -13,7 +13,7 @@ import msgspec
 
 from resnet_deploy._deps import require
 from resnet_deploy._files import writing
-from resnet_deploy.backends.base import PLANS, Candidate
+from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.bundle.codec import now
 from resnet_deploy.bundle.names import FP32, graph_file
 from resnet_deploy.bundle.opened import Subject
@@ -24,7 +24,7 @@ from resnet_deploy.errors import DataError, TuningError, UsageError, carrying
 from resnet_deploy.limits import check_all
 from resnet_deploy.parity.metrics import judge, parse_gates
 from resnet_deploy.pipeline.calibrate import calibrated
-from resnet_deploy.pipeline.lower import QUANTIZED, LoweringOptions, lower
+from resnet_deploy.pipeline.lower import LoweringOptions, lower
 from resnet_deploy.pipeline.restore import restore
 from resnet_deploy.pipeline.verify import unseen
 from resnet_deploy.specs import Precision, Progress, silent
@@ -103,7 +103,7 @@ def _options(options: dict[str, Any]) -> tuple[LoweringOptions, Precision]:
     chosen, unknown = LoweringOptions.split({"precision": ("int8",)} | options)
     if unknown:
         raise TypeError(f"tune() got an unexpected keyword argument {next(iter(unknown))!r}")
-    if len(chosen.precisions) != 1 or chosen.precisions[0] not in QUANTIZED:
+    if len(chosen.precisions) != 1 or not chosen.precisions[0].row.quantized:
         raise UsageError(f"tune mixes int8 or fp8 with higher precision, one at a time; found {', '.join(chosen.precision)}")
     return chosen, chosen.precisions[0]
 
@@ -180,7 +180,7 @@ def _clock(candidate: Candidate, images: Any, threads: int | None) -> Callable[[
             graph.copy().save(path)
 
             def artifact(path: Path = path) -> tuple[Path, Origin | None]:
-                return build_beside(path, candidate, len(images)) if candidate.backend in PLANS else (path, None)
+                return build_beside(path, candidate, len(images)) if candidate.row.runs == "plan" else (path, None)
 
             with load_backend(candidate, model=_no_model, artifact=artifact, threads=threads) as running:
                 taken = measure({"mix": running}, {"mix": images}, MeasureConfig(duration_s=0.6, rounds=3))

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from resnet_deploy import _deps, _json
 from resnet_deploy._machine import exact_int8
-from resnet_deploy.backends.base import Backend, Candidate
+from resnet_deploy.backends.base import Backend
+from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.bundle.codec import key_of, now
 from resnet_deploy.bundle.description import describe_preprocessing
 from resnet_deploy.bundle.names import WEIGHTS

@@ -12,10 +12,10 @@ from resnet_deploy.errors import GraphError, UsageError
 from resnet_deploy.graph.graph import Graph
 from resnet_deploy.precision.calibrate import FP16_LARGEST
 from resnet_deploy.precision.placement import matches
-from resnet_deploy.specs import Precision
+from resnet_deploy.precisions import Precision
 
 BF16_OPSET = 22  # the first in which Conv takes BF16
-_TYPES = {Precision.FP16: TensorProto.FLOAT16, Precision.BF16: TensorProto.BFLOAT16}
+_TYPES = {"float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}
 # A network's end: sums of many values, exponentials, and the scores that people compare.
 _HEAD = frozenset({
     "ReduceMean", "GlobalAveragePool", "ReduceSum", "ReduceL2", "ReduceLogSumExp", "Softmax", "LogSoftmax", "TopK", "Gemm",
@@ -33,14 +33,14 @@ def cast(
     stays FP32 as well. native_io: inputs and outputs take the precision too (float ones; pixels and indices stay). keep:
     layers, or what they lie under, that stay FP32. Raises GraphError for a weight beyond the precision's range.
     """
-    if precision not in _TYPES:
+    if precision.row.element not in _TYPES:
         raise UsageError(f"{precision.value} is not a precision to cast to; choose fp16 or bf16")
     done = graph.copy()
     done.sort()
     if precision is Precision.BF16:
         _raise_opset(done)
     low, types = _low(done, keep, head), _types(done)
-    element = _TYPES[precision]
+    element = _TYPES[precision.row.element]
     _constants(done, low, element)
     _boundaries(done, low, element, types)
     if native_io:

@@ -15,7 +15,7 @@ from resnet_deploy.errors import GraphError, UsageError
 from resnet_deploy.graph.graph import Graph
 from resnet_deploy.precision.calibrate import Calibration, Range, symmetric_scale
 from resnet_deploy.precision.placement import Placement, Target, place, same_range
-from resnet_deploy.specs import Precision
+from resnet_deploy.precisions import PRECISIONS, Precision
 
 FP8_LARGEST = 448.0  # of E4M3 (2209.05433)
 FP8_OPSET = 19
@@ -36,10 +36,12 @@ class QuantizeOptions:
     reduce_range: bool = False
 
     def __post_init__(self) -> None:
-        if self.precision not in {Precision.INT8, Precision.FP8}:
-            raise UsageError(f"{self.precision.value} is not a quantized precision; choose int8 or fp8")
-        if self.precision is Precision.FP8 and self.target is Target.CPU:
-            raise UsageError("ONNX Runtime's CPU kernels have no FP8; use the target tensorrt")
+        row = self.precision.row
+        if not row.quantized:
+            quantized = " or ".join(row.name for row in PRECISIONS.values() if row.quantized)
+            raise UsageError(f"{row.name} is not a quantized precision; choose {quantized}")
+        if self.target.value not in row.targets:
+            raise UsageError(f"ONNX Runtime's CPU kernels have no {row.name.upper()}; use the target {row.targets[0]}")
 
 
 def quantize(graph: Graph, calibration: Calibration, options: QuantizeOptions | None = None) -> tuple[Graph, Placement]:

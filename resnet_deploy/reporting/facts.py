@@ -7,10 +7,11 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from resnet_deploy.backends.table import BACKENDS
+from resnet_deploy.precisions import PRECISIONS
 from resnet_deploy.reporting.rows import Report
 from resnet_deploy.reporting.words import number
 
-PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
 ASSUMED = "assumed"
 _NAMED = ("head", "input", "image_size", "resize", "num_classes", "max_batch", "opset")
 
@@ -131,7 +132,7 @@ def _measured(report: Report) -> list[str]:
     found = {one["precision"] for one in measured}
     wanted = [p for p in PRECISIONS if p in {one["precision"] for one in measured if one["backend"] != "eager"}]
     words += ["--precision", ",".join(wanted)] if wanted not in ([], ["fp32"]) else []
-    if {"int8", "fp8"} & found:
+    if any(row.quantized for row in PRECISIONS.values() if row.name in found):
         words += ["--calibration", str((report.get("calibration") or {}).get("source", "DATA"))]
     for scenario in dict.fromkeys(
         [*(["sweep"] if results and scenarios else []), *(str(s.get("scenario")) for s in scenarios)]
@@ -168,8 +169,8 @@ def _place(one: Mapping[str, Any]) -> tuple[str, str]:
 def _candidate(one: Mapping[str, Any]) -> str:
     """A row's backend as --backend takes it."""
     name, _, options = one["backend"].partition(":")
-    implied = name.startswith("tensorrt") or "tensorrt" in options.split(",")
-    extra = [] if one["device"] == "cpu" or implied else [one["device"]]
+    default = BACKENDS[name].default_device(options.split(",")) if name in BACKENDS else "cpu"
+    extra = [] if one["device"] == default else [one["device"]]
     extra += [] if one["precision"] == "fp32" else [one["precision"]]
     extra += [options] if options else []
     return f"{name}:{','.join(extra)}" if extra else name

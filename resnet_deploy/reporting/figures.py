@@ -9,12 +9,13 @@ from typing import Any
 
 from markupsafe import Markup
 
+from resnet_deploy.precisions import PRECISIONS
 from resnet_deploy.reporting.charts import COLOURS, Axis, Lane, Line, Point, Scale, lanes, swatch, xy
 from resnet_deploy.reporting.markup import el
 from resnet_deploy.reporting.rows import Row, best_of_each, pareto, series
 from resnet_deploy.reporting.words import compact, count, milliseconds, number, percent, scientific
 
-_SHAPES = {"fp32": 0, "fp16": 1, "int8": 2, "bf16": 3, "fp8": 4, "tf32": 5}
+_SHAPES = {"tf32": 5}  # of what is not in the table of precisions
 _OTHER_SHAPE = 6
 _QUANTILES = 60
 NEUTRAL = 7
@@ -39,7 +40,8 @@ def colours(found: Sequence[Row]) -> dict[tuple[str, str], int]:
 
 def shape(precision: str) -> int:
     """A precision's shape, the same in every chart."""
-    return _SHAPES.get(precision, _OTHER_SHAPE)
+    mark = PRECISIONS[precision].mark if precision in PRECISIONS else _SHAPES.get(precision)
+    return _OTHER_SHAPE if mark is None else mark
 
 
 def _legend(found: Sequence[Row], *, lines: bool) -> list[tuple[Markup, str]]:

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from resnet_deploy.backends.base import Candidate
+from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import GraphError, UnavailableError, UsageError

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resnet_deploy.backends.base import Backend, Candidate
-from resnet_deploy.backends.eager.backend import EagerBackend
-from resnet_deploy.backends.onnxruntime import backend as ort_module
-from resnet_deploy.backends.onnxruntime.backend import OrtBackend
-from resnet_deploy.backends.streams import Lane
+from resnet_deploy.backends.candidate import Candidate
+from resnet_deploy.backends.eager.cuda import EagerCudaBackend
+from resnet_deploy.backends.onnxruntime import profile as ort_profile
+from resnet_deploy.backends.onnxruntime import session as ort_session
+from resnet_deploy.backends.onnxruntime.cuda import OrtCudaBackend
+from resnet_deploy.backends.streams import Stream, StreamBackend
 from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import UnavailableError, UsageError
@@ -25,7 +26,7 @@ EAGER = [
     "eager:cuda,fp16,channels_last",
 ]  # fmt: skip
 ALL = [*EAGER, "onnxruntime:cuda"]
-Make = Callable[[str], Backend]
+Make = Callable[[str], StreamBackend]
 
 
 @pytest.fixture
@@ -33,19 +34,19 @@ def make(digits_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mak
     import onnxruntime
 
     def on_the_cpu(ort: Any, path: Any, candidate: Candidate, threads: int | None, traces: Any, stream: Any) -> Any:
-        assert stream.cuda_stream, "the session runs on the lane's stream"
+        assert stream.cuda_stream, "the session runs on the backend's stream"
         return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
-    apart = ort_module.record_apart
-    monkeypatch.setattr(ort_module, "_session", on_the_cpu)
-    monkeypatch.setattr(ort_module, "record_apart", lambda path, candidate, *rest: apart(path, "onnxruntime", *rest))
+    apart = ort_profile.record_apart
+    monkeypatch.setattr(ort_session, "_open", on_the_cpu)
+    monkeypatch.setattr(ort_profile, "record_apart", lambda path, candidate, *rest: apart(path, "onnxruntime", *rest))
     subject = Subject(digits_bundle)
 
-    def build(text: str) -> Backend:
+    def build(text: str) -> StreamBackend:
         candidate, device = Candidate.parse(text), HostDevice()
         if candidate.backend == "eager":
-            return EagerBackend(subject.model, candidate, threads=1, device=device)  # type: ignore[arg-type]
-        return OrtBackend(digits_bundle.artifact("model.fp32.onnx"), candidate, threads=1, device=device)  # type: ignore[arg-type]
+            return EagerCudaBackend(subject.model, candidate, threads=1, device=device)  # type: ignore[arg-type]
+        return OrtCudaBackend(digits_bundle.artifact("model.fp32.onnx"), candidate, threads=1, device=device)  # type: ignore[arg-type]
 
     yield build
 
@@ -76,13 +77,13 @@ def test_the_parts_of_a_query(make: Make, text: str) -> None:
 @pytest.mark.parametrize(("uploads", "downloads"), [(False, False), (False, True), (True, True)])
 def test_queries_in_a_queue(make: Make, monkeypatch: pytest.MonkeyPatch, text: str, uploads: bool, downloads: bool) -> None:
     """One ahead on each stream and never more; copies are made where they are asked for."""
-    calls: dict[str, list[Lane]] = {name: [] for name in ("upload", "enqueue", "download")}
-    for name, known in [(name, getattr(kind, name)) for kind in (Lane,) for name in calls]:
-        monkeypatch.setattr(Lane, name, lambda self, name=name, known=known: (calls[name].append(self), known(self))[1])
+    calls: dict[str, list[Stream]] = {name: [] for name in ("upload", "enqueue", "download")}
+    for name, known in [(name, getattr(kind, name)) for kind in (Stream,) for name in calls]:
+        monkeypatch.setattr(Stream, name, lambda self, name=name, known=known: (calls[name].append(self), known(self))[1])
     with make(text) as backend:
         backend.bind(IMAGES)
-        lanes, most = backend._lanes.lanes, 0  # type: ignore[attr-defined]
-        known_mark, device = backend._lanes.device.mark, backend._lanes.device  # type: ignore[attr-defined]
+        streams, most = backend.streams, 0
+        known_mark, device = backend.device.mark, backend.device
         marks: list[Any] = []
 
         def mark(stream: Any, **about: Any) -> Any:
@@ -99,13 +100,13 @@ def test_queries_in_a_queue(make: Make, monkeypatch: pytest.MonkeyPatch, text: s
         found = backend.run_queued(0.05, uploads=uploads, downloads=downloads)
         assert found is not None
         done, seconds = found
-        assert done >= len(lanes) and seconds >= 0.05
+        assert done >= len(streams) and seconds >= 0.05
         assert len(marks) == done and most == 2, "the one that runs, and one ahead"
-        assert len(calls["enqueue"]) - len(lanes) == done, "one more on each lane beforehand"
+        assert len(calls["enqueue"]) - len(streams) == done, "one more on each stream beforehand"
         assert len(calls["download"]) == done * downloads
-        assert len(calls["upload"]) - (len(lanes) - 1) == done * uploads, "beside the first of the other lanes"
-        per_lane = [calls["enqueue"].count(lane) for lane in lanes]
-        assert max(per_lane) - min(per_lane) <= 1, "they take turns"
+        assert len(calls["upload"]) - (len(streams) - 1) == done * uploads, "beside the first of the other streams"
+        each = [calls["enqueue"].count(one) for one in streams]
+        assert max(each) - min(each) <= 1, "they take turns"
         assert np.isfinite(backend.outputs()["logits"]).all()
 
 
@@ -116,17 +117,17 @@ def test_how_the_host_waits(make: Make, text: str, spin: bool) -> None:
         backend.spin_wait = spin
         backend.bind(IMAGES)
         backend.enqueue()
-        backend._lanes.device.spins.clear()  # type: ignore[attr-defined]
+        backend.device.spins.clear()
         backend.synchronize()
-        assert backend._lanes.device.spins == {spin}  # type: ignore[attr-defined]
+        assert backend.device.spins == {spin}  # type: ignore[attr-defined]
 
 
-def test_a_graph_is_captured_once_a_shape_and_lane(make: Make) -> None:
+def test_a_graph_is_captured_once_a_shape_and_stream(make: Make) -> None:
     with make("eager:cuda,cuda_graph,streams=2") as backend:
-        device = backend._lanes.device  # type: ignore[attr-defined]
+        device = backend.device  # type: ignore[attr-defined]
         for size in (1, 3, 1, 3):
             backend.infer(IMAGES[:size])
-        assert device.captures == 2, "one inference is the first lane's alone"
+        assert device.captures == 2, "one inference is the first stream's alone"
         backend.bind(IMAGES[:3])
         for _ in range(4):
             backend.enqueue()
@@ -150,4 +151,4 @@ def test_without_a_device_it_is_said(digits_bundle: Bundle) -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     with pytest.raises(UnavailableError, match="needs a CUDA device"):
-        OrtBackend(digits_bundle.artifact("model.fp32.onnx"), Candidate.parse("onnxruntime:cuda"))
+        OrtCudaBackend(digits_bundle.artifact("model.fp32.onnx"), Candidate.parse("onnxruntime:cuda"))

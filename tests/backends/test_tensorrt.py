@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resnet_deploy.backends.base import Candidate
+from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.backends.eager.backend import EagerBackend
 from resnet_deploy.backends.streams import SHAPES
 from resnet_deploy.backends.tensorrt import backend as module
@@ -73,7 +73,7 @@ def test_a_graph_for_each_shape_captured_once(make: Make) -> None:
         assert device.captures == 3
         for size in (1, 2, 3, 4, 5) * 2:  # more than are kept
             backend.infer(IMAGES[:size])
-        assert device.captures > 5 and len(backend._lanes.lanes[0]._shapes) == SHAPES
+        assert device.captures > 5 and len(backend.streams[0]._kept) == SHAPES
     with make("tensorrt:no_cuda_graph", device=(device := HostDevice())) as backend:
         backend.infer(IMAGES)
         assert device.captures == 0
@@ -114,7 +114,7 @@ def test_streams_take_turns_and_outputs_are_the_last(make: Make) -> None:
             backend.enqueue()
         backend.synchronize()
         assert np.isfinite(backend.outputs()["logits"]).all()
-        assert [lane.bound is not None and lane.bound.ran for lane in backend._lanes.lanes] == [True, True]
+        assert [stream.bound is not None and stream.bound.ran for stream in backend.streams] == [True, True]
         assert len({id(context) for context in backend._engine.contexts}) == 2
 
 

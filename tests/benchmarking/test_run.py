@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 import resnet_deploy as rd
-from resnet_deploy.backends.base import Candidate
-from resnet_deploy.backends.eager.backend import EagerBackend
+from resnet_deploy.backends.candidate import Candidate
+from resnet_deploy.backends.eager.cuda import EagerCudaBackend
 from resnet_deploy.backends.onnxruntime.backend import OrtBackend
 from resnet_deploy.benchmarking import sweep as timing
 from resnet_deploy.benchmarking.candidates import candidates_of, chosen
@@ -281,7 +281,7 @@ def on_a_fake_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     def backend(self: Subject, candidate: Candidate, threads: int | None) -> Any:
         if candidate.device == "cpu":
             return known(self, candidate, threads)
-        return EagerBackend(self.model, candidate, threads=threads, device=HostDevice())  # type: ignore[arg-type]
+        return EagerCudaBackend(self.model, candidate, threads=threads, device=HostDevice())  # type: ignore[arg-type]
 
     monkeypatch.setattr(Subject, "backend", backend)
 

@@ -62,7 +62,7 @@ def rename(old: str, new: str) -> Callable[[dict[str, Any]], None]:
         (put("artifacts", PLAN, "origin", "targets", ["sm86", "sm89/../../x"]), r"origin\.targets\[1\]: .*regex"),
         (put("artifacts", PLAN, "origin", "targets", ["sm86\n"]), r"origin\.targets\[0\]: .*regex"),
         (put("artifacts", PLAN, "profiles", []), r"profiles: .*length >= 1"),
-        (put("artifacts", PLAN, "precision", "fp64"), r"precision: Invalid enum value 'fp64'"),
+        (put("artifacts", PLAN, "precision", "fp64"), r"precision: unknown precision 'fp64'"),
         (put("artifacts", PLAN, "kind", "program"), r"kind: Invalid value 'program'"),
         (put("artifacts", PLAN, "size_bytes", -1), r"size_bytes: .*>= 0"),
         (put("artifacts", PLAN, "size_bytes", 1.5), r"size_bytes: Expected int, got float"),

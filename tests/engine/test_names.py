@@ -23,7 +23,7 @@ import resnet_deploy
 
 PACKAGE = Path(resnet_deploy.__file__).parent
 WHEELS = sorted((Path(sys.prefix) / "bindings").glob("tensorrt*_bindings-*.whl"))
-FILES = [PACKAGE / "backends" / "tensorrt" / "backend.py", *sorted((PACKAGE / "engine").glob("*.py"))]
+FILES = [path for room in ("backends/tensorrt", "engine") for path in sorted((PACKAGE / room).glob("*.py"))]
 
 # Which classes a variable of a name can be.
 CLASSES = {

@@ -125,7 +125,7 @@ def _artifacts(rng: random.Random, bundle: Any, out: Path) -> None:
 
 def _subject(rng: random.Random, bundle: Any, out: Path) -> None:
     """What verify and bench ask of it before they run."""
-    from resnet_deploy.backends.base import Candidate
+    from resnet_deploy.backends.candidate import Candidate
     from resnet_deploy.bundle.opened import Subject
 
     subject = Subject(bundle)

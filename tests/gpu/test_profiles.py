@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import resnet_deploy as rd
-from resnet_deploy.backends.base import Candidate
+from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.benchmarking.layers.profile import Profile, profile
 from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.bundle.store import Bundle

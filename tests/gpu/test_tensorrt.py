@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import resnet_deploy as rd
-from resnet_deploy.backends.base import Candidate
+from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.bundle.manifest import PlanFile
 from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.bundle.store import Bundle

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from resnet_deploy.backends.base import Backend, Candidate
+from resnet_deploy.backends.base import Backend
+from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import UnavailableError, UsageError

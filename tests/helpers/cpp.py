@@ -17,7 +17,7 @@ import pytest
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from resnet_deploy.backends.base import Candidate
+from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.bundle.codec import signed
 from resnet_deploy.bundle.names import MANIFEST
 from resnet_deploy.bundle.opened import Subject

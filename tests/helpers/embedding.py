@@ -36,7 +36,7 @@ def photographs(folder: Path, count: int) -> Path:
 
 def answers(bundle: Bundle, paths: Iterable[str | Path], backend: str = "onnxruntime", batch: int = 1) -> dict[str, np.ndarray]:
     """What a backend of the bundle says of files, one after the other, through `verify`'s own reader."""
-    from resnet_deploy.backends.base import Candidate
+    from resnet_deploy.backends.candidate import Candidate
     from resnet_deploy.data.preprocessing import Transform
 
     subject = Subject(bundle)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from resnet_deploy.backends.base import Candidate
+from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.engine.build import Built, build_plan

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_deploy.backends.base import Backend, Candidate, Outputs
+from resnet_deploy.backends.base import Backend, Outputs
+from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.specs import TensorSpec
 
 

@@ -111,7 +111,7 @@ def test_answers_stay_close(block: str, options: QuantizeOptions) -> None:
 
 @pytest.mark.parametrize("block", BLOCKS)
 def test_openvino_runs_the_graph_that_tensorrt_gets(tmp_path: Path, block: str) -> None:
-    from resnet_deploy.backends.base import Candidate
+    from resnet_deploy.backends.candidate import Candidate
     from resnet_deploy.backends.openvino import OpenVinoBackend
 
     graph, _ = quantized(block)
@@ -257,7 +257,7 @@ def test_tensorrt_computes_in_the_precision(tmp_path: Path, precision: Precision
 
 
 def test_bf16_raises_the_opset_and_keeps_eight_bits(tmp_path: Path) -> None:
-    from resnet_deploy.backends.base import Candidate
+    from resnet_deploy.backends.candidate import Candidate
     from resnet_deploy.backends.openvino import OpenVinoBackend
 
     graph = cast(graph_of(BLOCKS["padded shortcut"]), Precision.BF16)

@@ -1,4 +1,4 @@
-"""An ONNX Runtime session on a stream of ours: inputs and outputs stay in memory of ours, and a run does not wait for itself.
+"""ONNX Runtime on a GPU, on a stream of ours: inputs and outputs stay in memory of ours, and a run does not wait for itself.
 
 ONNX Runtime is given the stream (provider option `user_compute_stream`) and told not to synchronize (run option
 `disable_synchronize_execution_providers`), so that events before and after a run time it, and runs can be queued.
@@ -6,55 +6,94 @@ ONNX Runtime is given the stream (provider option `user_compute_stream`) and tol
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from resnet_deploy.backends.base import Candidate
-from resnet_deploy.backends.cuda import CudaDevice
-from resnet_deploy.backends.streams import Bound, Lane
-from resnet_deploy.errors import UnavailableError
+from resnet_deploy.backends.candidate import Candidate
+from resnet_deploy.backends.cuda import CudaDevice, cuda_device
+from resnet_deploy.backends.layers import LayerTimes
+from resnet_deploy.backends.onnxruntime.profile import profile
+from resnet_deploy.backends.onnxruntime.session import Session
+from resnet_deploy.backends.streams import Buffers, Stream, StreamBackend
 from resnet_deploy.specs import TensorSpec
 
 
-class OrtLane(Lane):
-    """The stream of a session; `attach` gives it the session. Raises UnavailableError where PyTorch sees no CUDA device."""
+class OrtStream(Stream):
+    """A session with its inputs and outputs bound to memory of ours.
 
-    def __init__(self, candidate: Candidate, device: CudaDevice | None = None) -> None:
-        if device is None and not torch.cuda.is_available():
-            raise UnavailableError(f"{candidate} needs a CUDA device; torch {torch.__version__} sees none")
-        super().__init__(device or CudaDevice(), captures=False)
+    Args:
+        device: whose memory and stream it is.
+        handle: the stream that the session was opened on.
+        session: the opened session.
+    """
 
-    def attach(self, ort: Any, session: Any, input_spec: TensorSpec, outputs: tuple[TensorSpec, ...]) -> None:
-        self._session, self._input, self._outputs = session, input_spec, outputs
-        self._options = ort.RunOptions()
+    def __init__(self, device: CudaDevice, handle: Any, session: Session) -> None:
+        super().__init__(device, captures=False, handle=handle)
+        self._session = session
+        self._options = session.runtime.RunOptions()
         self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
 
-    def make(self, batch: int) -> Bound:
-        binding = self._session.io_binding()
-        bound = Bound(
-            input=self._place(binding.bind_input, self._input, batch),
-            staging=self.device.pinned(_shape(self._input, batch), self._input.dtype), context=binding,
+    def allocate(self, batch: int) -> Buffers:
+        spec, binding = self._session.input_spec, self._session.session.io_binding()
+        buffers = Buffers(
+            input=self._place(binding.bind_input, spec, batch),
+            staging=self.device.pinned(_shape(spec, batch), spec.dtype), context=binding,
         )  # fmt: skip
-        for spec in self._outputs:
-            bound.outputs[spec.name] = self._place(binding.bind_output, spec, batch)
-            bound.answers[spec.name] = self.device.pinned(_shape(spec, batch), spec.dtype)
-        return bound
+        for spec in self._session.outputs:
+            buffers.outputs[spec.name] = self._place(binding.bind_output, spec, batch)
+            buffers.answers[spec.name] = self.device.pinned(_shape(spec, batch), spec.dtype)
+        return buffers
 
-    def execute(self, bound: Bound) -> None:
-        self.device.run(lambda: self._session.run_with_iobinding(bound.context, self._options), self.stream)
-
-    def close(self) -> None:
-        super().close()
-        self._session = None
+    def execute(self, buffers: Buffers) -> None:
+        self.device.run(lambda: self._session.session.run_with_iobinding(buffers.context, self._options), self.handle)
 
     def _place(self, bind: Any, spec: TensorSpec, batch: int) -> torch.Tensor:
-        """Memory bound to a name; the binding keeps the address alone, the lane holds the memory."""
+        """Memory bound to a name; the binding keeps the address alone, the stream holds the memory."""
         shape = _shape(spec, batch)
         tensor = self.device.empty(shape, spec.dtype)
         bind(spec.name, self.device.kind, 0, np.dtype(spec.dtype), list(shape), tensor.data_ptr())
         return tensor
+
+
+class OrtCudaBackend(StreamBackend):
+    """An ONNX file in an ONNX Runtime session on the current CUDA device.
+
+    Arguments and errors are those of `Session`; device: for tests. Raises UnavailableError where PyTorch sees no CUDA device.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        candidate: Candidate,
+        *,
+        threads: int | None = None,
+        device: CudaDevice | None = None,
+        traces: Path | None = None,
+    ) -> None:
+        device = device or cuda_device(candidate)
+        handle = device.stream()
+        self.candidate = candidate
+        self._session = Session(path, candidate, threads=threads, traces=traces, stream=handle)
+        self.input_spec, self.output_names = self._session.input_spec, self._session.output_names
+        self.open_streams(device, [OrtStream(device, handle, self._session)])
+
+    def describe(self) -> dict[str, Any]:
+        return self._session.describe()
+
+    def summary(self) -> str:
+        return f"runs {self._session.describe()['providers'][0]}"
+
+    def profile(self, images: NDArray[Any], runs: int) -> LayerTimes:
+        self.check(images)
+        return profile(self._session.path, self.candidate, self._session.threads, images, runs)
+
+    def close(self) -> None:
+        super().close()
+        self._session.close()
 
 
 def _shape(spec: TensorSpec, batch: int) -> tuple[int, ...]:

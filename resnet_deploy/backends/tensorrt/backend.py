@@ -7,13 +7,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from resnet_deploy.backends.base import Backend, Candidate, Outputs
+from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.backends.cuda import CudaDevice
 from resnet_deploy.backends.layers import WARM_UPS, LayerTimes, median
-from resnet_deploy.backends.streams import SHAPES, Bound, Lane, Lanes
+from resnet_deploy.backends.streams import SHAPES, Buffers, Stream, StreamBackend
 from resnet_deploy.backends.tensorrt.layers import name_layers
 from resnet_deploy.engine.flavours import FLAVOURS
 from resnet_deploy.engine.options import Profile, best_profile
@@ -23,7 +22,7 @@ from resnet_deploy.errors import EngineError, IntegrityError, UnavailableError, 
 from resnet_deploy.specs import TensorSpec
 
 
-class _Lane(Lane):
+class PlanStream(Stream):
     """A stream with contexts that take turns on it, and so share their scratch memory."""
 
     def __init__(self, owner: TensorRtBackend) -> None:
@@ -31,37 +30,37 @@ class _Lane(Lane):
         self._owner = owner
         self._scratch = owner.device.empty((max(1, owner.scratch_bytes),), "uint8")
 
-    def execute(self, bound: Bound) -> None:
-        if not bound.context.execute_async_v3(self.stream.cuda_stream):
+    def execute(self, buffers: Buffers) -> None:
+        if not buffers.context.execute_async_v3(self.handle.cuda_stream):
             raise EngineError(f"{self._owner.candidate}: TensorRT could not start the inference")
 
-    def make(self, batch: int) -> Bound:
+    def allocate(self, batch: int) -> Buffers:
         owner, device = self._owner, self.device
         context = owner.new_context()
         index = best_profile(owner.profiles, batch)
         context.set_device_memory(self._scratch.data_ptr(), self._scratch.numel())
         shape = (batch, *owner.image_shape)
-        if not context.set_optimization_profile_async(index, self.stream.cuda_stream):
+        if not context.set_optimization_profile_async(index, self.handle.cuda_stream):
             raise EngineError(f"{owner.candidate}: TensorRT refused profile {index}")
-        self.stream.synchronize()
+        self.handle.synchronize()
         if not context.set_input_shape(owner.input_spec.name, shape):
             raise EngineError(f"{owner.candidate}: TensorRT refused the shape {list(shape)}")
         dtype = owner.input_spec.dtype
-        bound = Bound(context=context, input=device.empty(shape, dtype), staging=device.pinned(shape, dtype))
+        buffers = Buffers(context=context, input=device.empty(shape, dtype), staging=device.pinned(shape, dtype))
         for name, kind in owner.output_types.items():
-            found = tuple(context.get_tensor_shape(name))
-            bound.outputs[name], bound.answers[name] = device.empty(found, kind), device.pinned(found, kind)
-        for name, tensor in {owner.input_spec.name: bound.input, **bound.outputs}.items():
+            size = tuple(context.get_tensor_shape(name))
+            buffers.outputs[name], buffers.answers[name] = device.empty(size, kind), device.pinned(size, kind)
+        for name, tensor in {owner.input_spec.name: buffers.input, **buffers.outputs}.items():
             if not context.set_tensor_address(name, tensor.data_ptr()):
                 raise EngineError(f"{owner.candidate}: TensorRT refused the address of {name}")
-        return bound
+        return buffers
 
     def close(self) -> None:
         super().close()
         self._scratch = None
 
 
-class TensorRtBackend(Backend):
+class TensorRtBackend(StreamBackend):
     """A plan of TensorRT or TensorRT-RTX on the current CUDA device.
 
     origin: where it was built, of a plan that a manifest vouches for; without one, trust must be given, since deserialising
@@ -87,14 +86,13 @@ class TensorRtBackend(Backend):
         elif not trust:
             raise IntegrityError(f"no manifest vouches for {path}, and a plan can run any code: trust it only if you know it")
         self.candidate, self.path = candidate, path
-        self.device = device or CudaDevice()
         self._flavour, self._profiler = flavour, None
         self._trt, self._engine = deserialize(path, flavour)
         self._read(self._engine)
         built_in = hasattr(self._engine.create_runtime_config(), "cuda_graph_strategy")
-        self._graphs = "no_cuda_graph" not in candidate.options
-        self.captures = self._graphs and not built_in  # TensorRT-RTX captures by itself, as its kernels settle
-        self._lanes: Lanes = self._open(candidate.count("streams"))
+        self.cuda_graph = "no_cuda_graph" not in candidate.options
+        self.captures = self.cuda_graph and not built_in  # TensorRT-RTX captures by itself, as its kernels settle
+        self._open(device or CudaDevice(), candidate.count("streams"))
 
     def _read(self, engine: Any) -> None:
         """Inputs, outputs and profiles of the engine."""
@@ -119,9 +117,10 @@ class TensorRtBackend(Backend):
         self.max_batch = max(profile.max for profile in self.profiles)
         self.scratch_bytes = int(engine.device_memory_size_v2)
 
-    def _open(self, streams: int) -> Lanes:
-        """Streams with their scratch memory, which is checked beforehand: TensorRT would fail late and without a size."""
-        needed, free = self.scratch_bytes * streams, self.device.free_bytes()
+    def _open(self, device: CudaDevice, streams: int) -> None:
+        """Open streams with their scratch memory, which is checked beforehand: TensorRT would fail late and without a size."""
+        self.device = device
+        needed, free = self.scratch_bytes * streams, device.free_bytes()
         if needed > free:
             largest = max(profile.max for profile in self.profiles)
             # Scratch memory grows with the batch.
@@ -131,7 +130,7 @@ class TensorRtBackend(Backend):
                 f"{self.candidate} needs {needed / 1e6:,.0f} MB of device memory for batch {largest} on {streams} "
                 f"stream(s), and {free / 1e6:,.0f} MB are free: {advice}, or free some"
             )
-        return Lanes(self.device, [_Lane(self) for _ in range(streams)])
+        self.open_streams(device, [PlanStream(self) for _ in range(streams)])
 
     def new_context(self) -> Any:
         """An execution context that uses scratch memory which is given to it."""
@@ -139,7 +138,7 @@ class TensorRtBackend(Backend):
         config.set_execution_context_allocation_strategy(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
         if hasattr(config, "cuda_graph_strategy"):
             strategy = trt.CudaGraphStrategy
-            config.cuda_graph_strategy = strategy.WHOLE_GRAPH_CAPTURE if self._graphs else strategy.DISABLED
+            config.cuda_graph_strategy = strategy.WHOLE_GRAPH_CAPTURE if self.cuda_graph else strategy.DISABLED
             # Not lazily: a first answer by fall-back kernels would be timed, and differ in the last bits.
             eager = trt.DynamicShapesKernelSpecializationStrategy.EAGER
             config.dynamic_shapes_kernel_specialization_strategy = eager
@@ -150,33 +149,24 @@ class TensorRtBackend(Backend):
             attach(context, self._profiler)
         return context
 
-    def bind(self, images: NDArray[Any]) -> None:
-        self.check(images)
+    def check(self, images: NDArray[Any]) -> None:
+        """As `Backend.check`, and a profile of the plan must hold the batch."""
+        super().check(images)
         if best_profile(self.profiles, len(images)) is None:
             ranges = ", ".join(map(str, self.profiles))
             raise UsageError(
                 f"no profile of {self.path.name} holds batch {len(images)}: it has {ranges}. "
                 f"Build it with `--batch 1:8:{max(8, len(images))}`"
             )
+
+    def bind(self, images: NDArray[Any]) -> None:
         try:
-            self._lanes.bind(np.ascontiguousarray(images))
+            super().bind(images)
         except RuntimeError as exc:  # torch.cuda.OutOfMemoryError is one
             if "out of memory" not in str(exc):
                 raise
             half = max(1, len(images) // 2)
             raise UnavailableError(f"no device memory for batch {len(images)}: try {half}, or fewer streams") from exc
-
-    def enqueue(self) -> None:
-        self._lanes.enqueue()
-
-    def synchronize(self) -> None:
-        self._lanes.synchronize(spin=self.spin_wait)
-
-    def outputs(self) -> Outputs:
-        return self._lanes.outputs()
-
-    def settings(self) -> dict[str, Any]:
-        return {"cuda_graph": self._graphs, "streams": len(self._lanes)}
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -184,13 +174,16 @@ class TensorRtBackend(Backend):
             **self.settings(), "scratch_bytes": self.scratch_bytes,
         }  # fmt: skip
 
+    def summary(self) -> str:
+        return str(here(self._flavour).gpu)
+
     def profile(self, images: NDArray[Any], runs: int) -> LayerTimes:
         """By IProfiler, which times layers one by one on the device: in a context and on a stream of their own, without CUDA
         graphs, which would hide the layers."""
         other, walls_s = copy.copy(self), []
-        other._graphs = other.captures = False
+        other.cuda_graph = other.captures = False
         other._profiler = profiler = make_profiler(self._trt)
-        other._lanes = other._open(1)
+        other._open(self.device, 1)
         with other:
             other.bind(images)
             other.synchronize()
@@ -205,7 +198,7 @@ class TensorRtBackend(Backend):
         return LayerTimes(layers=layers, wall_s=median(walls_s))
 
     def close(self) -> None:
-        self._lanes.close()
+        super().close()
         self._engine = None
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from resnet_deploy.backends.base import Candidate
+from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.benchmarking.crashes import Crashes
 from resnet_deploy.benchmarking.layers.profile import Profile, profile_all
 from resnet_deploy.benchmarking.layers.trtexec import Comparison, check, find_tools

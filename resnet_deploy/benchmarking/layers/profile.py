@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from resnet_deploy import _deps
 from resnet_deploy._machine import cores, cpu_name, gpus
-from resnet_deploy.backends.base import Backend, Candidate
+from resnet_deploy.backends.base import Backend
+from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.backends.layers import WARM_UPS
 from resnet_deploy.benchmarking.crashes import PROFILE, Crashes, Step
 from resnet_deploy.bundle.codec import key_of, now

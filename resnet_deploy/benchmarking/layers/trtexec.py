@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from resnet_deploy.backends.base import PLANS, Candidate
+from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.benchmarking.report import Latency, Result
 from resnet_deploy.bundle.manifest import PlanFile
 from resnet_deploy.bundle.opened import Subject
@@ -93,7 +93,7 @@ def find_tools(candidates: Iterable[Candidate], given: str | Path | None = None)
 
     Raises UsageError where no candidate runs plans, or for a path that is no program, UnavailableError where it is missing.
     """
-    flavours = list(dict.fromkeys(candidate.backend for candidate in candidates if candidate.backend in PLANS))
+    flavours = list(dict.fromkeys(candidate.backend for candidate in candidates if candidate.row.runs == "plan"))
     if not flavours:
         raise UsageError("trtexec runs plans: measure one too, with --backend tensorrt or --backend tensorrt-rtx")
     if given is not None and not Path(given).is_dir():

@@ -9,7 +9,7 @@ import msgspec
 
 from resnet_deploy import _deps
 from resnet_deploy._machine import cores, cpu_name, gpus
-from resnet_deploy.backends.base import Candidate
+from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.benchmarking.crashes import SCENARIO, Crashes, Step
 from resnet_deploy.benchmarking.mlperf.samples import Library
 from resnet_deploy.benchmarking.mlperf.scenarios import SUBMISSION_S, Figures, Runner, ScenarioOptions

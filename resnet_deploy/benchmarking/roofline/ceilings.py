@@ -8,7 +8,7 @@ from typing import Any
 
 from resnet_deploy import _deps, _json
 from resnet_deploy._machine import cores, cpu_name, gpus
-from resnet_deploy.backends.base import Candidate
+from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.benchmarking.roofline.devices import Roof, find_roof, measure_roof
 from resnet_deploy.benchmarking.roofline.floor import floor
 from resnet_deploy.benchmarking.settings import MeasureOptions

@@ -28,8 +28,9 @@ from resnet_deploy.benchmarking.roofline.devices import Roof
 from resnet_deploy.errors import UsageError
 from resnet_deploy.models.complexity import kernels
 from resnet_deploy.models.registry import Architecture
+from resnet_deploy.precisions import PRECISIONS
 
-VALUE_BYTES = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2, "fp8": 1, "int8": 1}
+VALUE_BYTES = {row.name: row.value_bytes for row in PRECISIONS.values()} | {"tf32": 4}  # of those with published ceilings
 INPUT_BYTES = {"uint8": 1, "float16": 2, "float": 4}
 CHANNELS = 3
 

@@ -12,17 +12,18 @@ from msgspec import Meta, Struct
 
 from resnet_deploy import _json
 from resnet_deploy._files import drafted, sha256_file, writing
-from resnet_deploy.backends.base import PLANS, Candidate
+from resnet_deploy.backends.candidate import Candidate
+from resnet_deploy.backends.table import BACKENDS
 from resnet_deploy.bundle.fields import Sha256
 from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import BundleError, UsageError
 from resnet_deploy.pipeline.restore import restore
-from resnet_deploy.specs import Precision, silent
+from resnet_deploy.precisions import PRECISIONS, Precision
+from resnet_deploy.specs import silent
 
 WRITTEN = ".resnet-deploy.json"
 SOURCES = Path(__file__).parent / "project"
-BACKENDS = ("onnxruntime", *sorted(PLANS))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,14 +63,14 @@ def write_cpp(
         BundleError: the folder cannot be written.
         StorageError: the disk is full.
     """
-    if backend not in BACKENDS:
-        raise UsageError(f"unknown backend {backend!r}; choose {', '.join(BACKENDS)}")
-    kinds = {kind.value: kind for kind in Precision}
-    if precision not in kinds:
-        raise UsageError(f"unknown precision {precision!r}; choose {', '.join(kinds)}")
+    known = [row.name for row in BACKENDS.values() if row.cpp]
+    if backend not in known:
+        raise UsageError(f"unknown backend {backend!r}; choose {', '.join(known)}")
+    if precision not in PRECISIONS:
+        raise UsageError(f"unknown precision {precision!r}; choose {', '.join(PRECISIONS)}")
     candidate = Candidate.parse(f"{backend}:{precision}")
     subject = Subject(Bundle.open(bundle))
-    names = tuple(subject.plans(candidate)) if backend in PLANS else (subject.graph(candidate),)
+    names = tuple(subject.plans(candidate)) if candidate.row.runs == "plan" else (subject.graph(candidate),)
     output = Path(output)
     if output.exists() and not output.is_dir():
         raise BundleError(f"{output} is a file; a project is a folder")

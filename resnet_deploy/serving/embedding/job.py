@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_deploy import limits
-from resnet_deploy.backends.base import Backend, Candidate, Outputs
+from resnet_deploy.backends.base import Backend, Outputs
+from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.data.preprocessing import MAX_PIXELS, Transform
 from resnet_deploy.errors import UsageError

@@ -103,7 +103,6 @@ def _finish(job: Job, target: Output, progress: Progress) -> tuple[Summary, int,
 def _request(subject: Subject, asked: EmbedOptions, listing: Listing) -> Request:
     """What the output depends on: equal requests, equal outputs."""
     described, candidate = _json.plain(subject.description), asked.candidate
-    package = {"eager": "torch"}.get(candidate.backend, candidate.backend.replace("-", "_"))
     return Request(
         architecture=described["architecture"],
         head=described["request"]["head"],
@@ -113,7 +112,7 @@ def _request(subject: Subject, asked: EmbedOptions, listing: Listing) -> Request
         preprocessing=PixelSettings.of(
             subject.preprocessing, input_format=described["input_format"], max_pixels=asked.max_pixels
         ),
-        packages={name: _deps.version(name) for name in ("pillow", "numpy", package)},
+        packages={name: _deps.version(name) for name in ("pillow", "numpy", candidate.row.package)},
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from resnet_deploy.backends.base import Candidate
+from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.bundle.manifest import PlanFile
 from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.engine.flavours import TENSORRT, version_tuple
@@ -39,10 +39,10 @@ class Artifact:
 def choose_artifact(subject: Subject, options: TritonOptions) -> Artifact:
     """The graph or the plans to serve. Raises UsageError where they have not been made or do not serve every batch,
     ServingError where a server's TensorRT cannot read them, or where no batch keeps the latency bound."""
-    backend = options.flavour if options.platform == "tensorrt" else options.platform
+    backend = options.flavour if options.runs_plans else options.platform
     device = "cuda" if options.on_gpu else "cpu"
     candidate = Candidate.parse(f"{backend}:{device},{options.precision}")
-    found = _plans(subject, candidate, options) if options.platform == "tensorrt" else _graph(subject, candidate)
+    found = _plans(subject, candidate, options) if options.runs_plans else _graph(subject, candidate)
     if options.max_batch is not None and options.max_batch > found.max_batch:
         raise UsageError(
             f"{next(iter(found.files.values()))} is for batches up to {found.max_batch}, not {options.max_batch}; build or "

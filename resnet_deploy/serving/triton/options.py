@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from resnet_deploy import limits
+from resnet_deploy.backends.table import BACKENDS
 from resnet_deploy.engine.flavours import FLAVOURS
 from resnet_deploy.errors import UsageError
-from resnet_deploy.specs import Precision
+from resnet_deploy.precisions import PRECISIONS
 
 DELAY_S = 500e-6
-PLATFORMS = ("onnxruntime", "tensorrt")
 _NAME = re.compile(r"[A-Za-z0-9][\w.+=-]*")
 
 
@@ -55,7 +55,8 @@ class TritonOptions:
 
     def __post_init__(self) -> None:
         for what, value, known in (
-            ("precision", self.precision, [p.value for p in Precision]), ("platform", self.platform, PLATFORMS),
+            ("precision", self.precision, PRECISIONS),
+            ("platform", self.platform, [row.name for row in BACKENDS.values() if row.triton]),
             ("device", self.device or "cpu", ("cpu", "gpu")), ("flavour", self.flavour, FLAVOURS),
             ("ensemble", self.ensemble or "jpeg", ("jpeg",)),
         ):  # fmt: skip
@@ -66,7 +67,7 @@ class TritonOptions:
         for option in ("instances", "max_batch", "threads", "top_k", "max_delay_s", "latency_bound_s"):
             limits.check(option, getattr(self, option))
         _ = self.policy
-        if self.platform == "tensorrt":
+        if self.runs_plans:
             self._check_tensorrt()
         elif self.plan or self.server:
             raise UsageError("--plan and --for are about TensorRT plans; add --platform tensorrt")
@@ -80,8 +81,13 @@ class TritonOptions:
             raise UsageError("--threads is of ONNX Runtime on the CPU")
 
     @property
+    def runs_plans(self) -> bool:
+        """Whether the server runs plans, not graphs."""
+        return BACKENDS[self.platform].runs == "plan"
+
+    @property
     def on_gpu(self) -> bool:
-        return self.platform == "tensorrt" or self.device == "gpu"
+        return self.runs_plans or self.device == "gpu"
 
     @property
     def copies(self) -> int:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from resnet_deploy.backends.table import BACKENDS
 from resnet_deploy.bundle.names import slug
 from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.bundle.store import Bundle
@@ -18,7 +19,6 @@ from resnet_deploy.serving.triton.repository import IDENTITY, Added, File, Model
 from resnet_deploy.specs import HeadKind, InputFormat, Progress, TensorSpec, silent
 
 _TYPES = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32", "float16": "TYPE_FP16", "bfloat16": "TYPE_BF16", "int64": "TYPE_INT64"}
-_PLATFORMS = {"onnxruntime": "onnxruntime_onnx", "tensorrt": "tensorrt_plan"}
 LABELS = "labels.txt"
 
 
@@ -90,7 +90,7 @@ def _model(subject: Subject, artifact: Artifact, options: TritonOptions, name: s
 def _config(subject: Subject, artifact: Artifact, options: TritonOptions, name: str, labelled: bool) -> Any:
     layout = "FORMAT_NHWC" if subject.description.input_format is InputFormat.UINT8 else "FORMAT_NCHW"
     fields: dict[str, Any] = {
-        "name": name, "platform": _PLATFORMS[options.platform], "backend": options.platform,
+        "name": name, "platform": BACKENDS[options.platform].triton, "backend": options.platform,
         "max_batch_size": artifact.max_batch,
         "input": [_tensor(spec) | {"format": layout} for spec in artifact.inputs],
         "output": [_tensor(spec) | ({"label_filename": LABELS} if labelled else {}) for spec in artifact.outputs],
@@ -104,7 +104,7 @@ def _config(subject: Subject, artifact: Artifact, options: TritonOptions, name: 
         fields["default_model_filename"] = next(iter(artifact.files))
     else:
         fields["cc_model_filenames"] = artifact.by_capability
-    if options.platform == "tensorrt" and options.cuda_graphs:  # of batch 1, the preferred ones and the largest
+    if options.runs_plans and options.cuda_graphs:  # of batch 1, the preferred ones and the largest
         fields["optimization"] = {"cuda": {"graphs": True}}
     if options.response_cache:
         fields["response_cache"] = {"enable": True}

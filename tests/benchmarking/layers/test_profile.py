@@ -16,10 +16,11 @@ import pytest
 from click.testing import CliRunner
 
 import resnet_deploy as rd
-from resnet_deploy.backends.base import Candidate
+from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.backends.layer_names import OnnxNames
 from resnet_deploy.backends.layers import WARM_UPS, LayerTime, LayerTimes, median, precision, title
-from resnet_deploy.backends.onnxruntime.backend import OrtBackend, record_apart
+from resnet_deploy.backends.onnxruntime.backend import OrtBackend
+from resnet_deploy.backends.onnxruntime.profile import record_apart
 from resnet_deploy.backends.onnxruntime.trace import read_trace
 from resnet_deploy.backends.tensorrt.layers import name_layers
 from resnet_deploy.benchmarking.layers.profile import PROFILES, profile
@@ -138,9 +139,9 @@ def test_a_profile_is_no_part_of_what_is_measured(bundle: Bundle, tmp_path: Path
     monkeypatch.chdir(tmp_path)
     subject = Subject(bundle)
     with subject.backend(Candidate.parse("onnxruntime"), 1) as backend:
-        session, options = backend._session, backend._session.get_session_options()  # type: ignore[attr-defined]
+        session, options = backend._session.session, backend._session.session.get_session_options()  # type: ignore[attr-defined]
         backend.profile(IMAGES, 1)
-        assert backend._session is session and not options.enable_profiling  # type: ignore[attr-defined]
+        assert backend._session.session is session and not options.enable_profiling  # type: ignore[attr-defined]
     with subject.backend(Candidate.parse("eager"), 1) as backend:
         backend.profile(IMAGES, 1)
     for module in subject.model.modules():

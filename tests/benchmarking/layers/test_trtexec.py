@@ -20,7 +20,7 @@ import pytest
 from click.testing import CliRunner
 
 import resnet_deploy as rd
-from resnet_deploy.backends.base import Candidate
+from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.backends.tensorrt import backend as trt_module
 from resnet_deploy.benchmarking import run as run_module
 from resnet_deploy.benchmarking.layers.trtexec import Settings, command, compare, find_tools, parse, run

@@ -17,7 +17,7 @@ import jsonschema
 import numpy as np
 import pytest
 
-from resnet_deploy.backends.base import Candidate
+from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.bundle import codec
 from resnet_deploy.bundle.names import FP32, MANIFEST
 from resnet_deploy.bundle.opened import Subject

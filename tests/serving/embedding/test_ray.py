@@ -115,7 +115,7 @@ import sys
 from types import SimpleNamespace
 import numpy as np, ray, ray.data
 from resnet_deploy.bundle.store import Bundle
-from resnet_deploy.backends.base import Candidate
+from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.serving.embedding import ray as cluster
 from resnet_deploy.serving.embedding.job import EmbedOptions, Job
 from resnet_deploy.serving.embedding.listing import list_images

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import resnet_deploy as rd
-from resnet_deploy.backends.base import Candidate
+from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.data.preprocessing import Transform

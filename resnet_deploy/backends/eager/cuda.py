@@ -1,0 +1,98 @@
+"""PyTorch on a GPU, with CUDA graphs and streams of ours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+
+from resnet_deploy._deps import version
+from resnet_deploy.backends.candidate import Candidate
+from resnet_deploy.backends.cuda import CudaDevice, cuda_device
+from resnet_deploy.backends.eager.network import Network, set_threads
+from resnet_deploy.backends.layers import LayerTimes
+from resnet_deploy.backends.streams import Buffers, Stream, StreamBackend
+from resnet_deploy.models.deploy import DeployModel
+from resnet_deploy.specs import TensorSpec
+
+
+class EagerStream(Stream):
+    """The network on a stream. Its input may be in another layout than the host's: the copy to the device changes it."""
+
+    settling = 3  # cuDNN chooses its kernels before a graph is captured
+
+    def __init__(self, device: CudaDevice, network: Network, input_spec: TensorSpec, *, captures: bool) -> None:
+        super().__init__(device, captures=captures)
+        self._network, self._input = network, input_spec
+
+    def allocate(self, batch: int) -> Buffers:
+        shape, dtype = (batch, *(int(size) for size in self._input.shape[1:])), self._input.dtype
+        buffers = Buffers(input=self.device.empty(shape, dtype), staging=self.device.pinned(shape, dtype))
+        if self._network.reorders:
+            buffers.context = torch.empty_like(buffers.input, memory_format=torch.channels_last)
+        return buffers
+
+    def upload(self) -> None:
+        super().upload()
+        buffers = self._bound_buffers()
+        if buffers.context is not None:
+            self.device.copy(buffers.context, buffers.input, self.handle)
+
+    def execute(self, buffers: Buffers) -> None:
+        images = buffers.input if buffers.context is None else buffers.context
+
+        def forward() -> None:
+            buffers.outputs = self._network.forward(images)
+
+        self.device.run(forward, self.handle)
+
+
+class EagerCudaBackend(StreamBackend):
+    """A DeployModel on the current CUDA device.
+
+    Options beside those on the CPU: cuda_graph, a graph for each shape, and streams=N. FP32 means FP32: TF32 is switched off
+    in matrix products and convolutions.
+
+    Args:
+        model: the network with its normalization and head.
+        candidate: its precision and options.
+        threads: torch's, on the host; its own choice where None.
+        device: for tests.
+
+    Raises:
+        UnavailableError: PyTorch sees no CUDA device.
+    """
+
+    def __init__(
+        self, model: DeployModel, candidate: Candidate, *, threads: int | None = None, device: CudaDevice | None = None
+    ) -> None:
+        on_gpu, device = device is None, device or cuda_device(candidate)
+        self.candidate = candidate
+        self.input_spec, self.output_names = model.input_spec, model.output_names
+        self._threads = set_threads(threads)
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False
+        self.cuda_graph = "cuda_graph" in candidate.options
+        self._network = network = Network(model, candidate, "cuda" if on_gpu else "cpu")
+        count = candidate.count("streams")
+        self.open_streams(
+            device, [EagerStream(device, network, self.input_spec, captures=self.cuda_graph) for _ in range(count)]
+        )
+
+    def describe(self) -> dict[str, Any]:
+        facts: dict[str, Any] = {"torch": version("torch"), "device": "cuda", "threads": self._threads}
+        if torch.cuda.is_available():
+            facts |= {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda, "tf32": False}
+        return facts | self.settings()
+
+    def summary(self) -> str:
+        return str(torch.cuda.get_device_name())
+
+    def profile(self, images: NDArray[Any], runs: int) -> LayerTimes:
+        self.check(images)
+        return self._network.profile(images, runs)
+
+    def close(self) -> None:
+        super().close()
+        torch.cuda.empty_cache()
