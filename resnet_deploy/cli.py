@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from resnet_deploy.commands import judging, measuring, preparing, reporting, serving
+from resnet_deploy.commands import bench, build, cpp, doctor, embed, export, inspect, models, report, triton, tune, verify
 from resnet_deploy.commands.output import complain, discard, prepare_streams
 from resnet_deploy.commands.program import Program
 from resnet_deploy.errors import EXIT_FAULT, EXIT_INTERRUPTED, EXIT_MACHINE, EXIT_USAGE, DeployError, out_of_memory
@@ -144,8 +144,8 @@ def main() -> None:
 
 
 for command in (
-    preparing.models, preparing.doctor, preparing.export, judging.verify, measuring.bench, reporting.report, judging.tune,
-    preparing.build, preparing.inspect, serving.triton, serving.cpp, serving.embed,
+    models.models, doctor.doctor, export.export, verify.verify, bench.bench, report.report, tune.tune, build.build,
+    inspect.inspect, triton.triton, cpp.cpp, embed.embed,
 ):  # fmt: skip
     main.add_command(command)
 

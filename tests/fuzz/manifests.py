@@ -185,9 +185,9 @@ def _again(rng: random.Random, bundle: Any, out: Path) -> None:
 
 
 def _text_of_export(rng: random.Random, bundle: Any, out: Path) -> None:
-    from resnet_deploy.terminal import preparing
+    from resnet_deploy.terminal.export import exported
 
-    preparing.exported(bundle)
+    exported(bundle)
 
 
 READERS = (_artifacts, _subject, _report, _report, _compare, _triton, _triton, _cpp, _again, _text_of_export, _verify)

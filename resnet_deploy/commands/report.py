@@ -1,4 +1,4 @@
-"""What is said of measurements that were made: report."""
+"""`report`: what a run measured, or what changed from one run to another."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import click
 from resnet_deploy.commands.options import json_option
 from resnet_deploy.commands.output import attempt, given_of, judge, say, show
 from resnet_deploy.errors import EXIT_INCONCLUSIVE
-from resnet_deploy.terminal import reporting as text
+from resnet_deploy.terminal import report as text
 from resnet_deploy.terminal.visible import visible
 
 

@@ -1,4 +1,4 @@
-"""What is judged on data: verify, tune."""
+"""`verify`: whether a bundle's files answer as the eager model does."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Any
 
 import click
 
-from resnet_deploy.commands.options import data_options, json_option, number, precision_options
-from resnet_deploy.commands.output import attempt, given_of, judge, show, warn
+from resnet_deploy.commands.options import data_options, json_option, number
+from resnet_deploy.commands.output import attempt, judge, show, warn
 from resnet_deploy.commands.program import program
-from resnet_deploy.terminal import judging as text
+from resnet_deploy.terminal import verify as text
 from resnet_deploy.terminal.progress import Bars
 
 
@@ -62,38 +62,3 @@ def verify(bundle: str, data: str, by_layer: bool, as_json: bool, **given: Any) 
     for warning in dict.fromkeys(warning for verdict in verdicts for warning in verdict.warnings):
         warn(warning)
     judge([f"{verdict.candidate}: {failure}" for verdict in verdicts for failure in verdict.failures], error=error)
-
-
-@click.command()
-@click.argument("bundle", metavar="DIR")
-@click.option("--data", required=True, help="Images that judge, as in verify; those calibrated on are left out.")
-@number("--max-drop", metavar="POINTS", help="Of top-1, in percentage points. [default: 1 % of FP32's]")
-@click.option("--backend", help="Measure mixes on it and take the fastest, as in openvino:int8. [default: fewest kept]")
-@number("--batch", default=1, show_default=True, help="Of that measurement.")
-@number("--limit", default=256, show_default=True, help="Use so many images, evenly spaced.")
-@click.option("--strict", is_flag=True, help="Fail at the first image that cannot be read.")
-@click.option(
-    "--gate", "gates", multiple=True, metavar="METRIC=LIMIT", help="A condition in place of a default; may be repeated."
-)
-@number("--threads", help="CPU threads of the backend. [default: all cores]")
-@click.option("--plot", type=click.Path(dir_okay=False), help="Draw the sensitivities to this SVG or PNG (extra `plot`).")
-@precision_options
-@json_option
-def tune(bundle: str, data: str, as_json: bool, **given: Any) -> None:
-    """Find the mix of INT8 and higher precision that passes the gates, and write the bundle's INT8 files with it.
-
-    Blocks are quantized one at a time for their sensitivity. Kept in higher precision are then the fewest operations with
-    which the gates hold or, with --backend, those of the fastest mix with which they do. Exit code 1 when none passes.
-
-    \b
-    Example:
-        resnet-deploy tune build/resnet50 --calibration train/ --data val/ --max-drop 0.5
-    """
-    import resnet_deploy as rd
-
-    running = program()
-    running.divide()
-    with Bars(running.at) as bars:
-        tuning, error = attempt(lambda: rd.tune(bundle, data, progress=bars, **given_of(given)))
-    show({"bundle": bundle, "tuning": tuning.to_dict()}, lambda: text.tuning(tuning), as_json)
-    judge([], error=error)

@@ -1,4 +1,4 @@
-"""What was judged on data, as text."""
+"""Verdicts, and where blocks part from eager, as text."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from resnet_deploy.terminal.tables import table
 if TYPE_CHECKING:
     from resnet_deploy.pipeline.compare_layers import Divergence
     from resnet_deploy.pipeline.verify import Verdict
-    from resnet_deploy.precision.tune import Tuning
 
 
 def verdicts(found: list[Verdict]) -> str:
@@ -44,32 +43,3 @@ def _figure(value: Any) -> str:
     if value is None:
         return "-"
     return str(value) if isinstance(value, bool) else f"{value:.6g}"
-
-
-def tuning(found: Tuning) -> str:
-    kept, total = found.chosen.macs, found.macs
-    rows = [
-        {
-            "block": item.block,
-            "MMACs": f"{item.macs / 1e6:.1f}",
-            "1 - cosine": f"{item.error:.1e}",
-            "agree": None if item.report.top1_agreement is None else f"{item.report.top1_agreement:.2%}",
-            "precision": "kept" if item.block in found.chosen.keep else "int8",
-        }
-        for item in found.sensitivities
-    ]
-    report, latency = found.chosen.report, found.chosen.latency_s
-    accuracy = (
-        "" if report.top1_accuracy is None else f"top-1 {report.top1_accuracy:.2%} ({report.reference_top1_accuracy:.2%}), "
-    )
-    timed = "" if latency is None else f", {latency * 1e3:.3f} ms"
-    return "\n".join(
-        [
-            f"each block quantized alone, on {report.images} images",
-            "",
-            table(rows),
-            "",
-            f"{len(found.chosen.keep)} of {len(rows)} blocks kept, {kept / max(total, 1):.1%} of the operations: "
-            f"{accuracy}cosine {report.cosine_mean:.5f}{timed}; {len(found.mixes)} mixes tried",
-        ]
-    )

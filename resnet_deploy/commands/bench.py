@@ -1,4 +1,4 @@
-"""What is measured: bench."""
+"""`bench`: how fast a bundle is, on each backend."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from resnet_deploy.commands.options import (
 from resnet_deploy.commands.output import attempt, complain, fail, given_of, judge, show, warn
 from resnet_deploy.commands.program import program
 from resnet_deploy.errors import EXIT_GATE, EXIT_INTERRUPTED, EXIT_MACHINE
-from resnet_deploy.terminal import measuring as text
+from resnet_deploy.terminal import bench as text
 from resnet_deploy.terminal.progress import Bars
 
 

@@ -1,0 +1,40 @@
+"""`cpp`: a bundle as a C++ project."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from resnet_deploy.commands.options import json_option
+from resnet_deploy.commands.output import show
+from resnet_deploy.terminal import cpp as text
+
+
+@click.command()
+@click.argument("bundle", metavar="DIR")
+@click.option("-o", "--output", required=True, metavar="PROJECT", help="A new or empty folder.")
+@click.option(
+    "--backend",
+    type=click.Choice(["onnxruntime", "tensorrt", "tensorrt-rtx"]),
+    default="onnxruntime",
+    show_default=True,
+    help="What runs the model: ONNX Runtime on CPUs, or plans that were built.",
+)
+@click.option("--precision", default="fp32", show_default=True, help="fp32, fp16, bf16, int8 or fp8.")
+@json_option
+def cpp(bundle: str, output: str, as_json: bool, **given: Any) -> None:
+    """Write a CMake project that runs a bundle: a library of one header and one source, and the program classify.
+
+    The program takes raw pixels and needs the runtime alone: no Python, no image library. Before it loads a file, it checks
+    the manifest, the file's hash and, of a plan, its version and GPU.
+
+    \b
+    Example:
+        resnet-deploy cpp build/resnet50 -o build/resnet50-cpp
+        resnet-deploy cpp build/resnet50 -o build/resnet50-gpu --backend tensorrt --precision int8
+    """
+    import resnet_deploy as rd
+
+    project = rd.cpp(bundle, output, **given)
+    show(project.to_dict(), lambda: text.project(project), as_json)
