@@ -19,7 +19,7 @@ from resnet_deploy.backends.base import Candidate
 from resnet_deploy.backends.eager.backend import EagerBackend
 from resnet_deploy.backends.onnxruntime.backend import OrtBackend
 from resnet_deploy.benchmarking import sweep as timing
-from resnet_deploy.benchmarking.candidates import candidates_of, chosen
+from resnet_deploy.pipeline.candidates import candidates_of, chosen
 from resnet_deploy.benchmarking.settings import MeasureOptions
 from resnet_deploy.bundle.manifest import GraphFile
 from resnet_deploy.bundle.opened import Subject

@@ -13,7 +13,7 @@ from resnet_deploy import _json
 from resnet_deploy._machine import cores, describe_machine
 from resnet_deploy.backends.base import PLANS, Candidate
 from resnet_deploy.benchmarking.advice import judge
-from resnet_deploy.benchmarking.candidates import candidates_of, chosen
+from resnet_deploy.pipeline.candidates import candidates_of, chosen
 from resnet_deploy.benchmarking.crashes import Crashes
 from resnet_deploy.benchmarking.failures import Lost
 from resnet_deploy.benchmarking.layers.details import DetailOptions, Measured
