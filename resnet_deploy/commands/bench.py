@@ -4,62 +4,87 @@ from __future__ import annotations
 
 from typing import Any
 
-import click
+import cloup
 
 from resnet_deploy.commands.options import (
+    DATA,
     batches,
-    data_options,
-    export_options,
+    gate_options,
     json_option,
+    limit_option,
     measure_options,
+    model_options,
     number,
+    overwrite_option,
     precision_options,
+    roofline_options,
     scenario_options,
+    strict_option,
+    threads_option,
 )
-from resnet_deploy.commands.output import attempt, complain, fail, given_of, judge, show, warn
+from resnet_deploy.commands.output import attempt, complain, fail, judge, show, warn, without_defaults
 from resnet_deploy.commands.program import program
 from resnet_deploy.errors import EXIT_GATE, EXIT_INTERRUPTED, EXIT_MACHINE
 from resnet_deploy.terminal import bench as text
 from resnet_deploy.terminal.progress import Bars
 
 
-@click.command()
-@click.argument("target", metavar="ARCH|DIR")
-@click.option("-o", "--output", metavar="DIR", help="The bundle of an ARCH. [default: build/ARCH]")
-@click.option("--data", help="A folder of images, an .npz file, `digits`, or `random:N`. [default: random pixels]")
-@batches("--batch", metavar="LIST", help="Batch sizes. [default: 1,8,32]")
-@click.option(
-    "--backend",
-    "backends",
-    multiple=True,
-    help="What to measure, as in onnxruntime:cuda or eager:fp16,channels_last; may be repeated. [default: all that run here]",
+@cloup.command()
+@cloup.argument("model", metavar="ARCH|DIR")
+@cloup.option_group(
+    "What to measure",
+    cloup.option(
+        "--backend",
+        multiple=True,
+        help="As in onnxruntime:cuda or eager:fp16,channels_last; may be repeated. [default: all that run here]",
+    ),
+    batches("--batch", metavar="LIST", help="Batch sizes. [default: 1,8,32]"),
+    cloup.option(
+        "--scenario",
+        multiple=True,
+        default=["sweep"],
+        show_default=True,
+        metavar="LIST",
+        help="sweep (latency by batch size), or MLPerf's: single-stream, multi-stream, server, offline; may be repeated.",
+    ),
+    cloup.option("--profile", is_flag=True, help="Also measure how long each layer takes."),
+    cloup.option("--check-trtexec", is_flag=True, help="Also run trtexec on the plans with the same settings, and compare."),
+    cloup.option(
+        "--trtexec", metavar="PATH", help="The program or its folder; implies --check-trtexec. [default: found on PATH]"
+    ),
 )
-@number(
-    "--duration",
-    "duration_s",
-    default=3.0,
-    show_default=True,
-    help="Seconds of sampling for each backend and batch.",
+@cloup.option_group(
+    "How to measure",
+    number("--duration", default=3.0, show_default=True, help="Seconds of sampling for each backend and batch size."),
+    threads_option,
+    cloup.option("--fresh", is_flag=True, help="Measure again what was measured before."),
+    *measure_options,
 )
-@data_options
-@measure_options
+@roofline_options
 @scenario_options
-@click.option("--fresh", is_flag=True, help="Measure again what was measured before.")
-@click.option("--detail", is_flag=True, help="Show the parts of each latency and the floor on a CPU too.")
-@click.option("--profile", is_flag=True, help="Also what each layer takes.")
-@click.option("--check-trtexec", is_flag=True, help="Also run trtexec on the plans, with the same settings, and compare.")
-@click.option(
-    "--trtexec", metavar="PATH", help="Where it is, a program or its folder; implies --check-trtexec. [default: PATH]"
+@cloup.option_group(
+    "Data",
+    cloup.option("--data", help=f"{DATA} [default: random pixels]"),
+    limit_option,
+    strict_option,
 )
-@click.option("--report", metavar="FILE", help="Also write the report: .html, .md or .json.")
-@export_options
+@gate_options
+@model_options
 @precision_options
-@json_option
-def bench(target: str, as_json: bool, detail: bool, **given: Any) -> None:
-    """Measure ARCH or a bundle, after whatever is missing of export and verification; exit code 1 when a gate fails.
+@cloup.option_group(
+    "Output",
+    cloup.option("-o", "--output", metavar="DIR", help="The folder of the bundle of ARCH. [default: build/ARCH]"),
+    overwrite_option,
+    cloup.option("--report", metavar="FILE", help="Also write the report: .html, .md or .json."),
+    cloup.option("--detail", is_flag=True, help="Show the parts of each latency, and the roofline's, on a CPU too."),
+    json_option,
+)
+def bench(model: str, as_json: bool, detail: bool, **options: Any) -> None:
+    """Measure latency and throughput, and judge the answers by gates.
 
-    Backends are measured in turns, so that a drifting machine drifts under all of them. All times are of a whole batch;
-    in brackets is what trtexec calls them:
+    A bundle of ARCH is made where there is none, and its files are verified where they were not. Exit code 1 when a gate
+    fails. Backends take turns, so that a machine that becomes slower does so for all of them. All times are of a whole batch;
+    trtexec's name is in brackets:
 
     \b
       p50, p90, p99  end-to-end, host to host: images in host memory to answers
@@ -85,9 +110,8 @@ def bench(target: str, as_json: bool, detail: bool, **given: Any) -> None:
 
     running = program()
     crashes = running.divide(restarts=True)  # a runtime that crashes takes its own rows with it, and no others
-    options = given_of({**given, "backends": given["backends"] or None})
     with Bars(running.at) as bars:
-        report, error = attempt(lambda: rd.bench(target, progress=bars, crashes=crashes, **options))
+        report, error = attempt(lambda: rd.bench(model, progress=bars, crashes=crashes, **without_defaults(options)))
     show(report.to_dict(), lambda: text.bench(report, detail=detail), as_json)
     for warning in report.warnings:
         warn(warning)

@@ -5,29 +5,37 @@ from __future__ import annotations
 from typing import Any
 
 import click
+import cloup
 
 from resnet_deploy.commands.options import json_option
 from resnet_deploy.commands.output import show
 from resnet_deploy.terminal import cpp as text
 
 
-@click.command()
-@click.argument("bundle", metavar="DIR")
-@click.option("-o", "--output", required=True, metavar="PROJECT", help="A new or empty folder.")
-@click.option(
-    "--backend",
-    type=click.Choice(["onnxruntime", "tensorrt", "tensorrt-rtx"]),
-    default="onnxruntime",
-    show_default=True,
-    help="What runs the model: ONNX Runtime on CPUs, or plans that were built.",
+@cloup.command()
+@cloup.argument("bundle", metavar="DIR")
+@cloup.option_group(
+    "What to run",
+    cloup.option(
+        "--backend",
+        type=click.Choice(["onnxruntime", "tensorrt", "tensorrt-rtx"]),
+        default="onnxruntime",
+        show_default=True,
+        help="ONNX Runtime on CPUs, or plans that were built.",
+    ),
+    cloup.option("--precision", default="fp32", show_default=True, help="fp32, fp16, bf16, int8 or fp8."),
 )
-@click.option("--precision", default="fp32", show_default=True, help="fp32, fp16, bf16, int8 or fp8.")
-@json_option
-def cpp(bundle: str, output: str, as_json: bool, **given: Any) -> None:
-    """Write a CMake project that runs a bundle: a library of one header and one source, and the program classify.
+@cloup.option_group(
+    "Output",
+    cloup.option("-o", "--output", required=True, metavar="PROJECT", help="A new or empty folder."),
+    json_option,
+)
+def cpp(bundle: str, output: str, as_json: bool, **options: Any) -> None:
+    """Write a C++ project that runs a bundle.
 
-    The program takes raw pixels and needs the runtime alone: no Python, no image library. Before it loads a file, it checks
-    the manifest, the file's hash and, of a plan, its version and GPU.
+    It is a CMake project of a library, one header and one source, and the program classify. The program takes raw pixels and
+    needs the runtime alone: no Python, no image library. Before it loads a file, it checks the manifest, the file's hash
+    and, of a plan, its version and GPU.
 
     \b
     Example:
@@ -36,5 +44,5 @@ def cpp(bundle: str, output: str, as_json: bool, **given: Any) -> None:
     """
     import resnet_deploy as rd
 
-    project = rd.cpp(bundle, output, **given)
+    project = rd.cpp(bundle, output, **options)
     show(project.to_dict(), lambda: text.project(project), as_json)

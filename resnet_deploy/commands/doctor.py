@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import click
+import cloup
 
-from resnet_deploy.commands.options import json_option
+from resnet_deploy.commands.options import output_options
 from resnet_deploy.commands.output import show
 from resnet_deploy.terminal.tables import table
 
 
-@click.command()
-@json_option
+@cloup.command()
+@output_options
 def doctor(as_json: bool) -> None:
-    """Try every backend on this machine, and say what is missing for the others.
+    """Try every backend on this machine, and say what others need.
 
     \b
     Example:

@@ -4,35 +4,51 @@ from __future__ import annotations
 
 from typing import Any
 
-import click
+import cloup
 
 from resnet_deploy.commands.options import flag, json_option, number, time
-from resnet_deploy.commands.output import given_of, show, warn
+from resnet_deploy.commands.output import show, warn, without_defaults
 from resnet_deploy.terminal import embed as text
 from resnet_deploy.terminal.progress import Bars
 
 
-@click.command()
-@click.argument("bundle", metavar="DIR")
-@click.argument("images", metavar="IMAGES")
-@click.option("-o", "--output", required=True, metavar="FILE", help="The Parquet file.")
-@click.option("--backend", default="onnxruntime", show_default=True, help="What runs, as in onnxruntime:cuda or openvino:int8.")
-@click.option("--precision", help="Of the backend: fp32, fp16, bf16, int8, fp8. [default: the backend's, or fp32]")
-@number("--batch", help="Images at a time. [default: 32]")
-@number("--threads", help="CPU threads of the backend. [default: all cores]")
-@number("--workers", help="Processes that decode. [default: all cores]")
-@number("--max-megapixels", help="An image of more is listed as bad, unread. [default: 100]")
-@time("--checkpoint", "checkpoint_s", help="A kill costs at most so much work. [default: 30s]")
-@click.option("--strict", is_flag=True, help="Fail at the first bad image.")
-@click.option("--overwrite", is_flag=True, help="Replace an output that another request made.")
-@flag("--ray", help="On a Ray cluster (extra `ray`): --ray-address, RAY_ADDRESS, or one started on this machine.")
-@click.option("--ray-address", metavar="HOST:PORT", help="Of a cluster that is there.")
-@json_option
-def embed(bundle: str, images: str, output: str, as_json: bool, **given: Any) -> None:
-    """Run the bundle's model over IMAGES, and write path and answers to a Parquet file, in the images' order.
+@cloup.command()
+@cloup.argument("bundle", metavar="DIR")
+@cloup.argument("images", metavar="IMAGES")
+@cloup.option_group(
+    "What to run",
+    cloup.option("--backend", default="onnxruntime", show_default=True, help="As in onnxruntime:cuda or openvino:int8."),
+    cloup.option("--precision", help="fp32, fp16, bf16, int8 or fp8. [default: the backend's, or fp32]"),
+)
+@cloup.option_group(
+    "How to run it",
+    number("--batch", help="Images at a time. [default: 32]"),
+    number("--threads", help="CPU threads of the backend. [default: all cores]"),
+    number("--workers", help="Processes that decode images. [default: one for each core]"),
+    time("--checkpoint", help="How much work a run that is killed may lose. [default: 30s]"),
+)
+@cloup.option_group(
+    "Bad images",
+    number("--max-megapixels", help="List larger images as bad, without reading them. [default: 100]"),
+    cloup.option("--strict", is_flag=True, help="Fail at the first bad image."),
+)
+@cloup.option_group(
+    "Ray cluster",
+    flag("--ray", help="Run on a Ray cluster (extra `ray`): --ray-address, RAY_ADDRESS, or one started on this machine."),
+    cloup.option("--ray-address", metavar="HOST:PORT", help="The address of a running cluster."),
+)
+@cloup.option_group(
+    "Output",
+    cloup.option("-o", "--output", required=True, metavar="FILE", help="The Parquet file."),
+    cloup.option("--overwrite", is_flag=True, help="Replace an output that another request made."),
+    json_option,
+)
+def embed(bundle: str, images: str, output: str, as_json: bool, **options: Any) -> None:
+    """Run a model over many images, and write a Parquet file.
 
-    IMAGES is a folder, a glob in quotes, or a file with a path a line (or, as of `find -print0`, paths that end in NUL). Bad
-    images are listed in FILE's sibling .bad.csv. A run that was killed goes on where it was when the command is run again.
+    The file has the path and the answers for each image, in the images' order. IMAGES is a folder, a glob in quotes, or a file
+    with a path a line (or, as of `find -print0`, paths that end in NUL). Bad images are listed in FILE's sibling .bad.csv.
+    A run that was killed goes on where it was when the command is run again.
 
     \b
     Example:
@@ -42,9 +58,9 @@ def embed(bundle: str, images: str, output: str, as_json: bool, **given: Any) ->
     import resnet_deploy as rd
 
     with Bars() as bars:
-        found = rd.embed(bundle, images, output, progress=bars, **given_of(given))
-    show(found.to_dict(), lambda: text.embedded(found), as_json)
-    for warning in found.warnings:
+        embedding = rd.embed(bundle, images, output, progress=bars, **without_defaults(options))
+    show(embedding.to_dict(), lambda: text.embedded(embedding), as_json)
+    for warning in embedding.warnings:
         warn(warning)
-    if found.bad:
-        warn(f"{found.bad:,} of {found.images:,} images are bad, see {found.bad_table}")
+    if embedding.bad:
+        warn(f"{embedding.bad:,} of {embedding.images:,} images are bad, see {embedding.bad_table}")

@@ -4,26 +4,32 @@ from __future__ import annotations
 
 from typing import Any
 
-import click
+import cloup
 
 from resnet_deploy import _json
-from resnet_deploy.commands.options import export_options, json_option, precision_options
-from resnet_deploy.commands.output import given_of, show, warn
+from resnet_deploy.commands.options import json_option, model_options, overwrite_option, precision_options
+from resnet_deploy.commands.output import show, warn, without_defaults
 from resnet_deploy.commands.program import program
 from resnet_deploy.terminal import export as text
 from resnet_deploy.terminal.progress import Bars
 
 
-@click.command()
-@click.argument("architecture", metavar="ARCH|DIR")
-@click.option("-o", "--output", metavar="DIR", help="The bundle's folder. [default: DIR, which is added to]")
-@export_options
+@cloup.command()
+@cloup.argument("architecture", metavar="ARCH|DIR")
+@model_options
 @precision_options
-@json_option
-def export(architecture: str, output: str | None, as_json: bool, **given: Any) -> None:
-    """Export ARCH to a checked ONNX file in a bundle, and to others in lower precision; or add to the bundle DIR.
+@cloup.option_group(
+    "Output",
+    cloup.option("-o", "--output", metavar="DIR", help="The bundle's folder. [default: DIR, which is added to]"),
+    overwrite_option,
+    json_option,
+)
+def export(architecture: str, output: str | None, as_json: bool, **options: Any) -> None:
+    """Export ARCH to checked ONNX files in a bundle, or add to one.
 
-    What a bundle holds stays: what is not said is taken from it, and a request that differs is refused without --overwrite.
+    The FP32 file is compared with the eager model before it is kept, and files in lower precision are made from it. What a
+    bundle holds stays: options that are not given are taken from it, and a request that differs is refused without
+    --overwrite.
 
     \b
     Example:
@@ -36,7 +42,7 @@ def export(architecture: str, output: str | None, as_json: bool, **given: Any) -
     running = program()
     running.divide()  # an exporter that aborts when it is interrupted is interrupted
     with Bars(running.at) as bars:
-        bundle = rd.export(architecture, output, progress=bars, **given_of(given))
+        bundle = rd.export(architecture, output, progress=bars, **without_defaults(options))
     content = _json.plain(bundle.manifest)
     summary = {"bundle": str(bundle.path), "model": content["model"], "artifacts": content["artifacts"]}
     show(summary, lambda: text.exported(bundle), as_json)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import click
+import cloup
 
 from resnet_deploy.commands.options import json_option
 from resnet_deploy.commands.output import show, warn
@@ -10,12 +10,18 @@ from resnet_deploy.commands.program import program
 from resnet_deploy.terminal import inspect as text
 
 
-@click.command()
-@click.argument("file", metavar="FILE")
-@click.option("--trust", is_flag=True, help="Read a plan that no manifest knows: that runs its code, on this GPU.")
-@json_option
-def inspect(file: str, trust: bool, as_json: bool) -> None:
-    """Show an ONNX file's inputs, outputs and layers, or the precision in which a plan's layers really compute.
+@cloup.command()
+@cloup.argument("path", metavar="FILE")
+@cloup.option_group(
+    "Plans",
+    cloup.option("--trust", is_flag=True, help="Read a plan that no manifest lists: that runs code in it, on this GPU."),
+)
+@cloup.option_group("Output", json_option)
+def inspect(path: str, trust: bool, as_json: bool) -> None:
+    """Show the layers of an ONNX file or a plan, and their precision.
+
+    For an ONNX file, its inputs and outputs are shown too. The precision of a plan's layers is the one in which they really
+    compute.
 
     \b
     Example:
@@ -25,7 +31,7 @@ def inspect(file: str, trust: bool, as_json: bool) -> None:
     import resnet_deploy as rd
 
     program().divide()  # reading a plan, or a file that is hostile, runs a runtime's own code
-    report = rd.inspect(file, trust=trust)
+    report = rd.inspect(path, trust=trust)
     show(report.to_dict(), lambda: text.inspected(report), as_json)
     for warning in report.warnings:
         warn(warning)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import click
+import cloup
 
-from resnet_deploy.commands.options import json_option
+from resnet_deploy.commands.options import output_options
 from resnet_deploy.commands.output import show
 from resnet_deploy.terminal import models as text
 
 
-@click.command()
-@json_option
+@cloup.command()
+@output_options
 def models(as_json: bool) -> None:
-    """List the architectures by family: parameters, GMACs, memory, paper, its error, published weights.
+    """List the architectures by family, with size, cost and weights.
 
-    Memory is that of FP32 weights, and of what the convolutions put out for one image.
+    Columns are parameters, GMACs, memory, the paper and its error, and published weights. Memory is that of FP32 weights, and
+    of the convolutions' outputs for one image.
 
     \b
     Example:

@@ -5,29 +5,40 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-import click
+import cloup
 
 from resnet_deploy.commands.options import json_option
-from resnet_deploy.commands.output import attempt, given_of, judge, say, show
+from resnet_deploy.commands.output import attempt, judge, say, show, without_defaults
 from resnet_deploy.errors import EXIT_INCONCLUSIVE
 from resnet_deploy.terminal import report as text
 from resnet_deploy.terminal.visible import visible
 
 
-@click.command()
-@click.argument("run", metavar="RUN")
-@click.argument("other", metavar="[OTHER]", required=False)
-@click.option("-o", "--output", metavar="FILE", help="Write it: .html, .md or .json.")
-@click.option("--fail-on-regression", metavar="SHARE", help="Exit with 1 where OTHER is slower by more than this, as in 5%.")
-@click.option(
-    "--max-accuracy-drop", metavar="POINTS", help="How far an accuracy may fall, as in 0.5. [default: its 95 % interval]"
+@cloup.command()
+@cloup.argument("run", metavar="RUN")
+@cloup.argument("other", metavar="[OTHER]", required=False)
+@cloup.option_group(
+    "Comparison with OTHER",
+    cloup.option(
+        "--fail-on-regression", metavar="SHARE", help="Exit with 1 where OTHER is slower by more than this, as in 5%."
+    ),
+    cloup.option(
+        "--max-accuracy-drop",
+        metavar="POINTS",
+        help="Percentage points by which an accuracy may fall, as in 0.5. [default: its 95 % interval]",
+    ),
 )
-@json_option
-def report(as_json: bool, **given: Any) -> None:
-    """Say what a run found, or what became of it in another; a run is a bundle, or the JSON of `bench`.
+@cloup.option_group(
+    "Output",
+    cloup.option("-o", "--output", metavar="FILE", help="Write the report to this file: .html, .md or .json."),
+    json_option,
+)
+def report(as_json: bool, **options: Any) -> None:
+    """Show what a run measured, or compare it with another run.
 
-    Of a bundle, it is the last run. Between two, a row is slower or faster where the 95 % interval of the ratio of its medians
-    leaves out 1, the same where that interval lies within SHARE of 1, and inconclusive otherwise.
+    A run is a bundle, whose last run it is, or the JSON of `bench`. Between two runs, a row is slower or faster where the 95 %
+    interval of the ratio of its medians leaves out 1, the same where that interval lies within SHARE of 1, and inconclusive
+    otherwise.
 
     \b
     Exit codes, with --fail-on-regression or --max-accuracy-drop:
@@ -48,8 +59,8 @@ def report(as_json: bool, **given: Any) -> None:
     import resnet_deploy as rd
     from resnet_deploy.reporting.writing import thinned
 
-    content, error = attempt(lambda: rd.report(**given_of(given)))
-    written = given["output"] if error is None else None
+    content, error = attempt(lambda: rd.report(**without_defaults(options)))
+    written = options["output"] if error is None else None
     if isinstance(content, dict):
         show(thinned(content), lambda: text.run(content, written), as_json)
         judge([], error=error)

@@ -5,34 +5,48 @@ from __future__ import annotations
 from typing import Any
 
 import click
+import cloup
 
-from resnet_deploy.commands.options import json_option, number, precision_options
-from resnet_deploy.commands.output import attempt, given_of, judge, show
+from resnet_deploy.commands.options import gate_options, json_option, number, precision_options, strict_option
+from resnet_deploy.commands.output import attempt, judge, show, without_defaults
 from resnet_deploy.commands.program import program
 from resnet_deploy.terminal import tune as text
 from resnet_deploy.terminal.progress import Bars
 
 
-@click.command()
-@click.argument("bundle", metavar="DIR")
-@click.option("--data", required=True, help="Images that judge, as in verify; those calibrated on are left out.")
-@number("--max-drop", metavar="POINTS", help="Of top-1, in percentage points. [default: 1 % of FP32's]")
-@click.option("--backend", help="Measure mixes on it and take the fastest, as in openvino:int8. [default: fewest kept]")
-@number("--batch", default=1, show_default=True, help="Of that measurement.")
-@number("--limit", default=256, show_default=True, help="Use so many images, evenly spaced.")
-@click.option("--strict", is_flag=True, help="Fail at the first image that cannot be read.")
-@click.option(
-    "--gate", "gates", multiple=True, metavar="METRIC=LIMIT", help="A condition in place of a default; may be repeated."
+@cloup.command()
+@cloup.argument("bundle", metavar="DIR")
+@cloup.option_group(
+    "Data",
+    cloup.option("--data", required=True, help="Images that judge, as in verify; those of the calibration are left out."),
+    number("--limit", default=256, show_default=True, help="Use this many of them, evenly spaced."),
+    strict_option,
 )
-@number("--threads", help="CPU threads of the backend. [default: all cores]")
-@click.option("--plot", type=click.Path(dir_okay=False), help="Draw the sensitivities to this SVG or PNG (extra `plot`).")
+@cloup.option_group(
+    "What is best",
+    number("--max-drop", metavar="POINTS", help="Largest loss of top-1, in percentage points. [default: 1 % of FP32's]"),
+    cloup.option(
+        "--backend",
+        help="Take the mix that is fastest on this backend, as openvino:int8. [default: the one that keeps fewest operations]",
+    ),
+    number("--batch", default=1, show_default=True, help="Batch size of that measurement."),
+    number("--threads", help="CPU threads of the backend. [default: all cores]"),
+)
+@gate_options
 @precision_options
-@json_option
-def tune(bundle: str, data: str, as_json: bool, **given: Any) -> None:
-    """Find the mix of INT8 and higher precision that passes the gates, and write the bundle's INT8 files with it.
+@cloup.option_group(
+    "Output",
+    cloup.option(
+        "--plot", type=click.Path(dir_okay=False), help="Draw the sensitivities to this SVG or PNG file (extra `plot`)."
+    ),
+    json_option,
+)
+def tune(bundle: str, data: str, as_json: bool, **options: Any) -> None:
+    """Find which blocks INT8 hurts, and the mix that passes the gates.
 
-    Blocks are quantized one at a time for their sensitivity. Kept in higher precision are then the fewest operations with
-    which the gates hold or, with --backend, those of the fastest mix with which they do. Exit code 1 when none passes.
+    The bundle's INT8 files are written with that mix. Each block is first quantized alone, to measure its sensitivity. The mix
+    then keeps as few operations in higher precision as the gates allow or, with --backend, is the fastest that they allow.
+    Exit code 1 when no mix passes.
 
     \b
     Example:
@@ -43,6 +57,6 @@ def tune(bundle: str, data: str, as_json: bool, **given: Any) -> None:
     running = program()
     running.divide()
     with Bars(running.at) as bars:
-        tuning, error = attempt(lambda: rd.tune(bundle, data, progress=bars, **given_of(given)))
+        tuning, error = attempt(lambda: rd.tune(bundle, data, progress=bars, **without_defaults(options)))
     show({"bundle": bundle, "tuning": tuning.to_dict()}, lambda: text.tuning(tuning), as_json)
     judge([], error=error)

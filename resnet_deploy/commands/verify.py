@@ -5,58 +5,79 @@ from __future__ import annotations
 from typing import Any
 
 import click
+import cloup
 
-from resnet_deploy.commands.options import data_options, json_option, number
-from resnet_deploy.commands.output import attempt, judge, show, warn
+from resnet_deploy.commands.options import DATA, gate_options, json_option, limit_option, number, strict_option, threads_option
+from resnet_deploy.commands.output import attempt, judge, show, warn, without_defaults
 from resnet_deploy.commands.program import program
 from resnet_deploy.terminal import verify as text
 from resnet_deploy.terminal.progress import Bars
 
 
-@click.command()
-@click.argument("bundle", metavar="DIR")
-@click.option("--data", required=True, help="A folder of images, an .npz file, `digits`, or `random:N`.")
-@click.option(
-    "--backend",
-    "backends",
-    multiple=True,
-    default=["onnxruntime"],
-    show_default=True,
-    help="What to compare with eager, as in onnxruntime:cuda or eager:fp16; may be repeated.",
+@cloup.command()
+@cloup.argument("bundle", metavar="DIR")
+@cloup.option_group(
+    "Data",
+    cloup.option("--data", required=True, help=DATA),
+    limit_option,
+    strict_option,
+    cloup.option(
+        "--crops",
+        type=click.Choice(["1", "10"]),
+        default="1",
+        show_default=True,
+        callback=lambda context, option, value: int(value),
+        help="Views of each image: the centre, or ten whose probabilities are averaged.",
+    ),
 )
-@number("--batch", default=32, show_default=True, help="Images at a time.")
-@click.option(
-    "--crops",
-    type=click.Choice(["1", "10"]),
-    default="1",
-    show_default=True,
-    callback=lambda *given: int(given[2]),
-    help="Views of each image: the centre, or ten whose probabilities are averaged.",
+@cloup.option_group(
+    "What to compare with eager PyTorch",
+    cloup.option(
+        "--backend",
+        multiple=True,
+        help="As in onnxruntime:int8 or eager:fp16; may be repeated. [default: onnxruntime; with --precision, every backend "
+        "of this machine that runs a file in one of these precisions]",
+    ),
+    cloup.option(
+        "--precision", metavar="LIST", help="Of fp32, fp16, bf16, int8, fp8, for backends that are named without one."
+    ),
+    cloup.option("--layers", is_flag=True, help="Also show block by block where the bundle's graphs differ from eager."),
 )
-@click.option("--layers", "by_layer", is_flag=True, help="Say block by block where eager and the bundle's graphs part.")
-@data_options
-@json_option
-def verify(bundle: str, data: str, by_layer: bool, as_json: bool, **given: Any) -> None:
-    """Prove that the bundle's files answer as the eager model does; exit code 1 when a gate fails.
+@cloup.option_group(
+    "How to run them",
+    number("--batch", default=32, show_default=True, help="Images at a time."),
+    threads_option,
+)
+@gate_options
+@cloup.option_group("Output", json_option)
+def verify(bundle: str, data: str, layers: bool, as_json: bool, **options: Any) -> None:
+    """Prove that a bundle's files answer as the eager model does.
 
-    Metrics: max-abs-error, mean-abs-error, max-rel-error, cosine-mean, cosine-min, top1-agreement, top5-agreement,
-    top1-accuracy, accuracy-difference.
+    Exit code 1 when a gate fails.
+
+    \b
+    Metrics of gates:
+        max-abs-error, mean-abs-error, max-rel-error, cosine-mean, cosine-min,
+        top1-agreement, top5-agreement, top1-accuracy, relative-accuracy,
+        accuracy-difference
 
     \b
     Example:
         resnet-deploy verify build/resnet50 --data val/ --gate top1-agreement=0.99 --gate max-abs-error=1e-3
+        resnet-deploy verify build/resnet50 --data val/ --precision fp16,int8
     """
     import resnet_deploy as rd
 
     running = program()
     running.divide()
     with Bars(running.at) as bars:
-        verdicts, error = attempt(lambda: rd.verify(bundle, data, progress=bars, **given))
-        parted = rd.layers(bundle, data, backends=given["backends"], progress=bars) if by_layer else None
+        verdicts, error = attempt(lambda: rd.verify(bundle, data, progress=bars, **without_defaults(options)))
+        compared = [str(verdict.candidate) for verdict in verdicts]
+        divergence = rd.layers(bundle, data, backend=compared, progress=bars) if layers else None
     results: dict[str, Any] = {"bundle": bundle, "results": [verdict.to_dict() for verdict in verdicts]}
-    if parted is not None:
-        results["layers"] = parted.to_dict()
-    show(results, lambda: text.verdicts(verdicts) + ("" if parted is None else f"\n\n{text.layers(parted)}"), as_json)
+    if divergence is not None:
+        results["layers"] = divergence.to_dict()
+    show(results, lambda: text.verified(verdicts, divergence), as_json)
     for item in verdicts[0].data.skipped:
         warn(f"skipped {item.name}: {item.reason}")
     for warning in dict.fromkeys(warning for verdict in verdicts for warning in verdict.warnings):

@@ -12,6 +12,7 @@ from threading import Event
 from typing import Any
 
 from resnet_deploy import _json
+from resnet_deploy._deprecated import renamed
 from resnet_deploy.backends.base import Candidate
 from resnet_deploy.bundle.codec import key_of
 from resnet_deploy.bundle.manifest import PlanFile, TimingCache
@@ -51,6 +52,7 @@ class Plan:
         return {"name": self.name, "reused": self.reused, **_json.plain(self.entry), "report": self.report.to_dict()}
 
 
+@renamed(target="compute_capability")
 def build(
     bundle: Bundle | str | Path,
     *,
@@ -65,7 +67,7 @@ def build(
     in another precision than its graph says, UnavailableError without a GPU where one is needed, BundleError while another
     process works on the bundle. What was there before stays.
     """
-    asked, graphs = BuildOptions(**options), LoweringOptions(precision=precision, targets=("tensorrt",))  # type: ignore[arg-type]
+    asked, graphs = BuildOptions(**options), LoweringOptions(precision=precision, int8_target=("tensorrt",))  # type: ignore[arg-type]
     flavour = choose(asked.flavour)
     asked.check(flavour)
     flavour.load()
@@ -180,10 +182,10 @@ def _targets(options: BuildOptions, flavour: Flavour, kind: Precision, machine: 
     if flavour is TENSORRT:
         return ()
     able = FP8_TARGETS if kind is Precision.FP8 else tuple(name for name in RTX_TARGETS if name != "sm75")
-    if kind in {*QUANTIZED, Precision.BF16} and (unable := [name for name in options.target if name not in able]):
-        raise UsageError(f"{unable[0]} has no {kind.value} convolutions; --target takes {', '.join(able)} for it")
-    if options.target:
-        return tuple(dict.fromkeys(options.target))
+    if kind in {*QUANTIZED, Precision.BF16} and (unable := [name for name in options.compute_capability if name not in able]):
+        raise UsageError(f"{unable[0]} has no {kind.value} convolutions; --compute-capability takes {', '.join(able)} for it")
+    if options.compute_capability:
+        return tuple(dict.fromkeys(options.compute_capability))
     if machine.compute_capability is not None:
         return ("current",)
     return tuple(name for name in DEFAULT_TARGETS if kind is not Precision.FP8 or name in FP8_TARGETS)

@@ -1,44 +1,92 @@
-"""Which candidates are measured: what this machine runs, in the precisions that are asked for or that a bundle holds."""
+"""Which candidates are verified or measured: what this machine runs, in the precisions asked for or those of a bundle."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from resnet_deploy._deps import version
 from resnet_deploy._machine import gpus
 from resnet_deploy.backends.base import BACKENDS, Candidate
-from resnet_deploy.benchmarking.settings import MeasureOptions
 from resnet_deploy.bundle.manifest import GraphFile
+from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.bundle.store import Bundle
-from resnet_deploy.errors import UsageError
+from resnet_deploy.errors import UnavailableError, UsageError
 from resnet_deploy.pipeline.lower import LoweringOptions
-from resnet_deploy.specs import Precision
+from resnet_deploy.specs import Precision, listed
+
+Adapt = Callable[[Candidate], Candidate]
 
 
-def chosen(
-    bundle: Bundle, backends: Iterable[str] | None, precisions: LoweringOptions | None, options: MeasureOptions
+def as_named(candidate: Candidate) -> Candidate:
+    """A candidate as it was named."""
+    return candidate
+
+
+def choose_candidates(
+    bundle: Bundle,
+    backend: str | Iterable[str] | None,
+    precisions: Iterable[Precision] | None,
+    adapt: Adapt = as_named,
 ) -> list[Candidate]:
-    """What is measured of a bundle.
+    """Choose what is verified or measured of a bundle.
 
     Args:
         bundle: what holds the files.
-        backends: those that were named; None for every one of this machine that runs a file of the bundle.
+        backend: one or several that were named; None for every one of this machine that runs a file of the bundle.
         precisions: those that were named; None for every one that the bundle holds.
-        options: how backends run.
+        adapt: gives each candidate options that were not named with it.
+
+    Returns:
+        Candidates, each once, by backend and then by precision.
+
+    Raises:
+        UsageError: a backend is unknown, or has kernels for none of the precisions.
     """
     held = {entry.precision for entry in bundle.manifest.files(GraphFile).values()}
-    kinds = precisions.precisions if precisions is not None else tuple(kind for kind in Precision if kind in held)
-    if backends is None:
+    kinds = tuple(kind for kind in Precision if kind in held) if precisions is None else tuple(precisions)
+    if backend is None:
         runs = {kind.value for kind in kinds}
         names = [name for name in backends_here() if name.startswith("eager") or runs & BACKENDS[Candidate.parse(name).backend]]
     else:
-        names = list(backends)
-    candidates = candidates_of(names, kinds, options)
-    if precisions is None or backends is None:  # the INT8 file for another target is no reason to fail
+        names = listed(backend)
+    candidates = candidates_of(names, kinds, adapt)
+    if precisions is None or backend is None:  # the INT8 file for another target is no reason to fail
         present = bundle.manifest.artifacts
         candidates = [candidate for candidate in candidates if candidate.artifact in present] or candidates
     return candidates
+
+
+def candidates_to_verify(
+    subject: Subject, backend: str | Iterable[str] | None, precision: str | Iterable[str] | None
+) -> list[Candidate]:
+    """Choose what `verify` compares with the reference, as its arguments `backend` and `precision` say.
+
+    Raises:
+        UsageError: a backend or a precision is unknown, or no backend of this machine has a file in one of the precisions.
+    """
+    if precision is None:
+        return [Candidate.parse(text) for text in listed("onnxruntime" if backend is None else backend)]
+    kinds = LoweringOptions(precision=precision).precisions  # type: ignore[arg-type]
+    candidates = choose_candidates(subject.bundle, backend, kinds)
+    if backend is not None:
+        return candidates
+    candidates = [candidate for candidate in candidates if candidate.backend != "eager" and _has_file(subject, candidate)]
+    if missing := [kind.value for kind in kinds if kind not in {candidate.precision for candidate in candidates}]:
+        raise UsageError(
+            f"{subject.bundle.path} has no {missing[0]} file that a backend of this machine runs; make one with `resnet-deploy "
+            f"export {subject.bundle.path} --precision {missing[0]}`, or name a backend with --backend"
+        )
+    return candidates
+
+
+def _has_file(subject: Subject, candidate: Candidate) -> bool:
+    """Whether a candidate's file was made and, of a plan, runs on this machine."""
+    try:
+        subject.file(candidate)
+    except (UsageError, UnavailableError):
+        return False
+    return True
 
 
 def backends_here() -> list[str]:
@@ -57,7 +105,7 @@ def backends_here() -> list[str]:
     return [name for name, able in runs.items() if able]
 
 
-def candidates_of(backends: Iterable[str], precisions: Iterable[Precision], options: MeasureOptions) -> list[Candidate]:
+def candidates_of(backend: str | Iterable[str], precisions: Iterable[Precision], adapt: Adapt = as_named) -> list[Candidate]:
     """Backends as they are, and those that run files in every precision that is asked for and that they have.
 
     Raises:
@@ -65,8 +113,8 @@ def candidates_of(backends: Iterable[str], precisions: Iterable[Precision], opti
     """
     kinds = list(precisions)
     candidates: dict[Candidate, None] = {}
-    for text in backends:
-        candidate = options.applied(Candidate.parse(text))
+    for text in listed(backend):
+        candidate = adapt(Candidate.parse(text))
         known = BACKENDS[candidate.backend]
         plain = candidate.precision is Precision.FP32 and candidate.backend != "eager"
         wanted = [kind for kind in kinds if kind.value in known] if plain else [candidate.precision]
@@ -74,7 +122,7 @@ def candidates_of(backends: Iterable[str], precisions: Iterable[Precision], opti
             raise UsageError(_without_kernels(candidate, [kind.value for kind in kinds]))
         candidates |= dict.fromkeys(replace(candidate, precision=precision) for precision in wanted)
     if not candidates:
-        raise UsageError("there is no backend to measure; name one, as in --backend onnxruntime")
+        raise UsageError("there is no backend to run; name one, as in --backend onnxruntime")
     return list(candidates)
 
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from resnet_deploy.pipeline.build import Plan
 
 
-def plans(bundle: str, found: list[Plan]) -> str:
+def built(bundle: str, plans: list[Plan]) -> str:
     rows = [
         {
             "plan": plan.name,
@@ -22,6 +22,6 @@ def plans(bundle: str, found: list[Plan]) -> str:
             "unfused adds": len(plan.report.unfused_adds),
             "built": "before" if plan.reused else f"in {plan.entry.builder_s:.1f} s",
         }
-        for plan in found
+        for plan in plans
     ]
     return f"{bundle}\n\n{table(rows)}"

@@ -8,17 +8,17 @@ if TYPE_CHECKING:
     from resnet_deploy.serving.embedding.job import Embedding
 
 
-def embedded(found: Embedding) -> str:
-    good, new = found.images - found.bad, found.images - found.before
+def embedded(embedding: Embedding) -> str:
+    good, new = embedding.images - embedding.bad, embedding.images - embedding.before
     if not new:
         done = "complete before this run"
     else:
-        done = f"{new:,} images in {found.wall_s:.1f} s, {found.images_per_s:,.0f} a second"
-        done += f"; {found.before:,} by earlier runs" if found.before else ""
+        done = f"{new:,} images in {embedding.wall_s:.1f} s, {embedding.images_per_s:,.0f} a second"
+        done += f"; {embedding.before:,} by earlier runs" if embedding.before else ""
     return "\n".join(
         [
-            f"{found.output}: {good:,} of {found.images:,} images, {found.backend}",
-            f"columns {', '.join(f'{name} {kind}' for name, kind in found.columns.items())}",
+            f"{embedding.output}: {good:,} of {embedding.images:,} images, {embedding.backend}",
+            f"columns {', '.join(f'{name} {kind}' for name, kind in embedding.columns.items())}",
             f"done    {done}",
         ]
     )

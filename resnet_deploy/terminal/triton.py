@@ -11,15 +11,15 @@ if TYPE_CHECKING:
     from resnet_deploy.serving.triton.write import Repository
 
 
-def repository(found: Repository) -> str:
-    entry = found.entry.config
+def repository(added: Repository) -> str:
+    entry = added.entry.config
     return "\n".join(
         [
-            str(found.path),
+            str(added.path),
             *(f"input   {_tensor(spec)}" for spec in entry["input"]),
             *(f"output  {_tensor(spec)}" for spec in entry["output"]),
             "",
-            table([_row(model) for model in found.models]),
+            table([_row(model) for model in added.models]),
         ]
     )
 

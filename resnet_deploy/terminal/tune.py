@@ -10,19 +10,19 @@ if TYPE_CHECKING:
     from resnet_deploy.precision.tune import Tuning
 
 
-def tuning(found: Tuning) -> str:
-    kept, total = found.chosen.macs, found.macs
+def tuning(tuned: Tuning) -> str:
+    kept, total = tuned.chosen.macs, tuned.macs
     rows = [
         {
             "block": item.block,
             "MMACs": f"{item.macs / 1e6:.1f}",
             "1 - cosine": f"{item.error:.1e}",
             "agree": None if item.report.top1_agreement is None else f"{item.report.top1_agreement:.2%}",
-            "precision": "kept" if item.block in found.chosen.keep else "int8",
+            "precision": "kept" if item.block in tuned.chosen.keep else "int8",
         }
-        for item in found.sensitivities
+        for item in tuned.sensitivities
     ]
-    report, latency = found.chosen.report, found.chosen.latency_s
+    report, latency = tuned.chosen.report, tuned.chosen.latency_s
     accuracy = (
         "" if report.top1_accuracy is None else f"top-1 {report.top1_accuracy:.2%} ({report.reference_top1_accuracy:.2%}), "
     )
@@ -33,7 +33,7 @@ def tuning(found: Tuning) -> str:
             "",
             table(rows),
             "",
-            f"{len(found.chosen.keep)} of {len(rows)} blocks kept, {kept / max(total, 1):.1%} of the operations: "
-            f"{accuracy}cosine {report.cosine_mean:.5f}{timed}; {len(found.mixes)} mixes tried",
+            f"{len(tuned.chosen.keep)} of {len(rows)} blocks kept, {kept / max(total, 1):.1%} of the operations: "
+            f"{accuracy}cosine {report.cosine_mean:.5f}{timed}; {len(tuned.mixes)} mixes tried",
         ]
     )

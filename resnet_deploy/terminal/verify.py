@@ -1,4 +1,4 @@
-"""Verdicts, and where blocks part from eager, as text."""
+"""Verdicts, and where blocks differ from eager, as text."""
 
 from __future__ import annotations
 
@@ -11,30 +11,34 @@ if TYPE_CHECKING:
     from resnet_deploy.pipeline.verify import Verdict
 
 
-def verdicts(found: list[Verdict]) -> str:
-    about = found[0].data
-    columns = {str(verdict.candidate): verdict for verdict in found}
-    names = [name for name in found[0].report.to_dict() if name not in {"images", "outcomes"}]
+def verified(verdicts: list[Verdict], divergence: Divergence | None) -> str:
+    return "\n\n".join([_verdicts(verdicts), *([] if divergence is None else [_layers(divergence)])])
+
+
+def _verdicts(verdicts: list[Verdict]) -> str:
+    about = verdicts[0].data
+    columns = {str(verdict.candidate): verdict for verdict in verdicts}
+    names = [name for name in verdicts[0].report.to_dict() if name not in {"images", "outcomes"}]
     rows = [{"": name, **{c: _figure(getattr(v.report, name)) for c, v in columns.items()}} for name in names]
     rows.append({"": "gate", **{column: verdict.gate for column, verdict in columns.items()}})
     crops = f" ({about.crops} crops each)" if about.crops > 1 else ""
-    head = f"{about.images} images of {about.source}{crops}, against eager PyTorch\npixels {found[0].preprocessing}"
+    head = f"{about.images} images of {about.source}{crops}, against eager PyTorch\npixels {verdicts[0].preprocessing}"
     return f"{head}\n\n{table(rows)}"
 
 
-def layers(found: Divergence) -> str:
+def _layers(divergence: Divergence) -> str:
     rows = [
         {"block": block, **{file: f"{d.relative_error:.1e}  {d.cosine:.5f}" for file, d in differences.items()}}
-        for block, differences in found.blocks.items()
+        for block, differences in divergence.blocks.items()
     ]
-    said = [f"{file} parts from eager at {block}" for file, block in found.first.items() if block is not None]
+    differing = [f"{file} differs from eager from {block} on" for file, block in divergence.first.items() if block is not None]
     return "\n".join(
         [
-            f"relative error and mean cosine of what leaves each block, on {found.images} images",
+            f"relative error and mean cosine of what leaves each block, on {divergence.images} images",
             "",
             table(rows),
             "",
-            "; ".join(said) or "no file parts from eager",
+            "; ".join(differing) or "no file differs from eager",
         ]
     )
 

@@ -17,7 +17,7 @@ from resnet_deploy.engine.flavours import gpu
 from tests.serving.cpp.conftest import Ask, asking
 from tests.serving.cpp.programs import build, changed, classify, run
 
-RTX = {"flavour": "tensorrt-rtx", "target": "sm86,sm89"}
+RTX = {"flavour": "tensorrt-rtx", "compute_capability": "sm86,sm89"}
 
 
 @pytest.fixture(scope="session")
