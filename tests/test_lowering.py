@@ -103,6 +103,29 @@ def test_every_precision_passes_its_gate(made: Bundle) -> None:
         assert verdict.report.top1_accuracy >= 0.98  # type: ignore[operator]
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"precision": "int8"}, ["onnxruntime:int8", "openvino:int8"]),
+        ({"precision": ["fp16", "bf16"]}, ["onnxruntime:fp16", "openvino:fp16", "openvino:bf16"]),
+        ({"precision": "fp16,int8", "backend": "openvino"}, ["openvino:fp16", "openvino:int8"]),
+        ({"precision": "fp16", "backend": ["onnxruntime:int8", "openvino"]}, ["onnxruntime:int8", "openvino:fp16"]),
+        ({"backend": "onnxruntime:fp16"}, ["onnxruntime:fp16"]),
+        ({}, ["onnxruntime"]),
+    ],
+)
+def test_verify_in_several_precisions(made: Bundle, options: dict[str, Any], expected: list[str]) -> None:
+    verdicts = rd.verify(made, "digits", limit=4, threads=1, **options)
+    assert [str(verdict.candidate) for verdict in verdicts] == expected
+
+
+def test_verify_in_a_precision_that_is_not_there(digits_bundle: Bundle, made: Bundle) -> None:
+    message = fails(2, "verify", digits_bundle.path, "--data", "random:2", "--precision", "fp32,bf16")
+    assert "has no bf16 file" in message and "--precision bf16" in message
+    message = fails(2, "verify", made.path, "--data", "random:2", "--precision", "bf16", "--backend", "onnxruntime")
+    assert "onnxruntime has no kernels in bf16" in message
+
+
 def test_nothing_is_judged_on_what_was_calibrated_on(made: Bundle, tmp_path: Path) -> None:
     calibrated = made.manifest.artifacts["calibration.json"].images
     (found,) = rd.verify(made, "digits:train", backend=["onnxruntime:int8"], threads=1)
