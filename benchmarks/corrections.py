@@ -40,13 +40,13 @@ def spoil(path: Path) -> Path:
 
 
 def judged(bundle: rd.Bundle, test: str) -> Any:
-    (verdict,) = rd.verify(bundle, test, backends=["onnxruntime:int8,simulate"])
+    (verdict,) = rd.verify(bundle, test, backend=["onnxruntime:int8,simulate"])
     return verdict.report
 
 
 def made(folder: Path, name: str, weights: Path, train: str, **options: bool) -> rd.Bundle:
     return rd.export(
-        name, folder, weights=weights, precision="int8", targets="tensorrt", other_layers="fp32", grouped="quantize",
+        name, folder, weights=weights, precision="int8", int8_target="tensorrt", other_layers="fp32", grouped="quantize",
         calibration=train, calibration_images=256, **options,
     )  # fmt: skip
 
@@ -74,7 +74,7 @@ def main() -> None:
         rows.append(alone("with outliers: top-1 of plain INT8", plain.top1_accuracy, unit="fraction", limit=BROKEN))
         rows.append(alone("with outliers: top-1 with equalize", report.top1_accuracy, unit="fraction", limit=RESCUED))
         bundle = made(folder / "tuned", name, weights, train)
-        found = rd.tune(bundle, test, targets="tensorrt", other_layers="fp32")
+        found = rd.tune(bundle, test, int8_target="tensorrt", other_layers="fp32")
         tuned = judged(bundle, test).top1_accuracy
         rows.append(alone("with outliers: top-1 after tune", tuned, unit="fraction", limit=RESCUED))
         rows.append(alone("with outliers: operations that tune keeps", found.chosen.macs / found.macs, unit="fraction"))

@@ -33,7 +33,7 @@ def ours(bundle: Path, precision: str) -> float:
     from resnet_deploy.pipeline.build import build
 
     start = time.perf_counter()
-    build(bundle, precision=precision, flavour="tensorrt-rtx", target=TARGET, batch=":".join(map(str, PROFILE)))
+    build(bundle, precision=precision, flavour="tensorrt-rtx", compute_capability=TARGET, batch=":".join(map(str, PROFILE)))
     assert resnet_deploy.Bundle.open(bundle).manifest.artifacts
     return time.perf_counter() - start
 
@@ -67,7 +67,7 @@ WAYS = {"ours": ours, "by_hand": by_hand}
 
 def prepare(folder: Path) -> Path:
     """A ResNet-50's bundle with its graphs, made by another process; random weights build as trained ones do."""
-    options = "--precision fp32,int8 --target tensorrt --calibration random:16 --calibration-method max"
+    options = "--precision fp32,int8 --int8-target tensorrt --calibration random:16 --calibration-method max"
     fresh([sys.executable, "-m", "resnet_deploy.cli", "export", "resnet50", "-o", str(folder / "resnet50"), *options.split()])
     return folder / "resnet50"
 

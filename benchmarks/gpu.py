@@ -40,8 +40,8 @@ LIMITS = {"int8 over eager fp16, batch 128": 2.5, "int8 batch 1, s": 0.35e-3, "d
 def of(network: str) -> dict[str, Any]:
     """What is exported and on what it is judged."""
     if network == "digits":
-        return {"target": "resnet20", "weights": DIGITS, "data": "digits", "calibration": "digits:train", "input": "uint8"}
-    return {"target": network, "data": "random:64", "calibration": "random:32", "calibration_method": "max"}
+        return {"model": "resnet20", "weights": DIGITS, "data": "digits", "calibration": "digits:train", "input": "uint8"}
+    return {"model": network, "data": "random:64", "calibration": "random:32", "calibration_method": "max"}
 
 
 def working(backends: tuple[str, ...], folder: Path) -> tuple[list[str], dict[str, str]]:
@@ -62,7 +62,7 @@ def measure(
 ) -> dict[str, Any]:
     given = of(network)
     report = rd.bench(
-        given.pop("target"), output=folder / network, backends=backends, batch=batches, duration_s=duration_s,
+        given.pop("model"), output=folder / network, backend=backends, batch=batches, duration=duration_s,
         precision=precisions, max_batch=max(32, *batches), **given,
     )  # fmt: skip
     return report.to_dict()

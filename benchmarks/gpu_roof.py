@@ -43,9 +43,9 @@ def measure(asked: argparse.Namespace, folder: Path) -> dict[str, Any]:
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     batches = tuple(int(size) for size in asked.batch.split(","))
     report = rd.bench(
-        asked.network, output=folder / "bundle", backends=asked.backend or (("onnxruntime",) if asked.cpu else BACKENDS),
+        asked.network, output=folder / "bundle", backend=asked.backend or (("onnxruntime",) if asked.cpu else BACKENDS),
         batch=batches, max_batch=max(batches), precision="fp32" if asked.cpu else "fp16,int8", input="uint8",
-        data="random:64", calibration="random:64", calibration_method="max", duration_s=asked.duration,
+        data="random:64", calibration="random:64", calibration_method="max", duration=asked.duration,
         measure_roof=find_roof(name) is None,
     )  # fmt: skip
     return report.to_dict()

@@ -107,7 +107,7 @@ def prepare(name: str, folder: Path, noisy: dict[str, Path], *, grey: bool) -> t
     np.savez(setting.seen, images=calibration)
     bundle = export(
         architecture, folder / "ours", weights=EXAMPLES / file, precision=["int8"],
-        targets=["tensorrt"], calibration=setting.seen, calibration_images=IMAGES, other_layers="fp32",
+        int8_target=["tensorrt"], calibration=setting.seen, calibration_images=IMAGES, other_layers="fp32",
         grouped="quantize",
     )  # fmt: skip
     return setting, bundle.manifest.artifacts["model.int8.onnx"].calibration.method

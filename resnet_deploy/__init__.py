@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from resnet_deploy.errors import UsageError as UsageError
     from resnet_deploy.graph.describe import GraphReport as GraphReport
     from resnet_deploy.models.catalogue import ArchitectureSummary as ArchitectureSummary
-    from resnet_deploy.models.catalogue import models as models
+    from resnet_deploy.models.catalogue import describe_models as describe_models
     from resnet_deploy.models.create import create_model as create_model
     from resnet_deploy.models.registry import list_models as list_models
     from resnet_deploy.models.registry import register_architecture as register_architecture
@@ -81,7 +81,7 @@ _NAMES = {
         "RepositoryError", "ServingError", "StorageError", "TuningError", "UnavailableError", "UsageError",
     ),
     "graph.describe": ("GraphReport",),
-    "models.catalogue": ("ArchitectureSummary", "models"),
+    "models.catalogue": ("ArchitectureSummary", "describe_models"),
     "models.create": ("create_model",),
     "models.registry": ("list_models", "register_architecture"),
     "parity.metrics": ("ParityReport",),

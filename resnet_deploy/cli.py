@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import click
+import cloup
 
-from resnet_deploy.commands import judging, measuring, preparing, reporting, serving
+from resnet_deploy.commands import bench, build, cpp, doctor, embed, export, inspect, models, report, triton, tune, verify
 from resnet_deploy.commands.output import complain, discard, prepare_streams
 from resnet_deploy.commands.program import Program
 from resnet_deploy.errors import EXIT_FAULT, EXIT_INTERRUPTED, EXIT_MACHINE, EXIT_USAGE, DeployError, out_of_memory
@@ -21,7 +22,16 @@ _LONGEST = 300  # characters of an error that is not ours
 _INTERRUPTED = "interrupted; nothing that was there before is lost. Run the command again to go on"
 
 
-class Commands(click.Group):
+# A new command has its row here.
+SECTIONS = (
+    cloup.Section("Look around", (models.models, doctor.doctor, inspect.inspect)),
+    cloup.Section("Make", (export.export, tune.tune, build.build)),
+    cloup.Section("Judge and measure", (verify.verify, bench.bench, report.report)),
+    cloup.Section("Use", (triton.triton, cpp.cpp, embed.embed)),
+)
+
+
+class Commands(cloup.Group):
     """Turns errors into messages and exit codes."""
 
     def main(
@@ -133,7 +143,7 @@ def _recorded(exc: BaseException) -> str:
     return f"Details are in {path}; please report them"
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@cloup.group(cls=Commands, sections=SECTIONS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="resnet-deploy")
 def main() -> None:
     """Residual networks from PyTorch to ONNX and TensorRT engines that can be trusted.
@@ -141,13 +151,6 @@ def main() -> None:
     Exit codes: 0 done, 1 a gate failed, 2 wrong usage or input, 3 this machine can't, 4 inconclusive (report), 70 a fault of
     resnet-deploy itself (the message says where its details are), 130 interrupted.
     """
-
-
-for command in (
-    preparing.models, preparing.doctor, preparing.export, judging.verify, measuring.bench, reporting.report, judging.tune,
-    preparing.build, preparing.inspect, serving.triton, serving.cpp, serving.embed,
-):  # fmt: skip
-    main.add_command(command)
 
 
 if __name__ == "__main__":

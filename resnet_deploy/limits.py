@@ -15,6 +15,8 @@ _DAY_S = 86_400
 _SHOWN = 40  # characters of what was found
 _WHOLE = re.compile(r"[+-]?\d+", re.ASCII)
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
+_TIME = re.compile(r"(\d+(?:\.\d+)?)\s*(us|ms|s|min)", re.ASCII)
+_UNITS_S = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,11 +68,11 @@ LIMITS: dict[str, Limits] = {
     "opset": Limits(low=18, high=23),
     "calibration_images": Limits(low=1, high=1_000_000, unit="images"),
     "max_drop": Limits(low=0, high=100, whole=False, unit="percentage points"),
-    "duration_s": _seconds(0, _DAY_S, above=True),
-    "min_duration_s": _seconds(0, 7 * _DAY_S, above=True),
-    "latency_bound_s": _seconds(0, 3600, above=True),
-    "max_delay_s": _seconds(0, 60),
-    "checkpoint_s": _seconds(0, _DAY_S),
+    "duration": _seconds(0, _DAY_S, above=True),
+    "min_duration": _seconds(0, 7 * _DAY_S, above=True),
+    "latency_bound": _seconds(0, 3600, above=True),
+    "max_delay": _seconds(0, 60),
+    "checkpoint": _seconds(0, _DAY_S),
     "min_queries": Limits(low=1, high=1_000_000_000),
     "rate_tolerance": Limits(low=0, high=1, whole=False, above=True, below=True),
     "optimization_level": Limits(low=0, high=5),
@@ -113,6 +115,28 @@ def parse(name: str, text: str, *, label: str | None = None) -> int | float:
     if pattern.fullmatch(stripped) and len(stripped) <= 300 and limits.holds(float(stripped)):
         return int(stripped) if limits.whole else float(stripped)
     raise UsageError(_refusal(name, label, text))
+
+
+def seconds(name: str, time: float | str, *, label: str | None = None) -> float:
+    """Read a time within an option's limits.
+
+    Args:
+        name: of the option in Python, as in LIMITS.
+        time: a number of seconds, or a text with its unit: us, ms, s or min, as in 15ms.
+        label: what the message calls it, by default the option's name.
+
+    Returns:
+        Seconds.
+
+    Raises:
+        UsageError: a text without a unit, or a time beyond the limits.
+    """
+    if isinstance(time, str):
+        if (parts := _TIME.fullmatch(time.strip())) is None:
+            raise UsageError(f"{_shown(time)} is not a time with its unit, as in 15ms, 10s or 10min")
+        time = float(parts[1]) * _UNITS_S[parts[2]]
+    check(name, time, label=label)
+    return float(time)
 
 
 def _refusal(name: str, label: str | None, value: Any) -> str:

@@ -204,6 +204,11 @@ def _plain(value: Any) -> Any:
     return value
 
 
+def listed(texts: str | Iterable[str]) -> list[str]:
+    """One text, or several, as a list."""
+    return [texts] if isinstance(texts, str) else [*texts]
+
+
 def parse_batches(values: str | int | Iterable[int]) -> tuple[int, ...]:
     """Read batch sizes: `1,8,32`, one number, or a sequence. Raises UsageError for anything below 1."""
     try:

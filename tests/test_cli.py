@@ -144,7 +144,7 @@ def test_inspect(bundle: Path) -> None:
 def test_the_same_from_python(bundle: Path) -> None:
     import resnet_deploy as rd
 
-    report = rd.bench(bundle, data="digits", batch=2, duration_s=0.05, threads=1, limit=20)
+    report = rd.bench(bundle, data="digits", batch=2, duration=0.05, threads=1, limit=20)
     assert report.passed and report.results[0].latency_s.p50 > 0
     assert rd.verify(bundle, "digits", limit=10)[0].gate == "pass"
     assert "resnet50" in rd.list_models() and rd.create_model("resnet20", num_classes=7).fc.out_features == 7

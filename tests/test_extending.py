@@ -138,7 +138,7 @@ BACKENDS_OF_ALL = ("eager", "onnxruntime", "onnx-reference")
 
 def test_they_are_verified(bundle: Bundle) -> None:
     texts = [*BACKENDS_OF_ALL, "onnxruntime:uint8-weights-only", "onnx-reference:uint8-weights-only"]
-    verdicts = rd.verify(bundle, data="random:8", backends=texts)
+    verdicts = rd.verify(bundle, data="random:8", backend=texts)
     assert [str(verdict.candidate) for verdict in verdicts] == texts
     assert all(not verdict.failures for verdict in verdicts)
     exact, *rounded = (verdicts[index].report for index in (2, 3, 4))
@@ -149,8 +149,8 @@ def test_they_are_verified(bundle: Bundle) -> None:
 
 def test_they_are_measured_and_reported(bundle: Bundle, tmp_path: Path) -> None:
     report = rd.bench(
-        bundle, data="random:8", backends=BACKENDS_OF_ALL, precision="fp32,uint8-weights-only", batch=(1, 2),
-        duration_s=0.05, threads=1,
+        bundle, data="random:8", backend=BACKENDS_OF_ALL, precision="fp32,uint8-weights-only", batch=(1, 2),
+        duration=0.05, threads=1,
     )  # fmt: skip
     rows = {(row.backend, row.precision, row.batch) for row in report.results}
     files = {("eager", "fp32")} | {(name, precision) for name in BACKENDS_OF_ALL[1:] for precision in ("fp32", PRECISION.name)}

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
 import re
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import fields
+from enum import Enum
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -19,6 +23,7 @@ from resnet_deploy import errors
 from resnet_deploy.backends.table import BACKENDS
 from resnet_deploy.cli import main
 from resnet_deploy.precisions import PRECISIONS
+from resnet_deploy.specs import OptionGroup
 from tests.helpers.paths import ROOT
 
 PACKAGE = Path(resnet_deploy.__file__).parent
@@ -26,7 +31,10 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Floors of the house: a room may use its own floor and those below.
 FLOORS = [
-    {"_deps", "_figures", "_files", "_isolate", "_json", "_machine", "_text", "errors", "limits", "precisions", "specs"},
+    {
+        *("_deprecated", "_deps", "_figures", "_files", "_isolate", "_json", "_machine", "_text"),
+        *("errors", "limits", "precisions", "specs"),
+    },
     {"backends", "data", "engine", "graph", "models"},
     {"parity", "precision", "timing"},
     {"bundle"},
@@ -217,47 +225,58 @@ def test_images_are_embedded_without_torch() -> None:
 @pytest.mark.parametrize("name", sorted(main.commands))
 def test_every_command_has_help_with_an_example(name: str) -> None:
     command = main.commands[name]
-    text = command.get_help(click.Context(command, info_name=name))
+    text = command.get_help(command.context_class(command, info_name=name))
     assert f"resnet-deploy {name}" in text.split("Example:")[1]
     for parameter in command.params:
         assert isinstance(parameter, click.Argument) or parameter.help, parameter.name  # type: ignore[attr-defined]
 
 
-def test_the_library_knows_every_option_of_the_command_line() -> None:
-    """What the CLI can do, a program can do, with the same names."""
-    from dataclasses import fields
+VERBS = {
+    "triton": "write_triton",
+    "cpp": "write_cpp",
+    "models": "describe_models",
+}  # of a command that is called after what it writes
+CALLS = {name: getattr(resnet_deploy, VERBS.get(name, name)) for name in main.commands if name != "report"}
+# What a command prints is no affair of the library's, and who watches a call none of the command line's.
+PRINTED, WATCHED = {"as_json", "detail"}, {"progress", "crashes"}
 
-    from resnet_deploy.benchmarking.layers.details import DetailOptions
-    from resnet_deploy.benchmarking.mlperf.scenarios import ScenarioOptions
-    from resnet_deploy.benchmarking.settings import MeasureOptions
-    from resnet_deploy.engine.options import BuildOptions
-    from resnet_deploy.pipeline.export import ExportOptions
-    from resnet_deploy.pipeline.lower import LoweringOptions
-    from resnet_deploy.serving.embedding.job import EmbedOptions
-    from resnet_deploy.serving.triton.options import TritonOptions
 
-    kinds = (
-        ExportOptions, LoweringOptions, BuildOptions, ScenarioOptions, MeasureOptions, DetailOptions, EmbedOptions,
-        TritonOptions,
-    )  # fmt: skip
-    known = {field.name for kind in kinds for field in fields(kind)} | {"as_json"}
-    known |= {"by_layer"}  # a call of its own: rd.compare_layers
-    known |= {"run", "other"}  # compare_runs calls them before and after
-    known |= {"detail"}  # of what is printed
-    for name, functions in (
-        ("export", ("export",)),
-        ("verify", ("verify",)),
-        ("bench", ("bench",)),
-        ("tune", ("tune",)),
-        ("build", ("build",)),
-        ("embed", ("embed",)),
-        ("triton", ("write_triton",)),
-        ("report", ("report", "compare_runs")),
-        ("cpp", ("write_cpp",)),
-    ):
-        named = {part for function in functions for part in inspect.signature(getattr(resnet_deploy, function)).parameters}
-        asked = {parameter.name for parameter in main.commands[name].params}
-        assert asked <= named | known, asked - named - known
+def options_of(parameters: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
+    """The options that the dataclasses of options have, with their defaults, where a call takes any."""
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return {}
+    for path in NAMES:
+        if path.endswith((".options", ".settings", ".export", ".lower", ".scenarios", ".details", ".job")):
+            importlib.import_module(path)
+    groups = OptionGroup.__subclasses__()
+    return {field.name: field.default for group in groups for field in fields(group) if field.init}  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", sorted(CALLS))
+def test_the_command_line_and_python_say_the_same(name: str) -> None:
+    """Names and defaults: what the CLI can do, a program can do, and the other way round."""
+    parameters = inspect.signature(CALLS[name]).parameters
+    known = {word: item.default for word, item in parameters.items() if item.kind is not item.VAR_KEYWORD}
+    asked = {item.name: item for item in main.commands[name].params if item.expose_value and item.name not in PRINTED}
+    calls = {word for word in asked if word in CALLS.keys() | {"layers"} and word not in known}  # --layers: compare_layers
+    assert known.keys() - WATCHED <= asked.keys(), "Python has what the command line lacks"
+    defaults = options_of(parameters) | known
+    assert asked.keys() - calls <= defaults.keys(), "the command line has what Python lacks"
+    arguments = [word for word, item in asked.items() if isinstance(item, click.Argument)]
+    assert arguments == [*known][: len(arguments)]
+    for word, item in asked.items():
+        if isinstance(item, click.Option):
+            assert word == item.opts[-1].lstrip("-").replace("-", "_"), "an option's name is the argument's"
+        if item.default not in (None, False, ()) and not isinstance(item.default, Enum) and word not in calls:
+            default = item.type_cast_value(click.Context(main.commands[name]), item.default)
+            assert default == defaults[word] or str(default) == str(defaults[word]), f"the default of {word}"
+
+
+def test_report_is_two_calls() -> None:
+    """Of one run, and of two; each has its options of the command line's."""
+    asked = {item.name for item in main.commands["report"].params} - PRINTED - {"run", "other"}
+    compared = set(inspect.signature(resnet_deploy.compare_runs).parameters) - {"before", "after"}
+    assert compared == asked and set(inspect.signature(resnet_deploy.report).parameters) == {"run", "output"}
 
 
 def test_all_errors_are_public() -> None:

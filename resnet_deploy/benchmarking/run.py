@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from resnet_deploy import _json
+from resnet_deploy._deprecated import renamed
 from resnet_deploy._machine import cores, describe_machine
 from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.benchmarking.advice import judge
-from resnet_deploy.benchmarking.candidates import candidates_of, chosen
 from resnet_deploy.benchmarking.crashes import Crashes
 from resnet_deploy.benchmarking.failures import Lost
 from resnet_deploy.benchmarking.layers.details import DetailOptions, Measured
@@ -35,6 +35,7 @@ from resnet_deploy.limits import check_all
 from resnet_deploy.models import registry
 from resnet_deploy.parity.metrics import parse_gates
 from resnet_deploy.pipeline.build import ensure_plan
+from resnet_deploy.pipeline.candidates import candidates_of, choose_candidates
 from resnet_deploy.pipeline.export import export
 from resnet_deploy.pipeline.lower import LoweringOptions
 from resnet_deploy.pipeline.restore import restore
@@ -47,15 +48,24 @@ DEFAULT_BATCHES = (1, 8, 32)
 IMAGES = "random:32:1000000"  # from a seed beyond those of any calibration on random images
 
 
+@renamed(
+    target="model",
+    backends="backend",
+    gates="gate",
+    targets="int8_target",
+    duration_s="duration",
+    latency_bound_s="latency_bound",
+    min_duration_s="min_duration",
+)
 def bench(
-    target: Bundle | str | Path,
+    model: Bundle | str | Path,
     *,
     output: str | Path | None = None,
     data: str | Path | None = None,
     batch: str | int | Iterable[int] | None = None,
-    backends: Iterable[str] | None = None,
-    gates: Iterable[str] = (),
-    duration_s: float = MeasureConfig.duration_s,
+    backend: str | Iterable[str] | None = None,
+    gate: str | Iterable[str] = (),
+    duration: float = MeasureConfig.duration_s,
     limit: int | None = None,
     strict: bool = False,
     threads: int | None = None,
@@ -73,13 +83,14 @@ def bench(
     left. Ctrl-C ends the measurement, and the report has what was done by then.
 
     Args:
-        target: a bundle, its folder, or the name of an architecture.
+        model: a bundle, its folder, or the name of an architecture.
         output: the architecture's bundle, by default build/ARCH.
         data: images, as in `verify`; random pixels without, never those of a calibration.
         batch: batch sizes; by default 1, 8 and 32, where the bundle proves them.
-        backends: what is measured; by default every backend of this machine that runs a file of the bundle.
-        gates: conditions on the answers in place of the defaults.
-        duration_s: of sampling, for each candidate and batch.
+        backend: what is measured, one or several, as in `onnxruntime:int8`; by default every backend of this machine that
+            runs a file of the bundle.
+        gate: one condition on the answers or several, as in `top1-agreement=0.99`, in place of the defaults.
+        duration: seconds of sampling, for each candidate and batch.
         limit: so many images, evenly spaced.
         strict: fail at the first image that cannot be read.
         threads: CPU threads of each backend; all cores without.
@@ -92,6 +103,9 @@ def bench(
         **options: fields of `MeasureOptions`, `ScenarioOptions` and `DetailOptions`, and options of `export`; without
             `precision`, backends that run files are measured in every precision that the bundle holds.
 
+    `target`, `backends`, `gates`, `duration_s`, `latency_bound_s`, `min_duration_s` and `targets` are old names of `model`,
+    `backend`, `gate`, `duration`, `latency_bound`, `min_duration` and `int8_target`; they warn, and will go.
+
     Returns:
         The report.
 
@@ -99,22 +113,23 @@ def bench(
         UsageError, DataError, BundleError: what cannot be meant or read.
         BackendError: every backend died.
     """
-    check_all(duration_s=duration_s, limit=limit, threads=threads)
+    check_all(duration=duration, limit=limit, threads=threads)
     if report is not None:
         check_path(report)
-    asked, batches = parse_gates(gates), parse_batches(DEFAULT_BATCHES if batch is None else batch)
+    asked, batches = parse_gates(gate), parse_batches(DEFAULT_BATCHES if batch is None else batch)
     scenarios, options = ScenarioOptions.split(options)
     running, options = MeasureOptions.split(options)
     details, options = DetailOptions.split(options)
     precisions, _ = LoweringOptions.split(options)
-    named = None if backends is None else candidates_of(backends, precisions.precisions, running)
+    named = None if backend is None else candidates_of(backend, precisions.precisions, running.applied)
     tools = {} if named is None else details.tools(named)  # what is missing is said before anything is made
-    config = MeasureConfig(duration_s=duration_s, uploads=running.uploads, downloads=running.downloads)
-    subject = Subject(_bundle(target, output, batches, overwrite, progress, options))
+    config = MeasureConfig(duration_s=duration, uploads=running.uploads, downloads=running.downloads)
+    subject = Subject(_bundle(model, output, batches, overwrite, progress, options))
     if batch is None:
         batches = tuple(size for size in batches if size <= subject.max_batch)
     _check_batches(subject, batches)
-    candidates = chosen(subject.bundle, backends, precisions if "precision" in precisions.said else None, running)
+    kinds = precisions.precisions if "precision" in precisions.said else None
+    candidates = choose_candidates(subject.bundle, backend, kinds, running.applied)
     tools = tools or details.tools(candidates)
     restore(subject.bundle, [WEIGHTS, *(candidate.artifact for candidate in candidates)], progress)
     job = _Job(subject, candidates, threads or cores(), fresh, progress, crashes)
@@ -132,7 +147,7 @@ def bench(
     )
     found = job.measure(timings, batches if SWEEP in scenarios.scenario else (), played, running)
     if not found.interrupted:
-        measured = Measured(subject, [*job.judged], batches, duration_s, job.threads, fresh, progress, job.lost.crashes)
+        measured = Measured(subject, [*job.judged], batches, duration, job.threads, fresh, progress, job.lost.crashes)
         found = details.added(found, measured, tools, lambda size: images_of(dataset, size))
     with carrying(found):
         publish(subject.bundle, found.to_dict(), report)

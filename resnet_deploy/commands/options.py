@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+import cloup
 
 from resnet_deploy import limits
+from resnet_deploy.commands.output import warn
 from resnet_deploy.errors import UsageError
 from resnet_deploy.precisions import PRECISIONS
 from resnet_deploy.specs import parse_batches
@@ -60,12 +61,7 @@ class Time(Number):
     name = "time"
 
     def read(self, text: str) -> float:
-        parts = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(us|ms|s|min)", text.strip(), re.ASCII)
-        if parts is None:
-            raise UsageError(f"{text!r} is not a time with its unit, as in 15ms, 10s or 10min")
-        value_s = float(parts[1]) * {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0}[parts[2]]
-        limits.check(self.option, value_s, label="it")
-        return value_s
+        return limits.seconds(self.option, text, label="it")
 
 
 class Channels(Number):
@@ -105,88 +101,130 @@ def _option(kind: type[Number]) -> Callable[..., Callable[[F], F]]:
     """An option of a type that has the limits of the option's name in Python."""
 
     def option(*names: str, **attributes: Any) -> Callable[[F], F]:
-        return click.option(*names, type=kind(names[-1].lstrip("-").replace("-", "_")), **attributes)
+        return cloup.option(*names, type=kind(_in_python(names[-1])), **attributes)
 
     return option
 
 
+def _in_python(option: str) -> str:
+    return option.lstrip("-").replace("-", "_")
+
+
+def formerly(old: str, new: str) -> Callable[[F], F]:
+    """The name that an option had before, hidden: it warns, and its value is the default of the option's new name."""
+
+    def take(context: click.Context, option: click.Parameter, value: str | None) -> None:
+        if value is not None:
+            warn(f"{old} is now called {new}; the old name will go")
+            context.default_map = {**(context.default_map or {}), _in_python(new): value}
+
+    return cloup.option(old, hidden=True, is_eager=True, expose_value=False, callback=take, help=f"The former name of {new}.")
+
+
 number, time, channels, batches, profiles = map(_option, (Number, Time, Channels, Batches, Profiles))
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
-overwrite_option = click.option("--overwrite", is_flag=True, help="Replace whatever bundle the folder holds.")
-data_options = options(
-    number("--limit", help="Use so many images, evenly spaced."),
-    click.option("--strict", is_flag=True, help="Fail at the first image that cannot be read."),
-    click.option(
-        "--gate", "gates", multiple=True, metavar="METRIC=LIMIT", help="A condition in place of a default; may be repeated."
+flag = functools.partial(cloup.option, is_flag=True, default=None)
+_switch = functools.partial(cloup.option, default=None)
+
+json_option = cloup.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
+output_options = cloup.option_group("Output", json_option)  # of commands that have no other such options
+
+DATA = "A folder of images, an .npz file, `digits`, or `random:N` (N images of random pixels)."
+limit_option = number("--limit", help="Use this many of the images, evenly spaced. [default: all]")
+strict_option = cloup.option("--strict", is_flag=True, help="Fail at the first image that cannot be read.")
+threads_option = number("--threads", help="CPU threads of each backend. [default: all cores]")
+overwrite_option = cloup.option("--overwrite", is_flag=True, help="Replace whatever bundle the folder holds.")
+gate_options = cloup.option_group(
+    "Gates",
+    cloup.option(
+        "--gate",
+        multiple=True,
+        metavar="METRIC=LIMIT",
+        help="A condition that the answers must meet, in place of a default one; may be repeated.",
     ),
-    number("--threads", help="CPU threads of each backend. [default: all cores]"),
-)
-export_options = options(
-    click.option("--weights", help="A .pth, .pt or .safetensors file, IMAGENET1K_V1, IMAGENET1K_V2 or DEFAULT."),
-    number("--num-classes", help="Classes of the classifier. [default: the checkpoint's]"),
-    click.option("--new-head", is_flag=True, default=None, help="A fresh classifier for --num-classes (transfer learning)."),
-    click.option("--head", help="logits, probabilities, embedding, features or topk:K. [default: logits]"),
-    click.option("--l2-normalize", is_flag=True, default=None, help="Embeddings of unit length."),
-    click.option(
-        "--input",
-        type=click.Choice(["float", "uint8"]),
-        help="Normalized NCHW float32, or NHWC uint8 pixels that the graph normalizes. [default: float]",
-    ),
-    number("--image-size", help="Input size in pixels. [default: the checkpoint's]"),
-    number("--resize", help="Size of the shorter edge before the crop. [default: the checkpoint's]"),
-    channels("--mean", metavar="R,G,B", help="Channel means in [0, 1]. [default: the checkpoint's]"),
-    channels("--std", metavar="R,G,B", help="Channel deviations. [default: the checkpoint's]"),
-    number("--max-batch", help="The largest batch that is proven. [default: 32]"),
-    number("--opset", help="ONNX opset. [default: 20]"),
-    overwrite_option,
 )
 
-flag = functools.partial(click.option, is_flag=True, default=None)
+model_options = options(
+    cloup.option_group(
+        "Model",
+        cloup.option("--weights", help="A .pth, .pt or .safetensors file, IMAGENET1K_V1, IMAGENET1K_V2 or DEFAULT."),
+        number("--num-classes", help="Classes of the classifier. [default: the checkpoint's]"),
+        flag("--new-head", help="Start a fresh classifier of --num-classes classes (transfer learning)."),
+        cloup.option("--head", help="logits, probabilities, embedding, features or topk:K. [default: logits]"),
+        flag("--l2-normalize", help="Scale embeddings to unit length."),
+        number("--max-batch", help="The largest batch that the export checks. [default: 32]"),
+        number("--opset", help="ONNX opset. [default: 20]"),
+    ),
+    cloup.option_group(
+        "Input and preprocessing",
+        cloup.option(
+            "--input",
+            type=click.Choice(["float", "uint8"]),
+            help="What clients send: normalized NCHW float32, or NHWC uint8 pixels that the graph normalizes. [default: float]",
+        ),
+        number("--image-size", help="Input size in pixels. [default: the checkpoint's]"),
+        number("--resize", help="Size of the shorter edge before the crop. [default: the checkpoint's]"),
+        channels("--mean", metavar="R,G,B", help="Channel means, of pixels in [0, 1]. [default: the checkpoint's]"),
+        channels("--std", metavar="R,G,B", help="Channel standard deviations, likewise. [default: the checkpoint's]"),
+    ),
+)
 precision_options = options(
-    click.option("--precision", metavar="LIST", help=f"Of {PRECISION_NAMES}. [default: fp32]"),
-    click.option(
-        "--target", "targets", metavar="LIST", help="Whose INT8 kernels: tensorrt (also OpenVINO), cpu. [default: both]"
+    cloup.option_group(
+        "Precision",
+        cloup.option("--precision", metavar="LIST", help=f"Of {PRECISION_NAMES}. [default: fp32]"),
+        cloup.option(
+            "--int8-target",
+            metavar="LIST",
+            help="What the INT8 files are for: tensorrt (also TensorRT-RTX and OpenVINO), cpu (ONNX Runtime). [default: both]",
+        ),
+        formerly("--target", "--int8-target"),
+        cloup.option(
+            "--other-layers", type=click.Choice(["fp16", "fp32"]), help="Precision of what is not quantized. [default: fp16]"
+        ),
+        cloup.option(
+            "--keep", metavar="LIST", help="Layers, or modules with all their layers, to keep in FP32 or FP16: layer1.0,fc."
+        ),
+        cloup.option(
+            "--grouped",
+            type=click.Choice(["auto", "quantize", "keep"]),
+            help="What to do with grouped convolutions. [default: auto]",
+        ),
+        flag("--quantize-head", help="Quantize the classifier too."),
+        flag("--native-io", help="Take and give FP16 or BF16 tensors in files of that precision."),
     ),
-    click.option("--calibration", metavar="DATA", help="Images for INT8 and FP8, as in --data, or a calibration.json."),
-    number("--calibration-images", help="Use so many of them, evenly spaced. [default: 512]"),
-    click.option("--calibration-method", help="auto, max, percentile:P, entropy or mse. [default: auto]"),
-    click.option("--other-layers", type=click.Choice(["fp16", "fp32"]), help="Of what is not quantized. [default: fp16]"),
-    click.option("--keep", metavar="LIST", help="Layers that stay FP32 or FP16, or what they lie under, as in layer1.0,fc."),
-    click.option("--grouped", type=click.Choice(["auto", "quantize", "keep"]), help="Convolutions in groups. [default: auto]"),
-    flag("--quantize-head", help="Quantize the classifier too."),
-    flag("--clip-weights", help="Weight scales of least squared error, not of the largest weight."),
-    flag("--equalize", help="Equalize channels between convolutions before calibration."),
-    flag("--correct-bias", help="Take the mean error of rounded weights out of the biases."),
-    flag("--reconstruct", help="Train scales, weights, biases to FP32's answers on the calibration images (INT8, tensorrt)."),
-    flag("--reduce-range", help="7 bits of weight, for CPUs with AVX2 but without VNNI (cpu)."),
-    flag("--native-io", help="FP16 or BF16 inputs and outputs."),
+    cloup.option_group(
+        "Calibration of INT8 and FP8",
+        cloup.option("--calibration", metavar="DATA", help="Images, as in --data, or a calibration.json."),
+        number("--calibration-images", help="Use this many of them, evenly spaced. [default: 512]"),
+        cloup.option("--calibration-method", help="auto, max, percentile:P, entropy or mse. [default: auto]"),
+    ),
+    cloup.option_group(
+        "Corrections of quantization errors",
+        flag("--clip-weights", help="Choose weight scales by the least squared error, not by the largest weight."),
+        flag("--equalize", help="Equalize channels between convolutions before calibration."),
+        flag("--correct-bias", help="Subtract the mean error of rounded weights from the biases."),
+        flag("--reconstruct", help="Train scales, weights and biases to give FP32's answers (INT8 for tensorrt)."),
+        flag("--reduce-range", help="Use 7 bits of weight, for CPUs with AVX2 but without VNNI (INT8 for cpu)."),
+    ),
 )
-_on = functools.partial(click.option, default=None)
-measure_options = options(
-    _on("--cuda-graph/--no-cuda-graph", help="Of each inference on a GPU. [trtexec: --useCudaGraph; default: the backend's]"),
-    number("--streams", help="Inferences beside each other on a GPU. [trtexec: --infStreams; default: 1]"),
-    _on("--spin-wait/--no-spin-wait", help="Ask the GPU again and again, or sleep. [trtexec: --useSpinWait; default: ask]"),
+measure_options = (
+    _switch("--cuda-graph/--no-cuda-graph", help="Start each inference as one CUDA graph. [trtexec: --useCudaGraph; "
+            "default: the backend's choice]"),
+    number("--streams", help="Inferences that run side by side on a GPU. [trtexec: --infStreams; default: 1]"),
+    _switch("--spin-wait/--no-spin-wait", help="Wait for the GPU by polling it, or by sleeping. [trtexec: --useSpinWait; "
+            "default: polling]"),
     flag("--data-transfers", help="Copy images and answers with each queued query. [trtexec without it: --noDataTransfers]"),
-    flag("--inputs-on-device", help="Of these copies the answers' alone, as MLPerf has it."),
-    click.option("--roof", metavar="GPU", help="Whose published ceilings to hold figures against. [default: this GPU's]"),
-    flag("--measure-roof", help="This machine's own ceilings in their place: a large copy, and large matrix products."),
+    flag("--inputs-on-device", help="Of these copies, make only that of the answers, as MLPerf does."),
+)  # fmt: skip
+roofline_options = cloup.option_group(
+    "Roofline",
+    cloup.option("--roof", metavar="GPU", help="Compare with the published limits of this GPU. [default: the GPU here]"),
+    flag("--measure-roof", help="Measure this machine's own limits instead: a large copy, and large matrix products."),
 )
-scenario_options = options(
-    click.option(
-        "--scenario",
-        multiple=True,
-        default=["sweep"],
-        show_default=True,
-        metavar="LIST",
-        help="sweep (latency by batch), or MLPerf's: single-stream, multi-stream, server, offline; may be repeated.",
-    ),
-    time("--latency-bound", "latency_bound_s", help="Of 99 % of server's answers. [default: 15ms]"),
-    time(
-        "--min-duration",
-        "min_duration_s",
-        help="Of each MLPerf run; theirs: 10min. [default: 10s]",
-    ),
-    number("--min-queries", help="Of each MLPerf run. [default: what its percentile needs]"),
-    number("--rate-tolerance", help="How near server's highest valid rate must be. [default: 0.05]"),
-    flag("--accuracy", help="Also MLPerf's accuracy mode, in every scenario."),
+scenario_options = cloup.option_group(
+    "MLPerf scenarios",
+    time("--latency-bound", help="What 99 % of the server scenario's answers must keep. [default: 15ms]"),
+    time("--min-duration", help="The shortest run; MLPerf's own take 10min. [default: 10s]"),
+    number("--min-queries", help="The fewest queries of a run. [default: what its percentile needs]"),
+    number("--rate-tolerance", help="How closely to find the server scenario's highest valid rate. [default: 0.05]"),
+    flag("--accuracy", help="Also run MLPerf's accuracy mode in every scenario."),
 )

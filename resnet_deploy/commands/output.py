@@ -105,9 +105,9 @@ def attempt(call: Callable[[], T]) -> tuple[T, DeployError | None]:
         return exc.result, exc
 
 
-def given_of(options: dict[str, Any]) -> dict[str, Any]:
-    """Without what was left to its default."""
-    return {name: value for name, value in options.items() if value is not None}
+def without_defaults(options: dict[str, Any]) -> dict[str, Any]:
+    """Without what was left to its default: None, and of an option that may be repeated nothing."""
+    return {name: value for name, value in options.items() if value not in (None, ())}
 
 
 def judge(failures: Iterable[str], code: int = EXIT_GATE, *, error: DeployError | None = None) -> None:

@@ -42,12 +42,12 @@ class Flavour:
 
 TENSORRT = Flavour(
     name="tensorrt", title="TensorRT", package="tensorrt", extra="gpu",
-    lacks={"target": "it builds for the GPU that it runs on"},
+    lacks={"compute_capability": "it builds for the GPU that it runs on"},
 )  # fmt: skip
 TENSORRT_RTX = Flavour(
     name="tensorrt-rtx", title="TensorRT-RTX", package="tensorrt_rtx", extra="rtx",
     lacks={
-        "hardware_compatible": "its plans name their compute capabilities instead: --target",
+        "hardware_compatible": "its plans name their compute capabilities instead: --compute-capability",
         "version_compatible": "its plans run on the release that built them alone",
         "timing_cache": "it times no kernels when it builds",
     },

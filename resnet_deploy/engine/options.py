@@ -10,6 +10,7 @@ from typing import Any
 from resnet_deploy import limits
 from resnet_deploy.engine.flavours import Flavour
 from resnet_deploy.errors import UsageError
+from resnet_deploy.specs import OptionGroup
 
 # https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/engine-compatibility.html
 HARDWARE = {"ampere-plus": "AMPERE_PLUS", "same-compute-capability": "SAME_COMPUTE_CAPABILITY"}
@@ -57,20 +58,20 @@ def best_profile(profiles: Iterable[Profile], batch: int) -> int | None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BuildOptions:
+class BuildOptions(OptionGroup):
     """How plans are built. The names and defaults are those of `resnet-deploy build`.
 
-    batch: optimization profiles, `8` or `1:8:64` each. flavour: auto, tensorrt or tensorrt-rtx. target: compute
-    capabilities that a TensorRT-RTX plan is for, as sm86,sm89; by default this machine's GPU's, else those of the
-    DEFAULT_TARGETS that have the precision. optimization_level: 0 to 5, the package's own (3) by default. workspace_mib:
-    scratch memory that kernels may use, MiB. hardware_compatible: ampere-plus or same-compute-capability.
-    version_compatible: also for later versions of TensorRT. sparse_weights: use 2:4 sparse kernels where weights are so.
-    tf32: TF32 in FP32 layers. timing_cache: keep the times of kernels in the bundle; by default where the package has it.
+    batch: optimization profiles, `8` or `1:8:64` each. flavour: auto, tensorrt or tensorrt-rtx. compute_capability: of the GPUs
+    that a TensorRT-RTX plan is for, as sm86,sm89; by default this machine's GPU's, else those of the DEFAULT_TARGETS that
+    have the precision. optimization_level: 0 to 5, the package's own (3) by default. workspace_mib: scratch memory that
+    kernels may use, MiB. hardware_compatible: ampere-plus or same-compute-capability. version_compatible: also for later
+    versions of TensorRT. sparse_weights: use 2:4 sparse kernels where weights are so. tf32: TF32 in FP32 layers.
+    timing_cache: keep the times of kernels in the bundle; by default where the package has it.
     """
 
     batch: tuple[str, ...] = ("1:8:32",)
     flavour: str = "auto"
-    target: tuple[str, ...] = ()
+    compute_capability: tuple[str, ...] = ()
     optimization_level: int | None = None
     workspace_mib: int | None = None
     hardware_compatible: str | None = None
@@ -82,12 +83,13 @@ class BuildOptions:
     def __post_init__(self) -> None:
         if isinstance(self.batch, str):
             object.__setattr__(self, "batch", (self.batch,))
-        if isinstance(self.target, str):
-            object.__setattr__(self, "target", tuple(part for part in self.target.lower().split(",") if part))
+        if isinstance(self.compute_capability, str):
+            names = tuple(part for part in self.compute_capability.lower().split(",") if part)
+            object.__setattr__(self, "compute_capability", names)
         if not self.batch:
             raise UsageError("a plan needs at least one profile, as in 1:8:64")
-        if unknown := [name for name in self.target if name not in RTX_TARGETS]:
-            raise UsageError(f"unknown target {unknown[0]!r}; choose from {', '.join(RTX_TARGETS)}")
+        if unknown := [name for name in self.compute_capability if name not in RTX_TARGETS]:
+            raise UsageError(f"unknown compute capability {unknown[0]!r}; choose from {', '.join(RTX_TARGETS)}")
         if self.hardware_compatible is not None and self.hardware_compatible not in HARDWARE:
             raise UsageError(f"unknown compatibility {self.hardware_compatible!r}; choose from {', '.join(HARDWARE)}")
         limits.check("optimization_level", self.optimization_level)
@@ -106,5 +108,6 @@ class BuildOptions:
                 raise UsageError(f"{flavour.name} {flavour.version} has no {option}: {reason}")
 
     def flags(self) -> dict[str, Any]:
-        """Everything but profiles, flavour and targets: what the manifest records."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in {"batch", "flavour", "target"}}
+        """Everything but profiles, flavour and compute capabilities: what the manifest records."""
+        others = {"batch", "flavour", "compute_capability"}
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in others}

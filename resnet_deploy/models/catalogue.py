@@ -44,7 +44,7 @@ class ArchitectureSummary:
         return {**asdict(self), "weights": weights}
 
 
-def models() -> list[ArchitectureSummary]:
+def describe_models() -> list[ArchitectureSummary]:
     """Every architecture, family by family: what `resnet-deploy models` shows."""
     return [_summary(row) for row in ARCHITECTURES.values()]
 

@@ -20,7 +20,7 @@ from resnet_deploy._json import convert
 from resnet_deploy.errors import UsageError
 from resnet_deploy.limits import number
 from resnet_deploy.parity.confidence import mcnemar, pack, paired_interval, unpack
-from resnet_deploy.specs import Precision
+from resnet_deploy.specs import Precision, listed
 
 Arrays = Mapping[str, NDArray[Any]]
 _SCORES = ("logits", "probabilities")
@@ -264,10 +264,10 @@ class Gate:
         return f"gate {'>=' if METRICS[self.metric] else '<='} {self.limit:g}"
 
 
-def parse_gates(texts: Iterable[str]) -> dict[str, float]:
-    """Read gates like `top1-agreement=0.99`. Raises UsageError."""
+def parse_gates(texts: str | Iterable[str]) -> dict[str, float]:
+    """Read a gate like `top1-agreement=0.99`, or several. Raises UsageError."""
     gates: dict[str, float] = {}
-    for text in texts:
+    for text in listed(texts):
         metric, _, limit = text.partition("=")
         metric = metric.strip().replace("_", "-")
         if metric not in METRICS:

@@ -12,6 +12,7 @@ from threading import Event
 from typing import Any
 
 from resnet_deploy import _json
+from resnet_deploy._deprecated import renamed
 from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.bundle.codec import key_of
 from resnet_deploy.bundle.manifest import PlanFile, TimingCache
@@ -51,6 +52,7 @@ class Plan:
         return {"name": self.name, "reused": self.reused, **_json.plain(self.entry), "report": self.report.to_dict()}
 
 
+@renamed(target="compute_capability")
 def build(
     bundle: Bundle | str | Path,
     *,
@@ -79,7 +81,7 @@ def build(
         UnavailableError: a GPU or a package is missing.
         BundleError: another process works on the bundle.
     """
-    asked, graphs = BuildOptions(**options), LoweringOptions(precision=precision, targets=("tensorrt",))  # type: ignore[arg-type]
+    asked, graphs = BuildOptions(**options), LoweringOptions(precision=precision, int8_target=("tensorrt",))  # type: ignore[arg-type]
     flavour = choose(asked.flavour)
     asked.check(flavour)
     flavour.load()
@@ -194,10 +196,10 @@ def _targets(options: BuildOptions, flavour: Flavour, kind: Precision, machine: 
     if flavour is TENSORRT:
         return ()
     able = [name for name in RTX_TARGETS if int(name.removeprefix("sm")) >= kind.row.compute_capability]
-    if unable := [name for name in options.target if name not in able]:
-        raise UsageError(f"{unable[0]} has no {kind.value} convolutions; --target takes {', '.join(able)} for it")
-    if options.target:
-        return tuple(dict.fromkeys(options.target))
+    if unable := [name for name in options.compute_capability if name not in able]:
+        raise UsageError(f"{unable[0]} has no {kind.value} convolutions; --compute-capability takes {', '.join(able)} for it")
+    if options.compute_capability:
+        return tuple(dict.fromkeys(options.compute_capability))
     if machine.compute_capability is not None:
         return ("current",)
     return tuple(name for name in DEFAULT_TARGETS if name in able)

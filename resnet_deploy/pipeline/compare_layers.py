@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from resnet_deploy._deprecated import renamed
 from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.bundle.names import FP32, WEIGHTS
 from resnet_deploy.bundle.opened import Subject
@@ -23,7 +24,7 @@ from resnet_deploy.parity.metrics import cosines
 from resnet_deploy.pipeline.restore import restore
 from resnet_deploy.precision.auto import simulated
 from resnet_deploy.precision.blocks import leaving
-from resnet_deploy.specs import Progress, silent
+from resnet_deploy.specs import Progress, listed, silent
 
 BATCH = 16
 STEM = "stem"
@@ -97,11 +98,12 @@ class _File:
             self.sums[block].add(expected[block], found[name])
 
 
+@renamed(backends="backend")
 def compare_layers(
     bundle: Bundle | str | Path,
     data: str | Path,
     *,
-    backends: Iterable[str] = (),
+    backend: str | Iterable[str] = (),
     limit: int = 64,
     strict: bool = False,
     progress: Progress = silent,
@@ -127,7 +129,7 @@ def compare_layers(
     check("limit", limit)
     bundle = Bundle.open(bundle)
     subject = Subject(bundle)
-    names = [FP32, *(Candidate.parse(text).artifact for text in backends)]
+    names = [FP32, *(Candidate.parse(text).artifact for text in listed(backend))]
     wanted = [name for name in dict.fromkeys(names) if name.endswith(".onnx")]
     restore(bundle, [WEIGHTS, *wanted], progress)
     tensors = _tensors(Graph.read(bundle.artifact(FP32)))

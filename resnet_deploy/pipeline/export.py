@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet_deploy import _json, limits
+from resnet_deploy._deprecated import renamed
 from resnet_deploy.bundle.disk import check_folder, has_manifest
 from resnet_deploy.bundle.fields import Source
 from resnet_deploy.bundle.manifest import (
@@ -78,6 +79,7 @@ class ExportOptions(OptionGroup):
         )  # fmt: skip
 
 
+@renamed(targets="int8_target")
 def export(
     architecture: Bundle | str | Path,
     output: str | Path | None = None,

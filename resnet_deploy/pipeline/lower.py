@@ -48,19 +48,19 @@ _SETTINGS = LoweringSettings.__annotations__.keys() - {"target"}  # the options 
 class LoweringOptions(OptionGroup):
     """How precisions are made; names and defaults are those of `resnet-deploy export`.
 
-    precision: of fp32, fp16, bf16, int8, fp8. targets: for INT8, tensorrt (also TensorRT-RTX and OpenVINO) or cpu (ONNX
-    Runtime's kernels). calibration: images, as `--data`, or a calibration.json. calibration_images: how many of them at most.
+    precision: of fp32, fp16, bf16, int8, fp8. int8_target: for INT8, tensorrt (also TensorRT-RTX and OpenVINO) or cpu (ONNX
+    Runtime's kernels). calibration: images, as `--data`, or a calibration.json. calibration_images: at most that many.
     calibration_method: auto, max, percentile:P, entropy or mse. other_layers: what is not quantized computes in fp16 or
-    fp32 (tensorrt). keep: layers, or what they lie under, that are not lowered. grouped: convolutions in groups: quantize,
-    keep, or auto: keep for tensorrt, whose INT8 kernels for them can be slower than FP16's
-    (github.com/NVIDIA/TensorRT/issues/4529), quantize for cpu; `tune` with a backend measures. quantize_head: the classifier
-    too. clip_weights, equalize, correct_bias: see `resnet_deploy.precision`. reconstruct: train scales, weights and biases on
-    the calibration images until the answers are FP32's, without labels (INT8 for tensorrt alone, where it takes the place of
-    clip_weights and correct_bias). reduce_range: for CPUs without VNNI. native_io: FP16 and BF16 inputs and outputs.
+    fp32 (tensorrt). keep: layers or modules that are not lowered. grouped: convolutions in groups: quantize, keep, or auto:
+    keep for tensorrt, whose INT8 kernels for them can be slower than FP16's (github.com/NVIDIA/TensorRT/issues/4529),
+    quantize for cpu; `tune` with a backend measures. quantize_head: the classifier too. clip_weights, equalize,
+    correct_bias: see `resnet_deploy.precision`. reconstruct: train scales, weights and biases on the calibration images
+    until the answers are FP32's, without labels (INT8 for tensorrt alone, where it takes the place of clip_weights and
+    correct_bias). reduce_range: for CPUs without VNNI. native_io: FP16 and BF16 inputs and outputs.
     """
 
     precision: tuple[str, ...] = ("fp32",)
-    targets: tuple[str, ...] = TARGETS
+    int8_target: tuple[str, ...] = TARGETS
     calibration: str | Path | None = None
     calibration_images: int = IMAGES
     calibration_method: str = "auto"
@@ -78,14 +78,14 @@ class LoweringOptions(OptionGroup):
     said: frozenset[str] = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
-        for name in ("precision", "targets", "keep"):  # "fp32,int8" is what people type
+        for name in ("precision", "int8_target", "keep"):  # "fp32,int8" is what people type
             value = getattr(self, name)
             parts = value.split(",") if isinstance(value, str) else value
             object.__setattr__(self, name, tuple(part for part in parts if part))
         if not self.precision or (unknown := [name for name in self.precision if name not in PRECISIONS]):
             raise UsageError(f"unknown precision {unknown[0] if self.precision else ''!r}; choose from {', '.join(PRECISIONS)}")
-        if not self.targets or (wrong := [name for name in self.targets if name not in TARGETS]):
-            raise UsageError(f"unknown target {wrong[0] if self.targets else ''!r}; choose from {', '.join(TARGETS)}")
+        if not self.int8_target or (wrong := [name for name in self.int8_target if name not in TARGETS]):
+            raise UsageError(f"unknown INT8 target {wrong[0] if self.int8_target else ''!r}; choose from {', '.join(TARGETS)}")
         if self.other_layers not in {"fp16", "fp32"}:
             raise UsageError(f"other layers compute in fp16 or fp32, not in {self.other_layers!r}")
         if self.grouped not in {"auto", "quantize", "keep"}:
@@ -137,7 +137,7 @@ class LoweringOptions(OptionGroup):
         found: dict[str, tuple[Precision, str]] = {}
         for precision in self.precisions:
             own = precision.row.targets
-            for target in [target for target in self.targets if target in own] or own:
+            for target in [target for target in self.int8_target if target in own] or own:
                 found[precision.graph_file(target)] = (precision, target)
         return found
 

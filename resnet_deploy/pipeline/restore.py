@@ -85,7 +85,7 @@ def _lower_again(bundle: Bundle, name: str, entry: GraphFile, progress: Progress
 
     settings: dict[str, Any] = {key: value for key, value in entry.settings.items() if key != "target"}
     target = "cpu" if entry.settings.get("target") == "cpu" else "tensorrt"
-    options = LoweringOptions(precision=(entry.precision.value,), targets=(target,), **settings)
+    options = LoweringOptions(precision=(entry.precision.value,), int8_target=(target,), **settings)
     try:
         lower(bundle, options, progress)
     except DeployError as exc:

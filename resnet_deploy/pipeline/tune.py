@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from resnet_deploy._deprecated import renamed
 from resnet_deploy._deps import require
 from resnet_deploy._files import writing
 from resnet_deploy.backends.candidate import Candidate
@@ -38,12 +39,13 @@ if TYPE_CHECKING:
 BATCH = 16
 
 
+@renamed(gates="gate", targets="int8_target")
 def tune(
     bundle: Bundle | str | Path,
     data: str | Path,
     *,
     max_drop: float | None = None,
-    gates: Iterable[str] = (),
+    gate: str | Iterable[str] = (),
     backend: str | None = None,
     batch: int = 1,
     limit: int = 256,
@@ -61,7 +63,7 @@ def tune(
     `plot`). options: of `LoweringOptions`. Raises TuningError where no mix passes, and what `export` raises.
     """
     check_all(max_drop=max_drop, batch=batch, limit=limit, threads=threads)
-    limits = parse_gates(gates)
+    limits = parse_gates(gate)
     chosen, kind = _options(options)
     if max_drop is not None:
         limits = {"relative-accuracy": 0.0, "accuracy-difference": -max_drop / 100} | limits

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_deploy import _deps, _json
+from resnet_deploy._deprecated import renamed
 from resnet_deploy._machine import exact_int8
 from resnet_deploy.backends.base import Backend
 from resnet_deploy.backends.candidate import Candidate
@@ -28,6 +29,7 @@ from resnet_deploy.data.preprocessing import CENTRE
 from resnet_deploy.errors import DataError
 from resnet_deploy.limits import check_all
 from resnet_deploy.parity.metrics import Comparison, ParityReport, average_views, judge, parse_gates
+from resnet_deploy.pipeline.candidates import candidates_to_verify
 from resnet_deploy.pipeline.restore import restore
 from resnet_deploy.specs import MAX_BATCH, Precision, Progress, silent
 
@@ -78,12 +80,14 @@ class Verdict:
         }  # fmt: skip
 
 
+@renamed(backends="backend", gates="gate")
 def verify(
     bundle: Bundle | str | Path,
     data: str | Path,
     *,
-    backends: Iterable[str] = ("onnxruntime",),
-    gates: Iterable[str] = (),
+    backend: str | Iterable[str] | None = None,
+    precision: str | Iterable[str] | None = None,
+    gate: str | Iterable[str] = (),
     batch: int = MAX_BATCH,
     limit: int | None = None,
     strict: bool = False,
@@ -98,8 +102,10 @@ def verify(
     Args:
         bundle: a bundle, or its folder; files of it that are gone are made again.
         data: images, as `open_data` takes them.
-        backends: what is compared, as in `onnxruntime:int8`.
-        gates: conditions in place of the defaults, as `top1-agreement=0.99`.
+        backend: what is compared, one or several, as in `onnxruntime:int8`; by default `onnxruntime` or, with `precision`,
+            every backend of this machine that runs a file of the bundle in one of them.
+        precision: of fp32, fp16, bf16, int8, fp8; backends that are named without one are compared in each that they have.
+        gate: one condition or several in place of the defaults, as in `top1-agreement=0.99`.
         batch: images at a time.
         limit: so many images, evenly spaced.
         strict: fail at the first image that cannot be read.
@@ -108,16 +114,18 @@ def verify(
         progress: told what is being done.
 
     Returns:
-        A verdict for each backend, in their order.
+        A verdict for each backend and precision, in their order.
 
     Raises:
         UsageError, DataError, IntegrityError or UnavailableError.
+
+    `backends` and `gates` are old names of `backend` and `gate`; they warn, and will go.
     """
     check_all(batch=batch, limit=limit, threads=threads)
-    limits = parse_gates(gates)
+    limits = parse_gates(gate)
     bundle = Bundle.open(bundle)
-    candidates = [Candidate.parse(text) for text in backends]
     subject, ledger = Subject(bundle), Ledger(bundle)
+    candidates = candidates_to_verify(subject, backend, precision)
     restore(bundle, [WEIGHTS, *(candidate.artifact for candidate in candidates)], progress)
     dataset = subject.data(data, limit=limit, strict=strict, crops=crops)
     unnamed = subject.keep_names(dataset)

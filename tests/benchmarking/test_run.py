@@ -19,13 +19,13 @@ from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.backends.eager.cuda import EagerCudaBackend
 from resnet_deploy.backends.onnxruntime.backend import OrtBackend
 from resnet_deploy.benchmarking import sweep as timing
-from resnet_deploy.benchmarking.candidates import candidates_of, chosen
 from resnet_deploy.benchmarking.settings import MeasureOptions
 from resnet_deploy.bundle.manifest import GraphFile
 from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.bundle.results import Ledger
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import BackendError, StorageError, UsageError
+from resnet_deploy.pipeline.candidates import candidates_of, choose_candidates
 from resnet_deploy.pipeline.lower import LoweringOptions, lower
 from resnet_deploy.specs import Precision, silent
 from resnet_deploy.timing.measure import Interrupted
@@ -106,7 +106,7 @@ def test_where_nothing_is_left_the_error_is_the_answer(bundle: Path, monkeypatch
     said = fails(3, "bench", bundle, *ARGS[: -len(BACKENDS)], "--backend", "onnxruntime")
     assert said.startswith("Error: onnxruntime failed: RuntimeError: CUDA error")
     with pytest.raises(BackendError):
-        rd.bench(bundle, data="digits", limit=20, backends=["onnxruntime"], batch=1)
+        rd.bench(bundle, data="digits", limit=20, backend=["onnxruntime"], batch=1)
 
 
 def test_what_is_missing_here_does_not_keep_the_others(bundle: Path) -> None:
@@ -323,9 +323,9 @@ def test_named_options_reach_the_backend_and_the_figure(bundle: Path, monkeypatc
     given: dict[str, Any] = {
         "data": "digits",
         "limit": 9,
-        "backends": ["eager:cuda"],
+        "backend": "eager:cuda",
         "batch": 2,
-        "duration_s": 0.1,
+        "duration": 0.1,
         "threads": 1,
     }
     (row,) = rd.bench(bundle, **given, **options).results  # type: ignore[arg-type]
@@ -350,7 +350,7 @@ def test_named_options_reach_the_backend_and_the_figure(bundle: Path, monkeypatc
     ],
 )
 def test_options_of_all_backends(text: str, options: dict[str, Any], expected: str) -> None:
-    (found,) = candidates_of([text], [Precision.FP32], MeasureOptions(**options))
+    (found,) = candidates_of(text, [Precision.FP32], MeasureOptions(**options).applied)
     assert found == Candidate.parse(expected)
 
 
@@ -358,11 +358,11 @@ def test_default_backends_are_those_that_run_a_file_that_is_there(digits_bundle:
     """INT8 for ONNX Runtime's CPU kernels is no file for OpenVINO, which nobody named."""
     folder = tmp_path / "bundle"
     shutil.copytree(digits_bundle.path, folder)
-    wanted = LoweringOptions(precision=("int8",), targets=("cpu",), calibration="digits:train", calibration_images=16)
+    wanted = LoweringOptions(precision=("int8",), int8_target=("cpu",), calibration="digits:train", calibration_images=16)
     bundle = Bundle.open(folder)
     lower(bundle, wanted, silent)
     assert bundle.manifest.files(GraphFile).keys() == {"model.fp32.onnx", "model.int8-cpu.onnx"}
-    found = chosen(bundle, None, wanted, MeasureOptions())
+    found = choose_candidates(bundle, None, wanted.precisions)
     assert [str(candidate) for candidate in found] == ["eager", "onnxruntime:int8"]
 
 
@@ -403,6 +403,6 @@ def test_the_help_has_every_term_with_trtexecs_name() -> None:
 def test_the_answers_are_those_of_the_images(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fake device's backend passes the gates, so that what is timed is the network."""
     on_a_fake_gpu(monkeypatch)
-    report = rd.bench(bundle, data="digits", backends=["eager:cuda,streams=2"], batch=4, duration_s=0.05, threads=1)
+    report = rd.bench(bundle, data="digits", backend=["eager:cuda,streams=2"], batch=4, duration=0.05, threads=1)
     assert report.passed and report.results[0].parity["top1_agreement"] == 1
     assert np.isfinite(report.results[0].host_latency_s.p50)  # type: ignore[union-attr]

@@ -13,7 +13,7 @@ from resnet_deploy.bundle.manifest import GraphFile
 from resnet_deploy.bundle.names import MANIFEST
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import IntegrityError
-from resnet_deploy.terminal.preparing import exported
+from resnet_deploy.terminal.export import exported
 from tests.helpers.bundles import make
 
 

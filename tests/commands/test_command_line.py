@@ -300,7 +300,7 @@ def test_the_error_carries_what_was_found(bundle: Path, tmp_path: Path, monkeypa
 
     monkeypatch.setattr("resnet_deploy.reporting.writing.write_atomic", full)
     with pytest.raises(StorageError) as caught:
-        rd.bench(bundle, data="random:4", batch=1, duration_s=0.05, threads=1, report=tmp_path / "r.json")
+        rd.bench(bundle, data="random:4", batch=1, duration=0.05, threads=1, report=tmp_path / "r.json")
     assert caught.value.result.results[0].batch == 1
 
 

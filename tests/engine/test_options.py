@@ -47,7 +47,7 @@ def test_a_static_profile_goes_before_a_range_tuned_for_the_same() -> None:
     ("given", "said"),
     [
         ({"batch": ()}, "at least one profile"),
-        ({"target": "sm86,sm99"}, "unknown target 'sm99'"),
+        ({"compute_capability": "sm86,sm99"}, "unknown compute capability 'sm99'"),
         ({"optimization_level": 6}, "at least 0 and at most 5"),
         ({"workspace_mib": 0}, "at least 1 and at most 4194304 MiB"),
         ({"hardware_compatible": "all"}, "ampere-plus"),
@@ -61,7 +61,7 @@ def test_options_that_cannot_be_meant(given: dict[str, Any], said: str) -> None:
 @pytest.mark.parametrize(
     ("flavour", "given", "option"),
     [
-        (TENSORRT, {"target": "sm86"}, "--target"),
+        (TENSORRT, {"compute_capability": "sm86"}, "--compute-capability"),
         (TENSORRT_RTX, {"hardware_compatible": "ampere-plus"}, "--hardware-compatible"),
         (TENSORRT_RTX, {"version_compatible": True}, "--version-compatible"),
         (TENSORRT_RTX, {"timing_cache": True}, "--timing-cache"),

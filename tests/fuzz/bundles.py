@@ -27,7 +27,7 @@ EXPORT = (
 )  # fmt: skip
 VERIFY = ("--data", "digits", "--limit", "32", "--backend", "onnxruntime", "--backend", "onnxruntime:int8", "--gate")
 BENCH = ("--duration", "0.05", "--batch", "1", "--backend", "onnxruntime")
-BUILD = ("--precision", "fp16", "--flavour", "tensorrt-rtx", "--target", "sm86", "--batch", "1:4:4")
+BUILD = ("--precision", "fp16", "--flavour", "tensorrt-rtx", "--compute-capability", "sm86", "--batch", "1:4:4")
 
 
 def base_bundle() -> Path:

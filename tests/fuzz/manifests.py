@@ -140,7 +140,7 @@ def _subject(rng: random.Random, bundle: Any, out: Path) -> None:
 def _verify(rng: random.Random, bundle: Any, out: Path) -> None:
     import resnet_deploy as rd
 
-    rd.verify(bundle.path, "random:2", backends=[rng.choice(["onnxruntime", "onnxruntime:int8"])], batch=2, threads=1)
+    rd.verify(bundle.path, "random:2", backend=[rng.choice(["onnxruntime", "onnxruntime:int8"])], batch=2, threads=1)
 
 
 def _report(rng: random.Random, bundle: Any, out: Path) -> None:
@@ -166,7 +166,7 @@ def _triton(rng: random.Random, bundle: Any, out: Path) -> None:
     elif rng.random() < 0.4:
         options |= {"ensemble": "jpeg"}
     if rng.random() < 0.2:
-        options |= {"latency_bound_s": 0.015}
+        options |= {"latency_bound": "15ms"}
     rd.write_triton(bundle, out / "repository", **options)
 
 
@@ -185,9 +185,9 @@ def _again(rng: random.Random, bundle: Any, out: Path) -> None:
 
 
 def _text_of_export(rng: random.Random, bundle: Any, out: Path) -> None:
-    from resnet_deploy.terminal import preparing
+    from resnet_deploy.terminal.export import exported
 
-    preparing.exported(bundle)
+    exported(bundle)
 
 
 READERS = (_artifacts, _subject, _report, _report, _compare, _triton, _triton, _cpp, _again, _text_of_export, _verify)

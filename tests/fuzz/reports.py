@@ -17,7 +17,7 @@ from resnet_deploy.reporting.compare import RunComparison
 from resnet_deploy.reporting.recorded import load_report
 from resnet_deploy.reporting.writing import render
 from resnet_deploy.reporting.writing import report as report_of
-from resnet_deploy.terminal import reporting as terminal
+from resnet_deploy.terminal import report as terminal
 from tests.helpers.reports import full, small
 
 NAME = "reports"

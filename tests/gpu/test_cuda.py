@@ -23,7 +23,7 @@ def test_contract(digits_bundle: Bundle, text: str) -> None:
 def test_bench_on_the_gpu(tmp_path: Path) -> None:
     backends = ("eager", "eager:cuda", "eager:cuda,fp16,channels_last")
     report = bench(
-        "resnet20", weights=DIGITS, data="digits", output=tmp_path / "b", batch="1,8", backends=backends, duration_s=0.5
+        "resnet20", weights=DIGITS, data="digits", output=tmp_path / "b", batch="1,8", backend=backends, duration=0.5
     )
     assert report.passed and report.machine["gpus"]
     cuda = [result for result in report.results if result.device == "cuda"]
@@ -59,8 +59,8 @@ def test_trtexecs_terms(digits_bundle: Bundle, text: str) -> None:
 def test_a_figure_has_its_conditions_and_its_roof(tmp_path: Path) -> None:
     pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed: the extra gpu")
     report = bench(
-        "resnet20", weights=DIGITS, data="digits", output=tmp_path / "b", batch=8, backends=["eager:cuda,cuda_graph"],
-        duration_s=3.0, measure_roof=True, streams=2,
+        "resnet20", weights=DIGITS, data="digits", output=tmp_path / "b", batch=8, backend=["eager:cuda,cuda_graph"],
+        duration=3.0, measure_roof=True, streams=2,
     )  # fmt: skip
     (row,) = report.results
     assert row.settings["streams"] == 2 and row.settings["cuda_graph"] and row.throughput_images_per_s

@@ -25,7 +25,7 @@ PLANS = [f"{flavour}:{options}" for flavour in ("tensorrt", "tensorrt-rtx") for 
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return rd.export(
         "resnet20", tmp_path_factory.mktemp("gpu") / "bundle", weights=DIGITS, input="uint8", max_batch=8,
-        precision="fp32,fp16,int8", targets="tensorrt", calibration="digits:train",
+        precision="fp32,fp16,int8", int8_target="tensorrt", calibration="digits:train",
     )  # fmt: skip
 
 
@@ -104,7 +104,7 @@ def test_trtexec(bundle: Bundle, tmp_path: Path) -> None:
     if shutil.which("trtexec") is None:
         pytest.skip("trtexec is not on PATH")
     copied = shutil.copytree(bundle.path, tmp_path / "b")
-    report = rd.bench(copied, backends=["tensorrt"], precision="fp32,fp16", batch="1,8", duration_s=1.0, check_trtexec=True)
+    report = rd.bench(copied, backend=["tensorrt"], precision="fp32,fp16", batch="1,8", duration=1.0, check_trtexec=True)
     assert len(report.trtexec) == 4 and not [one.error for one in report.trtexec if one.error]
     for one in report.trtexec:
         assert one.difference is not None and abs(one.difference) < 0.5

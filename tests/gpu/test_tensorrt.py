@@ -25,7 +25,7 @@ from tests.helpers.paths import DIGITS
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     path = tmp_path_factory.mktemp("gpu") / "bundle"
     return rd.export(
-        "resnet20", path, weights=DIGITS, input="uint8", max_batch=8, precision="fp32,fp16,int8", targets="tensorrt",
+        "resnet20", path, weights=DIGITS, input="uint8", max_batch=8, precision="fp32,fp16,int8", int8_target="tensorrt",
         calibration="digits:train",
     )  # fmt: skip
 
@@ -58,7 +58,7 @@ def test_real_images_pass_the_gates_and_the_precision_is_proven(bundle: Bundle, 
     ready(bundle, f"{flavour}:{precision}")
     (plan,) = rd.build(bundle, precision=precision, flavour=flavour, batch=("1:8:8", "1", "5", "8"))
     assert set(plan.report.convolutions) == {precision}
-    (found,) = rd.verify(bundle, "digits", backends=[f"{flavour}:{precision}"], batch=7)
+    (found,) = rd.verify(bundle, "digits", backend=[f"{flavour}:{precision}"], batch=7)
     assert found.gate == "pass", found.failures
 
 
@@ -134,8 +134,8 @@ def test_onnxruntimes_tensorrt_provider_really_runs(bundle: Bundle) -> None:
 @pytest.mark.parametrize("flavour", FLAVOURS)
 def test_bench_builds_what_it_needs(tmp_path: Path, flavour: str) -> None:
     report = rd.bench(
-        "resnet20", weights=DIGITS, data="digits", output=tmp_path / "b", batch="1,8", duration_s=0.5,
-        precision="fp32,int8", calibration="digits:train", backends=("eager:cuda,fp16,channels_last,cuda_graph", flavour),
+        "resnet20", weights=DIGITS, data="digits", output=tmp_path / "b", batch="1,8", duration=0.5,
+        precision="fp32,int8", calibration="digits:train", backend=("eager:cuda,fp16,channels_last,cuda_graph", flavour),
     )  # fmt: skip
     if missing := [row.error for row in report.unmeasured if "pip install" in row.error]:
         pytest.skip(missing[0])

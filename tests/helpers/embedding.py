@@ -73,5 +73,5 @@ def killed(bundle: Bundle, images: Path, output: Path, monkeypatch: pytest.Monke
     with monkeypatch.context() as patch:
         patch.setattr("resnet_deploy.serving.embedding.output.Output.finish", stop)
         with pytest.raises(KeyboardInterrupt):
-            rd.embed(bundle, images, output, batch=4, threads=1, checkpoint_s=0)
+            rd.embed(bundle, images, output, batch=4, threads=1, checkpoint=0)
     return output.with_name(f"{output.name}.parts")

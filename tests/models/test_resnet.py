@@ -14,7 +14,7 @@ from resnet_deploy.data.preprocessing import normalize
 from resnet_deploy.errors import UsageError
 from resnet_deploy.models import registry
 from resnet_deploy.models.blocks import BasicBlock, PaddedIdentity
-from resnet_deploy.models.catalogue import models
+from resnet_deploy.models.catalogue import describe_models
 from resnet_deploy.models.complexity import complexity
 from resnet_deploy.models.create import create_model
 from resnet_deploy.models.deploy import DeployModel
@@ -103,7 +103,7 @@ def test_complexity_follows_classes_and_size() -> None:
 
 
 def test_catalogue_has_a_row_for_each() -> None:
-    rows = {row["name"]: row for row in (model.to_dict() for model in models())}
+    rows = {row["name"]: row for row in (model.to_dict() for model in describe_models())}
     assert list(rows) == registry.list_models()
     assert {name: row["parameters"] for name, row in rows.items()} == PARAMETERS
     assert rows["resnet50"]["weights"][-1] == {"name": "IMAGENET1K_V2", "top1_percent": 80.858}

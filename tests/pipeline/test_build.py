@@ -41,8 +41,8 @@ def calibrated(digits_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) 
     """FP32, INT8 and the calibration of the digits network."""
     path = tmp_path_factory.mktemp("plans") / "bundle"
     shutil.copytree(digits_bundle.path, path)
-    rd.bench(path, precision="int8", targets="tensorrt", calibration="digits:train", calibration_images=64, backends=["eager"],
-             batch=1, duration_s=0.01)  # fmt: skip
+    rd.bench(path, precision="int8", int8_target="tensorrt", calibration="digits:train", calibration_images=64,
+             backend="eager", batch=1, duration=0.01)  # fmt: skip
     return path
 
 
@@ -52,7 +52,7 @@ def bundle(calibrated: Path, tmp_path: Path) -> Path:
 
 
 def test_plans_are_built_proven_and_recorded(bundle: Path) -> None:
-    plans = rd.build(bundle, precision="fp32,fp16,int8", batch=("1", "2:4:8"), flavour=RTX, target="sm86,sm89")
+    plans = rd.build(bundle, precision="fp32,fp16,int8", batch=("1", "2:4:8"), flavour=RTX, compute_capability="sm86,sm89")
     manifest = Bundle.open(bundle).manifest
     for plan, kind in zip(plans, ("fp32", "fp16", "int8"), strict=True):
         entry = manifest.artifacts[plan.name]
@@ -79,7 +79,7 @@ def test_nothing_is_built_twice_and_a_damaged_plan_again(bundle: Path) -> None:
 
 
 def test_a_graph_that_is_missing_is_made_and_one_that_is_there_is_kept(bundle: Path) -> None:
-    rd.bench(bundle, precision="int8", targets="tensorrt", keep="layer1", backends=["eager"], batch=1, duration_s=0.01)
+    rd.bench(bundle, precision="int8", int8_target="tensorrt", keep="layer1", backend=["eager"], batch=1, duration=0.01)
     mixed = Bundle.open(bundle).manifest.artifacts["model.int8.onnx"].sha256
     fp16, int8 = rd.build(bundle, precision="fp16,int8", flavour=RTX, batch="8")
     assert fp16.report.convolutions == {"fp16": 19}
@@ -118,8 +118,8 @@ def test_an_int8_request_without_int8_convolutions_fails(bundle: Path) -> None:
     [
         ({"batch": "1:8:64"}, "proven up to batch 8, not 64"),
         ({"batch": "8:4:2"}, "smallest <= best <= largest"),
-        ({"target": "sm75", "precision": "int8"}, "sm75 has no int8 convolutions"),
-        ({"target": "sm86", "precision": "fp8"}, "sm86 has no fp8 convolutions"),
+        ({"compute_capability": "sm75", "precision": "int8"}, "sm75 has no int8 convolutions"),
+        ({"compute_capability": "sm86", "precision": "fp8"}, "sm86 has no fp8 convolutions"),
         ({"hardware_compatible": "ampere-plus"}, "has no --hardware-compatible"),
         ({"precision": "int4"}, "unknown precision 'int4'"),
         ({"flavour": "trt"}, "unknown flavour"),
@@ -160,9 +160,9 @@ def test_without_a_gpu_a_plan_is_refused_before_it_is_read(bundle: Path) -> None
         pytest.skip("this machine has a GPU")
     rd.build(bundle, flavour=RTX, batch="8")
     with pytest.raises(UnavailableError, match="no NVIDIA GPU that can be used"):
-        rd.verify(bundle, "random:2", backends=[RTX])
+        rd.verify(bundle, "random:2", backend=[RTX])
     with pytest.raises(UsageError, match=r"resnet-deploy build .* --precision int8"):
-        rd.verify(bundle, "random:2", backends=[f"{RTX}:int8"])
+        rd.verify(bundle, "random:2", backend=[f"{RTX}:int8"])
 
 
 def test_ctrl_c_stops_the_builder_and_leaves_nothing(bundle: Path) -> None:
@@ -200,7 +200,8 @@ def test_two_builds_of_one_bundle_lose_nothing(bundle: Path) -> None:
 
     def second(what: str, done: int, total: int | None) -> None:
         if what == "build" and not seen:
-            command = [sys.executable, "cli.py", "build", str(bundle), "--flavour", RTX, "--target", "sm89", "--batch", "4"]
+            options = ["--flavour", RTX, "--compute-capability", "sm89", "--batch", "4"]
+            command = [sys.executable, "cli.py", "build", str(bundle), *options]
             seen.append(subprocess.run(command, cwd=ROOT, capture_output=True, text=True))
 
     (first,) = rd.build(bundle, flavour=RTX, batch="8", progress=second)
@@ -269,7 +270,7 @@ def test_damaged_plans_that_are_trusted_end_in_an_error_too(bundle: Path, tmp_pa
 
 
 def test_inspect(bundle: Path, tmp_path: Path) -> None:
-    rd.build(bundle, precision="int8", flavour=RTX, batch="8", target="sm86")
+    rd.build(bundle, precision="int8", flavour=RTX, batch="8", compute_capability="sm86")
     (path,) = bundle.glob("*.plan")
     done = CliRunner().invoke(main, ["inspect", str(path)])
     assert done.exit_code == 0, done.output
@@ -321,11 +322,11 @@ def test_a_timing_cache_is_kept_and_given_back(bundle: Path, monkeypatch: pytest
         return type(built)(plan=built.plan, layers=built.layers, timing_cache=b"times", builder_s=built.builder_s)
 
     monkeypatch.setattr(building, "build_plan", with_cache)
-    rd.build(bundle, flavour=RTX, batch="8", target="sm86")
-    rd.build(bundle, flavour=RTX, batch="4", target="sm86")
-    rd.build(bundle, flavour=RTX, batch="4", target="sm89")
+    rd.build(bundle, flavour=RTX, batch="8", compute_capability="sm86")
+    rd.build(bundle, flavour=RTX, batch="4", compute_capability="sm86")
+    rd.build(bundle, flavour=RTX, batch="4", compute_capability="sm89")
     assert given == [None, b"times", None], "a cache is for the device that it was made on"
     (name,) = [name for name in Bundle.open(bundle).manifest.artifacts if name.endswith("sm86.cache")]
     (bundle / name).write_bytes(b"changed")
-    rd.build(bundle, flavour=RTX, batch="2", target="sm86")
+    rd.build(bundle, flavour=RTX, batch="2", compute_capability="sm86")
     assert given[-1] is None, "a cache that was changed is not given to a builder"

@@ -18,7 +18,7 @@ from tests.helpers.shared import exported
 
 pytestmark = pytest.mark.slow
 
-INT8 = {"precision": "int8", "targets": "tensorrt", "calibration": "digits:train", "calibration_images": 24}
+INT8 = {"precision": "int8", "int8_target": "tensorrt", "calibration": "digits:train", "calibration_images": 24}
 
 
 @pytest.fixture(scope="module")
@@ -111,18 +111,18 @@ def test_a_failed_tune_changes_nothing(bundle: Bundle, precision: str) -> None:
     before = content(bundle.path)
     with pytest.raises(TuningError, match="no mix passes"):
         rd.tune(
-            bundle, "digits", calibration="digits:train", calibration_images=40, limit=8, gates=["top1-accuracy=1.01"],
+            bundle, "digits", calibration="digits:train", calibration_images=40, limit=8, gate=["top1-accuracy=1.01"],
             precision=precision,
         )  # fmt: skip
     assert content(bundle.path) == before
-    assert rd.verify(bundle, "digits", limit=8, backends=["onnxruntime"])[0].gate == "pass"
+    assert rd.verify(bundle, "digits", limit=8, backend=["onnxruntime"])[0].gate == "pass"
 
 
 def test_a_plot_that_cannot_be_written_leaves_the_bundle_as_it_was(bundle: Bundle, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     before = content(bundle.path)
     with pytest.raises(BundleError, match="cannot write"):
-        rd.tune(bundle, "digits", limit=8, plot=tmp_path / "file" / "plot.svg", gates=["cosine-mean=0.5"])
+        rd.tune(bundle, "digits", limit=8, plot=tmp_path / "file" / "plot.svg", gate=["cosine-mean=0.5"])
     assert content(bundle.path) == before
 
 
@@ -172,7 +172,7 @@ def test_weights_are_made_again_from_the_checkpoint_alone_that_they_are_of(tmp_p
 def test_a_file_that_was_changed_is_its_users(bundle: Bundle) -> None:
     (bundle.path / "model.int8.onnx").write_bytes(b"mine")
     with pytest.raises(IntegrityError, match=r"was changed after it was made.*Remove it"):
-        rd.export(bundle.path, precision="int8", targets="tensorrt")
+        rd.export(bundle.path, precision="int8", int8_target="tensorrt")
     assert (bundle.path / "model.int8.onnx").read_bytes() == b"mine"
     assert rd.verify(bundle.path, "digits", limit=8)[0].gate == "pass"
 
@@ -188,7 +188,7 @@ def test_a_verdict_leaves_out_what_its_own_candidate_has_seen(bundle: Bundle) ->
     backends = ["onnxruntime", "onnxruntime:int8,simulate", "onnxruntime:fp8,simulate"]
     counts = {
         str(verdict.candidate): (verdict.data.images, verdict.data.calibrated_on)
-        for verdict in rd.verify(bundle, "digits", backends=backends, threads=1)
+        for verdict in rd.verify(bundle, "digits", backend=backends, threads=1)
     }
     seen = len(files["model.fp8.onnx"].calibration.images)  # type: ignore[union-attr]
     assert seen == 88, "with the images that judge the methods"
@@ -230,11 +230,11 @@ def test_fp8_is_judged_as_fp8(bundle: Bundle) -> None:
 
 
 def test_corrections_are_judged_as_they_are_written(bundle: Bundle) -> None:
-    rd.tune(bundle, "digits", limit=16, targets="tensorrt", correct_bias=True)
+    rd.tune(bundle, "digits", limit=16, int8_target="tensorrt", correct_bias=True)
     tuning = Bundle.open(bundle.path).manifest.tuning
     assert tuning is not None and list(tuning["files"]) == ["model.int8.onnx"]
     assert tuning["files"]["model.int8.onnx"]["report"] != tuning["chosen"]["report"], "it is another file than the mix"
-    rd.tune(bundle, "digits", limit=16, targets="tensorrt", correct_bias=True)
+    rd.tune(bundle, "digits", limit=16, int8_target="tensorrt", correct_bias=True)
     again = Bundle.open(bundle.path).manifest.tuning
     assert again is not None and again["files"] == tuning["files"], "files that stay as they are, are judged all the same"
 
@@ -250,8 +250,8 @@ def test_bench_measures_all_that_the_bundle_holds(bundle: Bundle) -> None:
 
 def test_default_images_are_never_those_of_a_calibration(digits_bundle: Bundle, tmp_path: Path) -> None:
     shutil.copytree(digits_bundle.path, tmp_path / "b")
-    rd.export(tmp_path / "b", precision="int8", targets="tensorrt", calibration="random:128", calibration_method="max")
-    report = rd.bench(tmp_path / "b", batch=1, duration_s=0.02, backends=["openvino"], gates=["cosine-mean=0"])
+    rd.export(tmp_path / "b", precision="int8", int8_target="tensorrt", calibration="random:128", calibration_method="max")
+    report = rd.bench(tmp_path / "b", batch=1, duration=0.02, backend=["openvino"], gate=["cosine-mean=0"])
     assert [row.precision for row in report.results] == ["fp32", "int8"]
     assert {row.parity["images"] for row in report.results} == {32}
 
@@ -262,5 +262,5 @@ def test_options_are_refused_alike_for_a_bundle_and_its_folder(bundle: Bundle, t
         rd.bench(target(str(bundle.path)), foo=1)
     with pytest.raises(CheckpointError, match=r"nope\.pth"):
         rd.bench(target(str(bundle.path)), weights="nope.pth")
-    report = rd.bench(target(str(bundle.path)), precision="fp16", batch=1, duration_s=0.02, backends=["onnxruntime"])
+    report = rd.bench(target(str(bundle.path)), precision="fp16", batch=1, duration=0.02, backend=["onnxruntime"])
     assert [row.precision for row in report.results] == ["fp16"]

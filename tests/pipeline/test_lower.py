@@ -107,21 +107,44 @@ def test_another_option_makes_what_depends_on_it(copy: Path) -> None:
 
 def test_every_precision_passes_its_gate(made: Bundle) -> None:
     backends = ["onnxruntime:fp16", "openvino:fp16", "openvino:bf16", *INT8, "onnxruntime:fp8,simulate"]
-    for verdict in rd.verify(made, "digits", backends=backends, limit=200, threads=1):
+    for verdict in rd.verify(made, "digits", backend=backends, limit=200, threads=1):
         assert verdict.gate == "pass", (str(verdict.candidate), verdict.failures)
         assert verdict.report.top1_accuracy >= 0.98  # type: ignore[operator]
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"precision": "int8"}, ["onnxruntime:int8", "openvino:int8"]),
+        ({"precision": ["fp16", "bf16"]}, ["onnxruntime:fp16", "openvino:fp16", "openvino:bf16"]),
+        ({"precision": "fp16,int8", "backend": "openvino"}, ["openvino:fp16", "openvino:int8"]),
+        ({"precision": "fp16", "backend": ["onnxruntime:int8", "openvino"]}, ["onnxruntime:int8", "openvino:fp16"]),
+        ({"backend": "onnxruntime:fp16"}, ["onnxruntime:fp16"]),
+        ({}, ["onnxruntime"]),
+    ],
+)
+def test_verify_in_several_precisions(made: Bundle, options: dict[str, Any], expected: list[str]) -> None:
+    verdicts = rd.verify(made, "digits", limit=4, threads=1, **options)
+    assert [str(verdict.candidate) for verdict in verdicts] == expected
+
+
+def test_verify_in_a_precision_that_is_not_there(digits_bundle: Bundle, made: Bundle) -> None:
+    message = fails(2, "verify", digits_bundle.path, "--data", "random:2", "--precision", "fp32,bf16")
+    assert "has no bf16 file" in message and "--precision bf16" in message
+    message = fails(2, "verify", made.path, "--data", "random:2", "--precision", "bf16", "--backend", "onnxruntime")
+    assert "onnxruntime has no kernels in bf16" in message
+
+
 def test_nothing_is_judged_on_what_was_calibrated_on(made: Bundle, digits_bundle: Bundle, tmp_path: Path) -> None:
     calibrated = made.manifest.artifacts["calibration.json"].images
-    (found,) = rd.verify(made, "digits:train", backends=["onnxruntime:int8"], threads=1)
+    (found,) = rd.verify(made, "digits:train", backend=["onnxruntime:int8"], threads=1)
     assert found.data.calibrated_on >= calibrated and found.report.images == 1197 - found.data.calibrated_on
-    (held_out,) = rd.verify(made, "digits", backends=["onnxruntime:int8"], threads=1)
+    (held_out,) = rd.verify(made, "digits", backend=["onnxruntime:int8"], threads=1)
     assert held_out.data.calibrated_on == 0 and held_out.report.images == 600
     shutil.copytree(digits_bundle.path, tmp_path / "seen")
     seen = rd.export(tmp_path / "seen", precision="int8", calibration="random:16", calibration_method="max")
     with pytest.raises(DataError, match="calibrated on all images"):
-        rd.verify(seen, "random:16", backends=["onnxruntime:int8"], threads=1)
+        rd.verify(seen, "random:16", backend=["onnxruntime:int8"], threads=1)
 
 
 def test_a_calibration_file_needs_no_data(made: Bundle, digits_bundle: Bundle, tmp_path: Path) -> None:
@@ -142,8 +165,8 @@ def test_another_models_calibration_file_is_refused(made: Bundle, tmp_path: Path
 
 def test_bench_measures_every_precision(copy: Path) -> None:
     report = rd.bench(
-        copy, data="digits", precision="fp32,int8", backends=["eager", "onnxruntime", "openvino"], batch=2, limit=64,
-        duration_s=0.05, threads=1, gates=["relative-accuracy=0.9"],
+        copy, data="digits", precision="fp32,int8", backend=["eager", "onnxruntime", "openvino"], batch=2, limit=64,
+        duration=0.05, threads=1, gate=["relative-accuracy=0.9"],
     )  # fmt: skip
     assert [(r.backend, r.precision) for r in report.results] == [
         ("eager", "fp32"), ("onnxruntime", "fp32"), ("onnxruntime", "int8"), ("openvino", "fp32"), ("openvino", "int8"),
@@ -153,7 +176,7 @@ def test_bench_measures_every_precision(copy: Path) -> None:
 
 @pytest.mark.parametrize("backend", INT8)
 def test_outlier_channels_fail_the_gate(spoilt: Bundle, backend: str) -> None:
-    (found,) = rd.verify(spoilt, "digits", backends=[backend], limit=200, threads=1)
+    (found,) = rd.verify(spoilt, "digits", backend=[backend], limit=200, threads=1)
     assert found.gate == "fail" and found.report.top1_accuracy < 0.8  # type: ignore[operator]
 
 
@@ -167,7 +190,7 @@ def test_tune_rescues_them_by_keeping_their_blocks(spoilt_copy: Path, tmp_path: 
     assert {item["block"] for item in worst} == {"layer2.1", "layer3.1"}
     bundle = Bundle.open(spoilt_copy)
     assert bundle.manifest.tuning["keep"] == done["keep"]
-    for verdict in rd.verify(bundle, "digits", backends=INT8, threads=1):
+    for verdict in rd.verify(bundle, "digits", backend=INT8, threads=1):
         assert verdict.gate == "pass", verdict.failures
     kept = bundle.manifest.artifacts["model.int8.onnx"].settings["keep"]
     before = bundle.manifest.artifacts["model.int8.onnx"].sha256
@@ -188,7 +211,7 @@ def test_tune_by_measured_latency(spoilt_copy: Path, backend: str) -> None:
 
 def test_tune_measures_whether_grouped_convolutions_gain(tmp_path: Path) -> None:
     bundle = rd.export(exported(GROUPED, tmp_path / "b", **SMALL), precision="int8", calibration="random:16")
-    rd.tune(bundle, "random:24", backend="openvino:int8", limit=8, threads=1, gates=["cosine-mean=0.9"])
+    rd.tune(bundle, "random:24", backend="openvino:int8", limit=8, threads=1, gate=["cosine-mean=0.9"])
     settings = Bundle.open(tmp_path / "b").manifest.artifacts["model.int8.onnx"].settings
     assert settings["grouped"] in {"keep", "quantize"}  # not auto: what was faster
 
@@ -201,39 +224,39 @@ def test_tune_keeps_nothing_where_nothing_fails(copy: Path) -> None:
 def test_a_tuned_mix_is_not_undone_by_who_runs_it(spoilt_copy: Path) -> None:
     rd.tune(spoilt_copy, "digits", limit=64)
     mix = Bundle.open(spoilt_copy).manifest.artifacts["model.int8.onnx"].sha256
-    rd.bench(spoilt_copy, precision="int8", backends=["openvino"], batch=1, duration_s=0.01, data="random:4")
+    rd.bench(spoilt_copy, precision="int8", backend=["openvino"], batch=1, duration=0.01, data="random:4")
     assert Bundle.open(spoilt_copy).manifest.artifacts["model.int8.onnx"].sha256 == mix
-    rd.bench(spoilt_copy, precision="int8", other_layers="fp32", backends=["eager"], batch=1, duration_s=0.01)
+    rd.bench(spoilt_copy, precision="int8", other_layers="fp32", backend=["eager"], batch=1, duration=0.01)
     assert Bundle.open(spoilt_copy).manifest.artifacts["model.int8.onnx"].sha256 != mix, "what was asked for is made"
 
 
 def test_tune_says_when_no_mix_passes(spoilt_copy: Path) -> None:
     with pytest.raises(TuningError, match=r"no mix passes: .*even with nothing quantized"):
-        rd.tune(spoilt_copy, "digits", limit=64, gates=["top1-accuracy=1.01"])
+        rd.tune(spoilt_copy, "digits", limit=64, gate=["top1-accuracy=1.01"])
     assert "FAILED" not in fails(1, "tune", spoilt_copy, "--data", "digits", "--gate", "cosine-mean=1.5", "--limit", "32")
 
 
 @pytest.mark.parametrize("options", [{"equalize": True}, {"equalize": True, "correct_bias": True, "clip_weights": True}])
 def test_equalization_rescues_them_too(tmp_path: Path, options: dict[str, Any]) -> None:
     bundle = rd.export(spoilt_graph(tmp_path / "b"), precision="int8", **CALIBRATED, **options)
-    for verdict in rd.verify(bundle, "digits", backends=INT8, limit=200, threads=1):
+    for verdict in rd.verify(bundle, "digits", backend=INT8, limit=200, threads=1):
         assert verdict.gate == "pass", verdict.failures
 
 
 def test_the_first_divergent_block_is_named(spoilt: Bundle, made: Bundle) -> None:
-    found = rd.compare_layers(spoilt, "digits", backends=["openvino:int8", "onnxruntime:int8"], limit=32)
+    found = rd.compare_layers(spoilt, "digits", backend=["openvino:int8", "onnxruntime:int8"], limit=32)
     assert found.files == ("model.fp32.onnx", "model.int8.onnx", "model.int8-cpu.onnx")
     assert found.first == {"model.fp32.onnx": None, "model.int8.onnx": "layer2.1", "model.int8-cpu.onnx": "layer2.1"}
     assert list(found.blocks)[:2] == ["stem", "layer1.0"] and len(found.blocks) == 10
     assert all(d["model.fp32.onnx"].relative_error < 1e-5 for d in found.blocks.values())
-    assert set(rd.compare_layers(made, "digits", backends=["openvino:int8"], limit=32).first.values()) == {None}
+    assert set(rd.compare_layers(made, "digits", backend=["openvino:int8"], limit=32).first.values()) == {None}
     text = run("verify", spoilt.path, "--data", "digits", "--limit", "32", "--backend", "onnxruntime:int8", "--layers").stdout
-    assert "model.int8-cpu.onnx parts from eager at layer2.1" in text
+    assert "model.int8-cpu.onnx differs from eager from layer2.1 on" in text
 
 
 def test_layers_of_ensembles_and_rearranged_blocks(tmp_path: Path) -> None:
     bundle = rd.export("ensemble:resnet_cifar:8+preact_resnet_cifar:8", tmp_path / "b", max_batch=2, precision="fp16")
-    found = rd.compare_layers(bundle, "random:4", backends=["onnxruntime:fp16"])
+    found = rd.compare_layers(bundle, "random:4", backend=["onnxruntime:fp16"])
     assert {"members.0.stem", "members.1.stem", "members.1.layer3.0"} <= set(found.blocks)
     assert all(d["model.fp32.onnx"].relative_error < 1e-5 for d in found.blocks.values())
     assert all(d["model.fp16.onnx"].relative_error < 1e-2 for d in found.blocks.values())
@@ -258,7 +281,7 @@ def test_values_beyond_fp16_name_their_layer(tmp_path: Path) -> None:
     [
         ({"precision": "int7"}, "unknown precision 'int7'"),
         ({"precision": ""}, "unknown precision"),
-        ({"precision": "int8", "targets": "gpu"}, "unknown target 'gpu'"),
+        ({"precision": "int8", "int8_target": "gpu"}, "unknown INT8 target 'gpu'"),
         ({"calibration_images": 0}, "calibration_images must be"),
         ({"other_layers": "bf16"}, "fp16 or fp32"),
         ({"grouped": "never"}, "grouped convolutions"),

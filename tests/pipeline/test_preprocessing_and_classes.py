@@ -19,7 +19,7 @@ from tests.helpers.shared import exported
 
 pytestmark = pytest.mark.slow
 
-FAST = {"batch": 1, "duration_s": 0.02, "backends": ["eager"]}
+FAST = {"batch": 1, "duration": 0.02, "backend": "eager"}
 
 
 def folder_of(path: Path, classes: tuple[str, ...]) -> Path:
@@ -99,7 +99,7 @@ def test_two_of_three_folders_are_not_relabelled(tmp_path: Path) -> None:
 
 def test_a_calibration_s_folders_name_the_classes_too(tmp_path: Path) -> None:
     data = folder_of(tmp_path / "train", ("cat", "dog", "owl"))
-    options = {"precision": "int8", "targets": "tensorrt", "calibration_method": "max"}
+    options = {"precision": "int8", "int8_target": "tensorrt", "calibration_method": "max"}
     bundle = exported("resnet20", tmp_path / "b", num_classes=3, max_batch=2)
     bundle = rd.export(bundle, calibration=data, **options)
     assert bundle.manifest.model.class_names == ("cat", "dog", "owl")

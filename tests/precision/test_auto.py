@@ -30,7 +30,7 @@ def test_ranges_are_of_all_images_also_those_that_the_method_was_chosen_on(tmp_p
     images[::2] *= 0.5
     np.savez(tmp_path / "images.npz", images=images)
     bundle = rd.export(
-        exported("resnet20", tmp_path / "bundle", max_batch=2), precision=["int8"], targets=["tensorrt"],
+        exported("resnet20", tmp_path / "bundle", max_batch=2), precision=["int8"], int8_target=["tensorrt"],
         calibration=tmp_path / "images.npz", calibration_method="auto",
     )  # fmt: skip
     found = Calibration.load(bundle.artifact(CALIBRATION))

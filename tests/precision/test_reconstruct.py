@@ -139,7 +139,7 @@ def test_export_reconstructs_for_tensorrt_alone(tmp_path: Path, monkeypatch: pyt
 
 
 def test_ranges_alone_are_not_enough(tmp_path: Path) -> None:
-    made: dict[str, Any] = {"precision": "int8", "targets": "tensorrt", "max_batch": 2}
+    made: dict[str, Any] = {"precision": "int8", "int8_target": "tensorrt", "max_batch": 2}
     exported("resnet_cifar:8", tmp_path / "b", calibration="random:16", **made)
     for calibration in (tmp_path / "b" / "calibration.json", None):
         with pytest.raises(CalibrationError, match="images, not on their ranges alone: --calibration DATA"):

@@ -205,10 +205,10 @@ def test_the_same_from_python(own: Path) -> None:
         data="digits",
         limit=20,
         batch=(1, 2),
-        duration_s=0.05,
+        duration=0.05,
         threads=1,
         report=own / "b.html",
-        backends=["eager", "onnxruntime"],
+        backend=["eager", "onnxruntime"],
     )
     assert bench.to_dict()["results"] == report["results"] and "resnet20" in (own / "b.html").read_text()
     assert rd.write_report(bench.to_dict(), own / "c.html") == own / "c.html", "without samples too"

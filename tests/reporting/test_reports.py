@@ -26,7 +26,7 @@ from resnet_deploy.reporting.rows import pareto, rows
 from resnet_deploy.reporting.schema import read_report
 from resnet_deploy.reporting.words import metric, metric_name, milliseconds
 from resnet_deploy.reporting.writing import render
-from resnet_deploy.terminal import reporting as terminal
+from resnet_deploy.terminal import report as terminal
 from tests.helpers.reports import full, small
 
 

@@ -32,15 +32,16 @@ IDLE = 0.02  # of one stream's rate: below it nothing queues, and a lower rate c
 class ScenarioOptions(OptionGroup):
     """What `bench` measures, and how LoadGen's scenarios are run.
 
-    scenario: `sweep` (latency by batch size), `single-stream`, `multi-stream`, `server`, `offline`. latency_bound_s: that 99 %
-    of the Server's answers must keep. min_duration_s: of each LoadGen run; MLPerf's submissions take 600. min_queries: of
-    each; by default what LoadGen's percentiles need. rate_tolerance: how near the Server's highest VALID rate and the lowest
-    that is not must be. accuracy: also LoadGen's accuracy mode, on all of the data.
+    scenario: `sweep` (latency by batch size), `single-stream`, `multi-stream`, `server`, `offline`. latency_bound: that 99 % of
+    the Server's answers must keep, seconds or a text with a unit (15ms). min_duration: of each LoadGen run, likewise;
+    MLPerf's submissions take 10min. min_queries: of each; by default what LoadGen's percentiles need. rate_tolerance: how
+    near the Server's highest VALID rate and the lowest that is not must be. accuracy: also LoadGen's accuracy mode, on all
+    of the data.
     """
 
     scenario: tuple[str, ...] = (SWEEP,)
-    latency_bound_s: float = 0.015
-    min_duration_s: float = 10.0
+    latency_bound: float | str = 0.015
+    min_duration: float | str = 10.0
     min_queries: int | None = None
     rate_tolerance: float = 0.05
     accuracy: bool = False
@@ -51,10 +52,20 @@ class ScenarioOptions(OptionGroup):
         object.__setattr__(self, "scenario", names)
         if not names or (unknown := [name for name in names if name not in {SWEEP, *SCENARIOS}]):
             raise UsageError(f"unknown scenario {unknown[0] if names else ''!r}; choose from {SWEEP}, {', '.join(SCENARIOS)}")
-        for option in ("latency_bound_s", "min_duration_s", "min_queries", "rate_tolerance"):
-            limits.check(option, getattr(self, option))
+        limits.check_all(min_queries=self.min_queries, rate_tolerance=self.rate_tolerance)
+        _ = self.latency_bound_s, self.min_duration_s
         if self.accuracy and not self.judged:
             raise UsageError("accuracy is LoadGen's: choose a scenario for it, as in --scenario offline")
+
+    @property
+    def latency_bound_s(self) -> float:
+        """`latency_bound` in seconds."""
+        return limits.seconds("latency_bound", self.latency_bound)
+
+    @property
+    def min_duration_s(self) -> float:
+        """`min_duration` in seconds."""
+        return limits.seconds("min_duration", self.min_duration)
 
     @property
     def judged(self) -> tuple[str, ...]:

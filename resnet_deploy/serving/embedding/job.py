@@ -19,17 +19,18 @@ from resnet_deploy.errors import UsageError
 from resnet_deploy.serving.embedding.decoding import Decoder
 from resnet_deploy.serving.embedding.listing import Listing
 from resnet_deploy.serving.embedding.tables import LABELS
-from resnet_deploy.specs import MAX_BATCH, TensorSpec, to_dict
+from resnet_deploy.specs import MAX_BATCH, OptionGroup, TensorSpec, to_dict
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbedOptions:
+class EmbedOptions(OptionGroup):
     """How images are embedded. The names and defaults are those of `resnet-deploy embed`.
 
     backend: as in `verify`; precision: its precision, where `backend` names none. batch: images at a time, at most what the
     bundle was proven for. threads: CPU threads of the backend. workers: processes that decode; all cores where None.
-    max_megapixels: of an image; larger ones are bad. checkpoint_s: seconds of work that a kill may cost. strict: a bad image is
-    an error. ray: on the Ray cluster at ray_address, at RAY_ADDRESS, or else one that is started here.
+    max_megapixels: of an image; larger ones are bad. checkpoint: how much work a kill may cost, in seconds or as a text
+    with a unit (30s). strict: a bad image is an error. ray: on the Ray cluster at ray_address, at RAY_ADDRESS, or else one
+    that is started here.
     """
 
     backend: str = "onnxruntime"
@@ -38,14 +39,15 @@ class EmbedOptions:
     threads: int | None = None
     workers: int | None = None
     max_megapixels: float = MAX_PIXELS / 1e6
-    checkpoint_s: float = 30.0
+    checkpoint: float | str = 30.0
     strict: bool = False
     ray: bool = False
     ray_address: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("batch", "threads", "workers", "max_megapixels", "checkpoint_s"):
+        for name in ("batch", "threads", "workers", "max_megapixels"):
             limits.check(name, getattr(self, name))
+        _ = self.checkpoint_s
         if self.max_pixels < 1:
             raise UsageError(f"max_megapixels must be a pixel at least; found {self.max_megapixels}")
         if self.ray_address is not None and not self.ray:
@@ -53,6 +55,11 @@ class EmbedOptions:
         if self.ray and self.workers is not None:
             raise UsageError("--workers are processes of this machine; a Ray cluster decodes on all of its cores")
         _ = self.candidate
+
+    @property
+    def checkpoint_s(self) -> float:
+        """`checkpoint` in seconds."""
+        return limits.seconds("checkpoint", self.checkpoint)
 
     @property
     def candidate(self) -> Candidate:

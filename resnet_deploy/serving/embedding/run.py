@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet_deploy import _deps, _json
+from resnet_deploy._deprecated import renamed
 from resnet_deploy._machine import cores
 from resnet_deploy._text import text_of
 from resnet_deploy.bundle.opened import Subject
@@ -28,6 +29,7 @@ from resnet_deploy.specs import Progress, silent
 _ATTEMPTS = 3  # at an output whose parts a disk spoils while it is made
 
 
+@renamed(checkpoint_s="checkpoint")
 def embed(
     bundle: Bundle | str | Path,
     images: str | Path,

@@ -66,12 +66,12 @@ def _graph(subject: Subject, candidate: Candidate) -> Artifact:
 def _plans(subject: Subject, candidate: Candidate, options: TritonOptions) -> Artifact:
     plans = subject.plans(candidate) if options.plan is None else _named(subject, candidate, options.plan)
     build = f"resnet-deploy build {subject.bundle.path} --precision {candidate.precision.value}"
-    if options.server is not None:
-        version = tensorrt_of(options.server)
+    if options.release is not None:
+        version = tensorrt_of(options.release)
         readable = {name: plan for name, plan in plans.items() if fits(plan.origin, version)}
         if not readable:
             name, plan = next(iter(plans.items()))
-            check_release(options.server, name, plan.origin, build)
+            check_release(options.release, name, plan.origin, build)
         plans = readable
     newest = max((plan.origin.version for plan in plans.values()), key=version_tuple)
     plans = {name: plan for name, plan in plans.items() if plan.origin.version == newest}
@@ -128,8 +128,10 @@ def _warnings(options: TritonOptions, origin: Origin) -> list[str]:
     found = []
     if origin.flavour != TENSORRT.name:
         found.append(f"Triton's TensorRT backend reads plans of tensorrt: one of {origin.flavour} needs a backend of your own")
-    elif options.server is None:
-        found.append(f"the server must carry tensorrt {origin.version}: check a Triton release with --for, as in --for 26.09")
+    elif options.release is None:
+        found.append(
+            f"the server must carry tensorrt {origin.version}: check a Triton release with --release, as in --release 26.09"
+        )
     if origin.version_compatible:
         found.append("start the server with --backend-config=tensorrt,version-compatible=true")
     return found

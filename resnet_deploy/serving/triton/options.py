@@ -11,26 +11,28 @@ from resnet_deploy.backends.table import BACKENDS
 from resnet_deploy.engine.flavours import FLAVOURS
 from resnet_deploy.errors import UsageError
 from resnet_deploy.precisions import PRECISIONS
+from resnet_deploy.specs import OptionGroup
 
 DELAY_S = 500e-6
 _NAME = re.compile(r"[A-Za-z0-9][\w.+=-]*")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TritonOptions:
+class TritonOptions(OptionGroup):
     """How a bundle is served. The names and defaults are those of `resnet-deploy triton`.
 
     precision: the one that is served. platform: onnxruntime (the graph) or tensorrt (its plans). device: cpu or gpu, of
     onnxruntime. flavour: whose plans; Triton's TensorRT backend reads those of tensorrt. plan: one of the bundle's plans by
     file name, where several would do. name: of the model; by default the architecture's. instances: copies that run at the
     same time; by default 1 on CPUs, each of which uses all cores, and 2 on GPUs, so that one copies while the other
-    computes. max_batch: the largest batch that Triton forms; by default the largest that the file is proven for.
-    max_delay_s: seconds that a request waits for others to fill a batch, by default 500 us or less. latency_bound_s:
-    seconds that 99 % of the requests may take; batches and delay are chosen for it from the bundle's measurements.
-    version_policy: latest:N, all, or specific:1,3. warm_up: run real shapes before a version is ready. cuda_graphs: of
-    plans. response_cache: let the server answer equal requests from memory. labels: a file with a class name a line, in the
-    bundle's place. threads: of one ONNX Runtime instance on the CPU. ensemble: jpeg, a model in front that takes image
-    files. top_k: how many classes it answers with. server: a Triton release, as 26.09, that has to read the plan.
+    computes. max_batch: the largest batch that Triton forms; by default the largest that the file is proven for. max_delay:
+    how long a request waits for others to fill a batch, in seconds or as a text with a unit; by default 500us or less.
+    latency_bound: how long 99 % of the requests may take, likewise; batches and delay are chosen for it from the bundle's
+    measurements. version_policy: latest:N, all, or specific:1,3. warm_up: run real shapes before a version is ready.
+    cuda_graphs: of plans. response_cache: let the server answer equal requests from memory. labels: a file with a class
+    name a line, in the bundle's place. threads: of one ONNX Runtime instance on the CPU. ensemble: jpeg, a model in front
+    that takes image files. top_k: how many classes it answers with. release: a Triton release, as 26.09, that has to read
+    the plan.
     """
 
     precision: str = "fp32"
@@ -41,8 +43,8 @@ class TritonOptions:
     name: str | None = None
     instances: int | None = None
     max_batch: int | None = None
-    max_delay_s: float | None = None
-    latency_bound_s: float | None = None
+    max_delay: float | str | None = None
+    latency_bound: float | str | None = None
     version_policy: str = "latest:1"
     warm_up: bool = True
     cuda_graphs: bool = True
@@ -51,7 +53,7 @@ class TritonOptions:
     threads: int | None = None
     ensemble: str | None = None
     top_k: int = 5
-    server: str | None = None
+    release: str | None = None
 
     def __post_init__(self) -> None:
         for what, value, known in (
@@ -64,13 +66,13 @@ class TritonOptions:
                 raise UsageError(f"unknown {what} {value!r}; choose from {', '.join(known)}")
         if self.name is not None and not _NAME.fullmatch(self.name):
             raise UsageError(f"{self.name!r} is not a model's name: letters, digits, and . _ + = - after the first")
-        for option in ("instances", "max_batch", "threads", "top_k", "max_delay_s", "latency_bound_s"):
+        for option in ("instances", "max_batch", "threads", "top_k"):
             limits.check(option, getattr(self, option))
-        _ = self.policy
+        _ = self.policy, self.max_delay_s, self.latency_bound_s
         if self.runs_plans:
             self._check_tensorrt()
-        elif self.plan or self.server:
-            raise UsageError("--plan and --for are about TensorRT plans; add --platform tensorrt")
+        elif self.plan or self.release:
+            raise UsageError("--plan and --release are about TensorRT plans; add --platform tensorrt")
         elif self.on_gpu and self.threads:
             raise UsageError("--threads is of ONNX Runtime on the CPU")
 
@@ -84,6 +86,16 @@ class TritonOptions:
     def runs_plans(self) -> bool:
         """Whether the server runs plans, not graphs."""
         return BACKENDS[self.platform].runs == "plan"
+
+    @property
+    def max_delay_s(self) -> float | None:
+        """`max_delay` in seconds."""
+        return None if self.max_delay is None else limits.seconds("max_delay", self.max_delay)
+
+    @property
+    def latency_bound_s(self) -> float | None:
+        """`latency_bound` in seconds."""
+        return None if self.latency_bound is None else limits.seconds("latency_bound", self.latency_bound)
 
     @property
     def on_gpu(self) -> bool:

@@ -39,7 +39,7 @@ def tensorrt_of(server: str) -> str:
         raise UsageError(
             f"the TensorRT of Triton {server} is not in this version's table ({', '.join(RELEASES)}). Find it with `docker run "
             f"--rm nvcr.io/nvidia/tritonserver:{server}-py3 sh -c 'ls /usr/lib/*/libnvinfer.so.*'`, and give it as "
-            "--for tensorrt-11.3.0"
+            "--release tensorrt-11.3.0"
         )
     raise UsageError(f"{server!r} is neither a Triton release, as 26.09, nor a TensorRT version, as tensorrt-11.3.0.99")
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from resnet_deploy._deprecated import renamed
 from resnet_deploy.backends.table import BACKENDS
 from resnet_deploy.bundle.names import slug
 from resnet_deploy.bundle.opened import Subject
@@ -43,6 +44,7 @@ class Repository:
         }
 
 
+@renamed(max_delay_s="max_delay", latency_bound_s="latency_bound", server="release")
 def write_triton(bundle: Bundle | str | Path, output: str | Path, *, progress: Progress = silent, **options: Any) -> Repository:
     """Add a bundle's model to a Triton model repository: as a new model, or as the next version of the same one.
 

@@ -61,7 +61,7 @@ def bundle(digits_bundle: Bundle, tmp_path: Path) -> Bundle:
 
 
 def bench(bundle: Bundle, **given: Any) -> Any:
-    given = {"backends": ("onnxruntime",), "batch": "1,3", "duration_s": 0.02, "threads": 1, "profile": True} | given
+    given = {"backend": "onnxruntime", "batch": "1,3", "duration": 0.02, "threads": 1, "profile": True} | given
     return rd.bench(bundle, **given)
 
 
@@ -165,7 +165,7 @@ def plan_layers(lowered: Bundle, tmp_path_factory: pytest.TempPathFactory) -> di
     """What TensorRT-RTX's builder says of the layers of two real plans."""
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: the extra rtx")
     path = shutil.copytree(lowered.path, tmp_path_factory.mktemp("plans") / "bundle")
-    built = rd.build(path, precision="fp32,int8", flavour="tensorrt-rtx", target="sm86", batch="1:8:8")
+    built = rd.build(path, precision="fp32,int8", flavour="tensorrt-rtx", compute_capability="sm86", batch="1:8:8")
     return {plan.entry.precision.value: {layer.name: layer for layer in plan.report.engine_layers} for plan in built}
 
 
@@ -238,7 +238,7 @@ def test_a_profile_stands_beside_the_time_without_it() -> None:
 
 
 def test_profiles_are_kept_with_the_measurement(bundle: Bundle) -> None:
-    first = bench(bundle, backends=("eager", "onnxruntime"))
+    first = bench(bundle, backend=("eager", "onnxruntime"))
     assert [(one.backend, one.batch) for one in first.profiles] == [
         ("eager", 1), ("onnxruntime", 1), ("eager", 3), ("onnxruntime", 3),
     ]  # fmt: skip
@@ -246,7 +246,7 @@ def test_profiles_are_kept_with_the_measurement(bundle: Bundle) -> None:
         assert sum(layer["share"] for layer in one.layers) == pytest.approx(1) and one.error is None
         assert sum(layer["time_s"] for layer in one.layers) == pytest.approx(one.total_s)
         assert one.total_s < 3 * one.profiled_s, "layers take longer than the whole"
-    again = bench(Bundle.open(bundle.path), backends=("onnxruntime", "eager"))
+    again = bench(Bundle.open(bundle.path), backend=("onnxruntime", "eager"))
     assert {json.dumps(one.to_dict()) for one in again.profiles} == {json.dumps(one.to_dict()) for one in first.profiles}
     assert json.loads(json.dumps(again.to_dict()))["profiles"][0]["layers"][0]["name"] == "pixels.cast"
     fresh = bench(bundle, fresh=True)
@@ -283,7 +283,7 @@ def test_a_profile_that_fails_leaves_the_others(bundle: Bundle, monkeypatch: pyt
         raise RuntimeError("CUPTI_ERROR_NOT_INITIALIZED")
 
     monkeypatch.setattr(OrtBackend, "profile", fails)
-    found = bench(bundle, backends=("onnxruntime", "eager"), batch=1)
+    found = bench(bundle, backend=("onnxruntime", "eager"), batch=1)
     assert [one.error for one in found.profiles] == ["RuntimeError: CUPTI_ERROR_NOT_INITIALIZED", None]
     assert found.broken and len(found.results) == 2
     assert found.failures == [

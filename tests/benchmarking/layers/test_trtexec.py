@@ -313,7 +313,7 @@ def test_without_a_sweep_there_is_nothing_to_compare(planned: Bundle, tmp_path: 
     pytest.importorskip("mlperf_loadgen", reason="LoadGen is not installed: the extra loadgen")
     tool = printing(tmp_path / "trtexec", TEN)
     report = rd.bench(
-        planned, batch=1, backends=["tensorrt"], scenario="offline", min_duration_s=0.05, min_queries=1, trtexec=tool, threads=1
+        planned, batch=1, backend=["tensorrt"], scenario="offline", min_duration=0.05, min_queries=1, trtexec=tool, threads=1
     )
     assert not report.trtexec and any("trtexec was not run" in said for said in report.warnings)
     assert not tool.with_suffix(".asked").exists() and text.trtexec([]) == ""

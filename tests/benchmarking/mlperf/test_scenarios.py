@@ -66,7 +66,7 @@ def dataset(count: int = 50, bad: tuple[int, ...] = ()) -> Dataset:
 
 
 def runner(backend: Fake, max_batch: int = 8, data: Dataset | None = None, **options: Any) -> Runner:
-    asked = ScenarioOptions(scenario=ALL, **{"min_duration_s": 0.3, **options})
+    asked = ScenarioOptions(scenario=ALL, **{"min_duration": 0.3, **options})
     images = Library(data or dataset(), everything=asked.accuracy)
     return Runner(backend=backend, library=images, options=asked, max_batch=max_batch)
 
@@ -86,7 +86,7 @@ def test_single_stream_against_theory() -> None:
 @pytest.mark.parametrize(("max_batch", "sizes"), [(8, {8}), (3, {2, 3}), (1, {1})])
 def test_multi_stream_asks_for_eight_at_a_time(max_batch: int, sizes: set[int]) -> None:
     backend = Fake(0.0005)
-    found = runner(backend, max_batch, min_duration_s=1.0).run("multi-stream")
+    found = runner(backend, max_batch, min_duration=1.0).run("multi-stream")
     assert found.valid and set(backend.sizes) == sizes
     assert found.metrics["latency_min_s"] >= 0.0005 * -(-8 // max_batch), "a query is as long as all its inferences"
     assert found.metrics["samples"] == 8 * found.metrics["queries"] >= 8 * 662
@@ -104,7 +104,7 @@ def test_offline_runs_in_the_largest_batches() -> None:
 def test_the_server_search_against_theory(max_batch: int) -> None:
     """No rate above batch over latency can be served; batches are made of what waits."""
     backend = Fake(0.002)
-    found = runner(backend, max_batch, latency_bound_s=0.2, rate_tolerance=0.2).run("server")
+    found = runner(backend, max_batch, latency_bound=0.2, rate_tolerance=0.2).run("server")
     figures, capacity = found.metrics, max_batch / 0.002
     assert found.valid and figures["latency_p99_s"] <= 0.2 == figures["latency_bound_s"]
     assert figures["latency_min_s"] >= 0.002
@@ -119,26 +119,26 @@ def test_the_server_search_against_theory(max_batch: int) -> None:
 def test_the_server_makes_no_batch_that_takes_the_latency_bound() -> None:
     found = runner(Fake(0.0)).sizes("server")
     assert found == tuple(range(1, 9))
-    assert runner(Fake(0.02), latency_bound_s=0.03).sizes("server") == (1,)
+    assert runner(Fake(0.02), latency_bound=0.03).sizes("server") == (1,)
     few = Fake()
     few.kept_shapes, few.max_batch = 4, 32
     assert runner(few, 64).sizes("server") == (1, 8, 16, 32)
 
 
 def test_a_bound_that_cannot_be_met() -> None:
-    found = runner(Fake(0.02), latency_bound_s=0.005, min_queries=20).run("server")
+    found = runner(Fake(0.02), latency_bound=0.005, min_queries=20).run("server")
     assert not found.valid and "a latency bound of 5 ms cannot be met: the fastest answer took 2" in found.reason
     assert "Performance constraints satisfied: NO" in found.reason, "LoadGen's own words"
     assert found.metrics["runs"] == 1 and found.metrics["latency_p99_s"] > 0.02
 
 
 def test_too_few_queries_are_invalid_with_a_hint() -> None:
-    found = runner(Fake(0.02), min_duration_s=0.1).run("multi-stream")
+    found = runner(Fake(0.02), min_duration=0.1).run("multi-stream")
     assert not found.valid and found.metrics["queries"] < 662
     assert "Early stopping satisfied: NO" in found.reason and "at least 662 queries" in found.reason
     assert "Max test duration reached" in found.reason
     assert re.search(r"queries in [\d.]+ s are too few: give --min-duration \d+s or more", found.notes[0])
-    asked = runner(Fake(0.001), min_queries=5, min_duration_s=0.02).run("multi-stream")
+    asked = runner(Fake(0.001), min_queries=5, min_duration=0.02).run("multi-stream")
     assert not asked.valid and "leave --min-queries to its default, 662" in asked.notes[0]
 
 
@@ -186,7 +186,7 @@ def test_a_run_that_fails_by_little_gets_another_go() -> None:
 
 @pytest.mark.parametrize("scenario", ALL)
 def test_a_backend_that_dies_ends_the_run_and_harms_no_other(scenario: str) -> None:
-    dying = runner(Fake(0.001, dies_after=40), min_duration_s=20.0, latency_bound_s=0.5)
+    dying = runner(Fake(0.001, dies_after=40), min_duration=20.0, latency_bound=0.5)
     start = time.monotonic()
     with pytest.raises(BackendError, match=r"eager failed: RuntimeError: CUDA error: an illegal memory access$"):
         dying.run(scenario)
@@ -196,7 +196,7 @@ def test_a_backend_that_dies_ends_the_run_and_harms_no_other(scenario: str) -> N
 
 @pytest.mark.parametrize("scenario", ["single-stream", "server"])
 def test_ctrl_c_waits_for_loadgen(scenario: str) -> None:
-    interrupted = runner(Fake(0.001), min_duration_s=20.0, latency_bound_s=0.5)
+    interrupted = runner(Fake(0.001), min_duration=20.0, latency_bound=0.5)
 
     def press(what: str, done: int, total: int | None) -> None:
         raise KeyboardInterrupt
@@ -213,7 +213,7 @@ def test_ctrl_c_waits_for_loadgen(scenario: str) -> None:
 @pytest.mark.parametrize("held", [10, 1024], ids=["in-parts", "at-once"])
 def test_accuracy_is_that_of_the_logged_answers(scenario: str, held: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "HELD_IMAGES", held)
-    found = runner(Fake(), data=dataset(53, bad=(3, 20)), accuracy=True, latency_bound_s=1.0, rate_tolerance=0.9).run(scenario)
+    found = runner(Fake(), data=dataset(53, bad=(3, 20)), accuracy=True, latency_bound=1.0, rate_tolerance=0.9).run(scenario)
     assert found.metrics["accuracy_images"] == 51
     assert found.metrics["top1_accuracy"] == 25 / 51, "the odd ones, without number 3"
     assert {"accuracy.json", "accuracy.detail.txt"} < set(found.logs)
@@ -237,8 +237,8 @@ def test_the_library_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ({"scenario": "burst"}, "unknown scenario 'burst'; choose from sweep, single-stream"),
         ({"scenario": ()}, "unknown scenario"),
-        ({"latency_bound_s": 0.0}, "above 0"),
-        ({"min_duration_s": -1.0}, "above 0"),
+        ({"latency_bound": 0.0}, "above 0"),
+        ({"min_duration": -1.0}, "above 0"),
         ({"min_queries": 0}, "min_queries must be a whole number of at least 1"),
         ({"rate_tolerance": 2.0}, "above 0 and below 1"),
         ({"accuracy": True}, "--scenario offline"),

@@ -56,7 +56,7 @@ def test_every_head_and_float_input(program: Path, images: list[str], head: str,
     assert len(run(program, bundle.path, *images).stdout.splitlines()) == 5
 
 
-LOWER = {"fp16": {"native_io": True}, "int8": {"targets": "cpu", "calibration": "digits:train", "calibration_images": 16}}
+LOWER = {"fp16": {"native_io": True}, "int8": {"int8_target": "cpu", "calibration": "digits:train", "calibration_images": 16}}
 
 
 @pytest.mark.parametrize("precision", LOWER)

@@ -18,7 +18,7 @@ from tests.helpers.cpp import Ask, asking, build, changed, classify, run
 
 pytestmark = pytest.mark.slow
 
-RTX = {"flavour": "tensorrt-rtx", "target": "sm86,sm89"}
+RTX = {"flavour": "tensorrt-rtx", "compute_capability": "sm86,sm89"}
 
 
 @pytest.fixture(scope="session")

@@ -157,7 +157,7 @@ def killed_with(bundle: Bundle, images: Path, output: Path, patch: pytest.Monkey
 
     patch.setattr("resnet_deploy.serving.embedding.output.Output.finish", stop)
     with pytest.raises(KeyboardInterrupt):
-        rd.embed(bundle, images, output, max_megapixels=50, checkpoint_s=0, **OPTIONS)
+        rd.embed(bundle, images, output, max_megapixels=50, checkpoint=0, **OPTIONS)
     return output.with_name(f"{output.name}.parts")
 
 
@@ -263,11 +263,11 @@ def test_a_disk_that_spoils_a_part_while_it_is_needed(digits_bundle: Bundle, ima
 
         return progress
 
-    embedding = rd.embed(digits_bundle, images, tmp_path / "out.parquet", progress=spoil(2), checkpoint_s=0, **OPTIONS)
+    embedding = rd.embed(digits_bundle, images, tmp_path / "out.parquet", progress=spoil(2), checkpoint=0, **OPTIONS)
     assert made(tmp_path) == made(whole) and embedding.before == 0
     assert len(embedding.warnings) == 2 and "was not what this run had written" in embedding.warnings[0]
     with pytest.raises(StorageError, match=r"is not what was written, again and again. Choose a folder on another disk"):
-        rd.embed(digits_bundle, images, tmp_path / "out.parquet", overwrite=True, progress=spoil(9), checkpoint_s=0, **OPTIONS)
+        rd.embed(digits_bundle, images, tmp_path / "out.parquet", overwrite=True, progress=spoil(9), checkpoint=0, **OPTIONS)
     assert made(tmp_path) == made(whole), "the earlier output is there until its successor is whole"
 
 
@@ -280,7 +280,7 @@ def test_parts_that_are_removed_while_they_are_needed(digits_bundle: Bundle, ima
         if what == "finish" and (index := next(indices, None)) is not None:
             sorted(folder.glob("[0-9]*.parquet"))[index].unlink()
 
-    embedding = rd.embed(digits_bundle, images, tmp_path / "out.parquet", progress=remove, checkpoint_s=0, **OPTIONS)
+    embedding = rd.embed(digits_bundle, images, tmp_path / "out.parquet", progress=remove, checkpoint=0, **OPTIONS)
     assert made(tmp_path) == made(whole) and len(embedding.warnings) == 2
     assert "was removed while the run used it; its images were computed again" in embedding.warnings[0]
 
@@ -294,7 +294,7 @@ def test_parts_that_are_removed_while_they_are_needed(digits_bundle: Bundle, ima
     while moments:
         with pytest.raises(StorageError, match=r"b.parquet.parts was removed, .* Run the command again"):
             rd.embed(
-                digits_bundle, images, tmp_path / "b.parquet", overwrite=True, progress=remove_all, checkpoint_s=0, **OPTIONS
+                digits_bundle, images, tmp_path / "b.parquet", overwrite=True, progress=remove_all, checkpoint=0, **OPTIONS
             )
     rd.embed(digits_bundle, images, tmp_path / "b.parquet", **OPTIONS)
     assert (tmp_path / "b.parquet").read_bytes() == (whole / "out.parquet").read_bytes()
@@ -392,4 +392,4 @@ def test_limits_that_are_none(digits_bundle: Bundle, images: Path, tmp_path: Pat
         rd.embed(digits_bundle, images, tmp_path / "out.parquet", max_megapixels=value)
     if value:
         with pytest.raises(DeployError, match="checkpoint_s must be"):
-            rd.embed(digits_bundle, images, tmp_path / "out.parquet", checkpoint_s=min(value, -value))
+            rd.embed(digits_bundle, images, tmp_path / "out.parquet", checkpoint=min(value, -value))

@@ -115,7 +115,7 @@ def counted(function, last):
 def run(last):
     for owner, name in ((Path, "replace"), (Path, "unlink"), (Path, "mkdir"), (os, "fsync"), (os, "rmdir"), (os, "unlink")):
         setattr(owner, name, counted(getattr(owner, name), last))
-    rd.embed(bundle, images, output, batch=6, threads=1, workers=1, checkpoint_s=0)
+    rd.embed(bundle, images, output, batch=6, threads=1, workers=1, checkpoint=0)
 
 last, killed = 0, True
 while killed:

@@ -64,7 +64,7 @@ def test_answers_are_the_models_in_the_images_order(digits_bundle: Bundle, image
 
 def test_the_result_is_the_same_whatever_the_workers_and_the_batch(digits_bundle: Bundle, images: Path, tmp_path: Path) -> None:
     made = {}
-    for name, options in {"a": {}, "b": {"workers": 1}, "c": {"workers": 5, "checkpoint_s": 0.0}, "d": {"batch": 3}}.items():
+    for name, options in {"a": {}, "b": {"workers": 1}, "c": {"workers": 5, "checkpoint": 0.0}, "d": {"batch": 3}}.items():
         rd.embed(digits_bundle, images, tmp_path / f"{name}.parquet", **{"batch": 8, "threads": 1, **options})
         made[name] = (tmp_path / f"{name}.parquet").read_bytes()
     assert made["a"] == made["b"] == made["c"], "the file's bytes depend on how it was made"

@@ -40,7 +40,7 @@ def bundles(run_folder: None) -> dict[str, Bundle]:
 def repository(bundles: dict[str, Bundle], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository with a model of each."""
     path = tmp_path_factory.mktemp("repository")
-    rd.write_triton(bundles["digits"], path, name="digits", ensemble="jpeg", max_delay_s=0.02, instances=2, threads=1)
+    rd.write_triton(bundles["digits"], path, name="digits", ensemble="jpeg", max_delay=0.02, instances=2, threads=1)
     rd.write_triton(bundles["digits"], path, name="digits-fp16", precision="fp16")
     rd.write_triton(bundles["digits"], path, name="digits-int8", precision="int8", response_cache=True)
     rd.write_triton(bundles["topk"], path, name="topk", ensemble="jpeg")

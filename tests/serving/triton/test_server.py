@@ -270,13 +270,13 @@ def test_plans_pass_the_strict_checker_up_to_the_missing_backend(
     """No GPU and no TensorRT backend is here: a configuration that is right ends there, a wrong one long before."""
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: the extra rtx")
     bundle = Bundle.open(shutil.copytree(bundles["digits"].path, tmp_path / "bundle"))
-    rd.build(bundle, precision="fp32,int8", batch=("1", "1:4:8"), flavour="tensorrt-rtx", target="sm86,sm89")
+    rd.build(bundle, precision="fp32,int8", batch=("1", "1:4:8"), flavour="tensorrt-rtx", compute_capability="sm86,sm89")
     with_tensorrt(bundle, "NVIDIA L4", "8.9")
     with_tensorrt(bundle, "NVIDIA A10", "8.6")
     repository = tmp_path / "models"
     rd.write_triton(bundle, repository, name="rtx", platform="tensorrt", precision="int8", flavour="tensorrt-rtx")
-    rd.write_triton(bundle, repository, name="two-gpus", platform="tensorrt", server="26.08", response_cache=True)
-    rd.write_triton(bundle, repository, name="plain", platform="tensorrt", server="26.08", cuda_graphs=False, instances=1,
+    rd.write_triton(bundle, repository, name="two-gpus", platform="tensorrt", release="26.08", response_cache=True)
+    rd.write_triton(bundle, repository, name="plain", platform="tensorrt", release="26.08", cuda_graphs=False, instances=1,
               version_policy="specific:1", max_batch=4, warm_up=False)  # fmt: skip
     wrong = read_config(repository / "rtx" / "config.pbtxt")
     wrong.name = "wrong"

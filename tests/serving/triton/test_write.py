@@ -60,7 +60,7 @@ def test_a_graph_is_configured_from_the_artifact(bundle: Bundle, tmp_path: Path)
 
 def test_options_reach_the_configuration(bundle: Bundle, tmp_path: Path) -> None:
     found = rd.write_triton(
-        bundle, tmp_path / "models", name="n", instances=3, max_batch=4, max_delay_s=2e-3, version_policy="all", warm_up=False,
+        bundle, tmp_path / "models", name="n", instances=3, max_batch=4, max_delay=2e-3, version_policy="all", warm_up=False,
         response_cache=True, threads=2, device="cpu",
     )  # fmt: skip
     config = config_of(found)
@@ -90,7 +90,7 @@ def test_plans_bring_their_profiles_and_gpus(bundle: Bundle, tmp_path: Path) -> 
     found = rd.write_triton(bundle, tmp_path / "two", platform="tensorrt")
     assert dict(config_of(found).cc_model_filenames) == {"8.9": "model.nvidia-l4.plan", "9.0": "model.nvidia-h200.plan"}
     assert sorted(path.name for path in found.entry.path.iterdir()) == ["model.nvidia-h200.plan", "model.nvidia-l4.plan"]
-    assert any("--for 26.09" in warning for warning in found.warnings)
+    assert any("--release 26.09" in warning for warning in found.warnings)
     chosen = rd.write_triton(bundle, tmp_path / "chosen", platform="tensorrt", plan=name)
     assert (chosen.entry.path / "model.plan").read_bytes() == (bundle.path / name).read_bytes()
 
@@ -122,10 +122,10 @@ def test_the_newest_version_of_tensorrt_is_served_or_the_one_that_a_release_read
         found = rd.write_triton(bundle, tmp_path / str(options), platform="tensorrt", **options)
         return (found.entry.path / "model.plan").read_text().split("-")[1].split(".nvidia")[0]
 
-    assert served() == "11.3.0.99" == served(server="26.09") == served(server="tensorrt-11.3")
-    assert served(server="26.08") == "11.2.1.2" and served(server="26.02") == "10.15.1.29"
+    assert served() == "11.3.0.99" == served(release="26.09") == served(release="tensorrt-11.3")
+    assert served(release="26.08") == "11.2.1.2" and served(release="26.02") == "10.15.1.29"
     with pytest.raises(ServingError) as refusal:
-        rd.write_triton(bundle, tmp_path / "models", platform="tensorrt", server="26.06")
+        rd.write_triton(bundle, tmp_path / "models", platform="tensorrt", release="26.06")
     said = str(refusal.value)
     assert "Triton 26.06 carries tensorrt 11.0" in said and "pip install 'tensorrt==11.0.*'" in said
     assert "resnet-deploy build" in said and "--flavour tensorrt" in said and "serve it with Triton 26.02" in said
@@ -160,12 +160,12 @@ def measured(bundle: Bundle, candidate: str, artifact: str, p99_s: dict[int, flo
 def test_a_latency_bound_chooses_batch_and_delay(bundle: Bundle, tmp_path: Path) -> None:
     name = with_tensorrt(bundle, *L4, profiles=["1:1:1", "1:4:8"])
     with pytest.raises(UsageError, match=r"no measurement .*resnet-deploy bench .* --backend tensorrt"):
-        rd.write_triton(bundle, tmp_path / "none", platform="tensorrt", latency_bound_s=0.015)
+        rd.write_triton(bundle, tmp_path / "none", platform="tensorrt", latency_bound=0.015)
     measured(bundle, "tensorrt", name, {1: 1e-3, 4: 3e-3, 8: 5e-3})
 
     def chosen(bound_s: float, **options: Any) -> tuple[int, list[int], int]:
         folder = tmp_path / f"{bound_s} {options}"
-        config = config_of(rd.write_triton(bundle, folder, platform="tensorrt", latency_bound_s=bound_s, **options))
+        config = config_of(rd.write_triton(bundle, folder, platform="tensorrt", latency_bound=bound_s, **options))
         batching = config.dynamic_batching
         return config.max_batch_size, list(batching.preferred_batch_size), batching.max_queue_delay_microseconds
 
@@ -174,16 +174,14 @@ def test_a_latency_bound_chooses_batch_and_delay(bundle: Bundle, tmp_path: Path)
     assert chosen(0.015) == (4, [4], 500)
     assert chosen(0.015, instances=1) == (8, [4], 500)
     assert chosen(0.004) == (1, [], 500) and chosen(0.002, instances=1) == (1, [], 500)
-    assert chosen(0.0101, instances=1, max_delay_s=0.006) == (4, [4], 6000), "the delay that was asked for stays"
+    assert chosen(0.0101, instances=1, max_delay=0.006) == (4, [4], 6000), "the delay that was asked for stays"
     with pytest.raises(ServingError, match=r"no batch keeps 1 ms: a request needs up to 4 ms at batch 1, whose p99 is 1 ms"):
         chosen(0.001)
 
 
 def test_the_bound_is_kept_by_what_bench_measured(bundle: Bundle, tmp_path: Path) -> None:
-    rd.bench(bundle, backends=["onnxruntime"], batch="1,4", duration_s=0.05, threads=1)
-    assert config_of(rd.write_triton(bundle, tmp_path / "a", latency_bound_s=60)).max_batch_size == 4, (
-        "the largest that is known"
-    )
+    rd.bench(bundle, backend=["onnxruntime"], batch="1,4", duration=0.05, threads=1)
+    assert config_of(rd.write_triton(bundle, tmp_path / "a", latency_bound=60)).max_batch_size == 4, "the largest that is known"
     message = fails(1, "triton", bundle.path, "-o", tmp_path / "b", "--latency-bound", "1us")
     assert "no batch keeps 0.001 ms" in message and not (tmp_path / "b").exists()
 
@@ -252,13 +250,13 @@ def test_labels_end_at_a_line_feed_alone(tmp_path: Path) -> None:
         ({"instances": 0}, "instances must be .* at least 1"),
         ({"max_batch": 0}, "max_batch must be .* at least 1"),
         ({"top_k": 0}, "top_k must be .* at least 1"),
-        ({"max_delay_s": -1.0}, "at least 0 and at most 60 s"),
-        ({"latency_bound_s": 0.0}, "above 0"),
+        ({"max_delay": -1.0}, "at least 0 and at most 60 s"),
+        ({"latency_bound": 0.0}, "above 0"),
         ({"version_policy": "newest"}, "a version policy is latest:N"),
         ({"version_policy": "latest:0"}, "a version policy is latest:N"),
         ({"version_policy": "specific:"}, "a version policy is latest:N"),
         ({"version_policy": "specific:1,x"}, "a version policy is latest:N"),
-        ({"server": "26.09"}, "add --platform tensorrt"),
+        ({"release": "26.09"}, "add --platform tensorrt"),
         ({"plan": "model.plan"}, "add --platform tensorrt"),
         ({"platform": "tensorrt", "device": "cpu"}, "plans run on GPUs"),
         ({"platform": "tensorrt", "threads": 2}, "--threads is of ONNX Runtime"),

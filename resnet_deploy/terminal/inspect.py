@@ -1,79 +1,14 @@
-"""What there is, and what was made, as text."""
+"""A graph, or a plan, as text."""
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from resnet_deploy.terminal.tables import counted, table
 
 if TYPE_CHECKING:
-    from resnet_deploy.bundle.store import Bundle
     from resnet_deploy.graph.describe import GraphReport
-    from resnet_deploy.pipeline.build import Plan
     from resnet_deploy.pipeline.inspect import PlanDetails
-
-
-def models(rows: list[dict[str, Any]]) -> str:
-    return table(
-        [
-            {
-                "family": row["family"],
-                "model": row["name"],
-                "parameters": f"{row['parameters']:,}",
-                "GMACs": f"{row['macs'] / 1e9:.3f}",
-                "input": row["image_size"],
-                "weights MB": f"{row['weight_bytes'] / 1e6:.1f}",
-                "activations MB": f"{row['activations'] * 4 / 1e6:.1f}",
-                "paper": row["paper"],
-                "error %": row["error_percent"],
-                "published (top-1 %)": ", ".join(f"{w['name']} {w['top1_percent']:.2f}" for w in row["weights"]) or None,
-            }
-            for row in rows
-        ]
-    )
-
-
-def exported(bundle: Bundle) -> str:
-    from resnet_deploy.bundle.description import describe_preprocessing
-    from resnet_deploy.bundle.manifest import GraphFile
-    from resnet_deploy.bundle.names import FP32
-
-    model, artifacts = bundle.manifest.model, bundle.manifest.artifacts
-    graph = bundle.manifest.files(GraphFile).get(FP32)
-    checks = () if graph is None else graph.checks
-    worst = max((check.max_rel_error for check in checks), default=math.nan)
-    batches = ", ".join(str(check.batch) for check in checks)
-    checked = f"checked against eager at batch {batches}: relative error at most {worst:.1e}"
-    files = [{"file": name, "bytes": f"{entry.size_bytes:,}", "sha256": entry.sha256[:16]} for name, entry in artifacts.items()]
-    return "\n".join(
-        [
-            f"{bundle.path}: {model.architecture}, weights {model.weights.source}",
-            f"pixels  {describe_preprocessing(model)}",
-            f"input   {model.input}",
-            f"output  {', '.join(map(str, model.outputs))}",
-            *([checked] if checks else []),
-            "",
-            table(files),
-        ]
-    )
-
-
-def plans(bundle: str, found: list[Plan]) -> str:
-    rows = [
-        {
-            "plan": plan.name,
-            "MB": f"{plan.entry.size_bytes / 1e6:.1f}",
-            "profiles": ", ".join(plan.entry.profiles),
-            "convolutions": counted(plan.report.convolutions),
-            "layers": len(plan.report.engine_layers),
-            "reformats": plan.report.reformats,
-            "unfused adds": len(plan.report.unfused_adds),
-            "built": "before" if plan.reused else f"in {plan.entry.builder_s:.1f} s",
-        }
-        for plan in found
-    ]
-    return f"{bundle}\n\n{table(rows)}"
 
 
 def inspected(report: GraphReport | PlanDetails) -> str:
