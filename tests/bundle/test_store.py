@@ -39,6 +39,7 @@ def test_replacing_drops_what_is_no_longer_named(tmp_path: Path) -> None:
     assert not (tmp_path / "extra.bin").exists() and state(tmp_path) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [True, False], ids=["first", "second"])
 def test_killed_at_every_step_leaves_the_old_or_the_new(tmp_path: Path, first: bool) -> None:
     """A real process that dies without cleaning up (os._exit), at its n-th operation on a file, for every n."""

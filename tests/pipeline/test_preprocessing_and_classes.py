@@ -45,7 +45,10 @@ def test_where_each_part_is_from(digits_bundle: Bundle, checkpoint: Path, tmp_pa
     assert "resize 32 (assumed); bilinear (assumed); crop 32 (assumed)" in done.stdout and "std 0.3 (option)" in done.stdout
     done = run("export", "resnet_cifar:8", "--image-size", "64", "--max-batch", "2", "-o", tmp_path / "larger")
     assert "resize 64 (assumed)" in done.stdout and "crop 64 (option)" in done.stdout
-    for command in (("verify", "--data", "random:2"), ("bench", "--duration", "0.02", "--batch", "1", "--backend", "eager")):
+    for command in (
+        ("verify", "--data", "random:2"),
+        ("bench", "--duration", "0.02", "--batch", "1", "--threads", "1", "--backend", "eager"),
+    ):
         assert "pixels resize 32 (assumed)" in run(command[0], tmp_path / "b", *command[1:]).stdout
 
 
