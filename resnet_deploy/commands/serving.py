@@ -71,7 +71,7 @@ def triton(bundle: str, output: str, as_json: bool, **given: Any) -> None:
 @click.option("--precision", default="fp32", show_default=True, help="fp32, fp16, bf16, int8 or fp8.")
 @json_option
 def cpp(bundle: str, output: str, as_json: bool, **given: Any) -> None:
-    """Write a CMake project that runs a bundle: a library of one header and one source, and the program classify.
+    """Write a CMake project that runs a bundle: a library with one header, and the program classify.
 
     The program takes raw pixels and needs the runtime alone: no Python, no image library. Before it loads a file, it checks
     the manifest, the file's hash and, of a plan, its version and GPU.

@@ -23,8 +23,22 @@ from resnet_deploy.bundle.names import FP32, MANIFEST
 from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.pipeline.export import export
+from resnet_deploy.serving.cpp.write import list_sources
 from tests.conftest import DIGITS
-from tests.serving.cpp.programs import PIXELS, Edit, answers, build, changed, classify, compare, expected, ppm, run
+from tests.serving.cpp.programs import (
+    PIXELS,
+    TENSORRT_SOURCES,
+    Edit,
+    answers,
+    build,
+    changed,
+    classify,
+    compare,
+    expected,
+    lint,
+    ppm,
+    run,
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5])
@@ -340,11 +354,6 @@ def export_logits(folder: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("source", ["resnet_deploy.cpp", "classify.cpp"])
-def test_clang_tidy(ort_build: Path, source: str) -> None:
-    if shutil.which("clang-tidy") is None:
-        pytest.skip("the C++ sources were not linted: no clang-tidy; `make tools` installs it")
-    from resnet_deploy.serving.cpp.write import SOURCES
-
-    done = subprocess.run(["clang-tidy", "-quiet", "-p", ort_build, SOURCES / source], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout
+@pytest.mark.parametrize("source", [s for s in list_sources() if s.suffix == ".cpp" and s not in TENSORRT_SOURCES], ids=str)
+def test_clang_tidy(ort_build: Path, source: Path) -> None:
+    lint(ort_build, source)

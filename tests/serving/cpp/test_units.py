@@ -88,7 +88,7 @@ def test_half_precision_is_widened_as_numpy_does(units: Ask) -> None:
     halves = np.concatenate([np.arange(0, 0x10000, 13), [0, 1, 0x3FF, 0x400, 0x7BFF, 0x8000, 0xFBFF]]).astype(np.uint16)
     numbers = halves[~np.isnan(halves.view(np.float16))]
     for half, expected in zip(numbers, numbers.view(np.float16).astype(np.float32).view(np.uint32), strict=True):
-        assert units(f"widened {half}") == ("ok", str(expected)), half
+        assert units(f"half_to_float {half}") == ("ok", str(expected)), half
 
 
 @MANY
@@ -96,7 +96,7 @@ def test_half_precision_is_widened_as_numpy_does(units: Ask) -> None:
 def test_half_precision_is_rounded_as_numpy_does(units: Ask, value: float) -> None:
     number = np.float32(value)
     with np.errstate(over="ignore"):
-        assert units(f"narrowed {number.tobytes().hex()}") == ("ok", str(np.float16(number).view(np.uint16)))
+        assert units(f"float_to_half {number.tobytes().hex()}") == ("ok", str(np.float16(number).view(np.uint16)))
 
 
 @MANY
@@ -104,4 +104,4 @@ def test_half_precision_is_rounded_as_numpy_does(units: Ask, value: float) -> No
 def test_half_precision_between_two_numbers(units: Ask, low: int, part: float, negative: bool) -> None:
     below, above = np.array([low, low + 1], np.uint16).view(np.float16).astype(np.float64)
     number = np.float32((below + part * (above - below)) * (-1 if negative else 1))
-    assert units(f"narrowed {number.tobytes().hex()}") == ("ok", str(np.float16(number).view(np.uint16)))
+    assert units(f"float_to_half {number.tobytes().hex()}") == ("ok", str(np.float16(number).view(np.uint16)))
