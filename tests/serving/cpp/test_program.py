@@ -200,6 +200,7 @@ def test_a_full_disk(program: Path, digits_bundle: Bundle, images: list[str], tm
         ),
         (lambda m: m["model"].update(input_format="float"), "the manifest says"),
         (lambda m: m["model"].update(class_names=[1, 2]), "model.class_names[0] is not a string"),
+        (lambda m: m["model"]["request"].update(max_batch=0), "is for batches to 0; expected 1 or more"),
         (lambda m: m.update(artifacts={}), "has no model.fp32.onnx"),
         (lambda m: m.update(artifacts=[]), "artifacts is not an object"),
         (lambda m: m["artifacts"]["model.fp32.onnx"].pop("sha256"), "has no artifacts.model.fp32.onnx.sha256"),

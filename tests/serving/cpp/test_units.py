@@ -84,6 +84,16 @@ def test_sha256_where_blocks_end(units: Ask, size: int) -> None:
     assert units(f"sha256 {data.hex()}") == ("ok", hashlib.sha256(data).hexdigest())
 
 
+def test_sizes_of_tensors(units: Ask) -> None:
+    """Products that overflow 64 bits, to nothing or to less than there is, are refused as those that are too large."""
+    assert units("elements 8 3 224 224") == ("ok", str(8 * 3 * 224 * 224))
+    assert units("elements 5") == ("ok", "5")
+    assert units(f"elements 1 {2**40}") == ("ok", str(2**40))
+    for sizes in ("1 -1 32 32", "1 0", "0 3", f"{2**62} 4", f"{2**40} 2", f"{2**41}", f"1 {2**32} {2**32}", f"3 {2**40}"):
+        code, message = units(f"elements {sizes}")
+        assert code == "2" and "no memory holds a batch of " in message, sizes
+
+
 def test_half_precision_is_widened_as_numpy_does(units: Ask) -> None:
     halves = np.concatenate([np.arange(0, 0x10000, 13), [0, 1, 0x3FF, 0x400, 0x7BFF, 0x8000, 0xFBFF]]).astype(np.uint16)
     numbers = halves[~np.isnan(halves.view(np.float16))]

@@ -1,9 +1,11 @@
 // The library's insides, line by line: `json HEX`, `sha256 HEX`, `text HEX`, `half_to_float BITS`, `float_to_half HEX`,
-// `engine PATH`. Each answers with a line: ok and the result, or the exit code and the message.
+// `elements BATCH SIZE...`, `engine PATH`. Each answers with a line: ok and the result, or the exit code and the message.
 #include <algorithm>
 #include <cstring>
 #include <iostream>
+#include <iterator>
 #include <numeric>
+#include <sstream>
 #include <string>
 #include <utility>
 
@@ -68,6 +70,13 @@ std::string answer(const std::string& what, const std::string& given) {
   if (what == "sha256") return sha256(bytes(given));
   if (what == "text") return resnet_deploy::json_string(bytes(given));
   if (what == "engine") return read_engine(read_file(given), given, resnet_deploy::Options{})->runtime;
+  if (what == "elements") {
+    std::istringstream sizes(given);
+    std::int64_t batch = 0;
+    sizes >> batch;
+    const resnet_deploy::TensorSpec spec{"output", {}, {std::istream_iterator<std::int64_t>(sizes), {}}};
+    return std::to_string(element_count(spec, batch));
+  }
   float value = 0;
   if (what == "half_to_float") {
     value = half_to_float(static_cast<std::uint16_t>(std::stoi(given)));

@@ -69,6 +69,10 @@ class Model::Impl {
     description.outputs = engine->outputs;
     description.max_batch = model.at("request").at("max_batch").integer();
     if (engine->max_batch) description.max_batch = *engine->max_batch;
+    if (description.max_batch < 1) {
+      throw_input_error(description.artifact + " is for batches to " + std::to_string(description.max_batch) +
+                        "; expected 1 or more" + kRemake);
+    }
     if (const Field names = model.at("class_names"); !names.null()) {
       for (const Field& name : names.list()) description.labels.push_back(name.text());
     }
@@ -92,13 +96,13 @@ class Model::Impl {
     }
     description.height = shape[pixels ? 0 : 1];
     description.width = shape[pixels ? 1 : 2];
-    static_cast<void>(element_count(engine->input));
+    static_cast<void>(element_count(engine->input, 1));
     if (!pixels) normalization.emplace(model.at("preprocessing"));
   }
 
   void check_outputs() const {
     for (const TensorSpec& output : engine->outputs) {
-      static_cast<void>(element_count(output));
+      static_cast<void>(element_count(output, 1));
       if (output.dtype == DType::uint8) throw_input_error("the model's " + output.name + " is uint8; expected numbers");
     }
   }
@@ -107,14 +111,17 @@ class Model::Impl {
 class Context::Impl {
  public:
   Impl(std::shared_ptr<const Model::Impl> model, std::int64_t batch)
-      : model_(std::move(model)), batch_(batch), runner_(model_->engine->make_runner(batch)) {
+      : model_(std::move(model)),
+        batch_(batch),
+        pixel_bytes_(element_count(model_->description.input, batch)),
+        runner_(model_->engine->make_runner(batch)) {
     const std::vector<TensorSpec>& specs = model_->description.outputs;
     for (std::size_t i = 0; i < specs.size(); ++i) {
       Output output;
       output.name = specs[i].name;
       output.shape = specs[i].shape;
       output.shape.insert(output.shape.begin(), batch);
-      output.size = static_cast<std::size_t>(batch) * element_count(specs[i]);
+      output.size = element_count(specs[i], batch);
       if (specs[i].dtype == DType::int64) output.indices = reinterpret_cast<const std::int64_t*>(runner_->output(i));
       if (specs[i].dtype == DType::float32) output.values = reinterpret_cast<const float*>(runner_->output(i));
       std::vector<float>& wide = widened_.emplace_back(specs[i].dtype == DType::float16 ? output.size : 0);
@@ -124,12 +131,12 @@ class Context::Impl {
   }
 
   const std::vector<Output>& infer(const std::uint8_t* pixels, std::size_t size) {
-    const Description& description = model_->description;
-    const auto expected = static_cast<std::size_t>(batch_ * description.height * description.width * 3);
-    if (pixels == nullptr || size != expected) {
+    if (pixels == nullptr) throw_input_error("the images are a null pointer");
+    if (size != pixel_bytes_) {
+      const Description& description = model_->description;
       throw_input_error("a batch of " + std::to_string(batch_) + " images of " + std::to_string(description.width) + "x" +
-                        std::to_string(description.height) + " RGB pixels has " + std::to_string(expected) + " bytes; found " +
-                        std::to_string(size));
+                        std::to_string(description.height) + " RGB pixels has " + std::to_string(pixel_bytes_) +
+                        " bytes; found " + std::to_string(size));
     }
     ran_ = false;
     if (!model_->normalization) {
@@ -219,6 +226,7 @@ class Context::Impl {
 
   std::shared_ptr<const Model::Impl> model_;
   std::int64_t batch_;
+  std::size_t pixel_bytes_;  // of a batch: one a channel, whatever the model's input is made of
   std::unique_ptr<Runner> runner_;
   std::vector<Output> outputs_;
   std::vector<std::vector<float>> widened_;  // of float16 outputs

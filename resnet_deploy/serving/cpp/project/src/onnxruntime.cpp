@@ -61,11 +61,10 @@ class OrtRunner : public Runner {
         input_name_(input.name),
         input_type_(element_type(input.dtype)),
         input_shape_(with_batch(input, batch)) {
-    const auto images = static_cast<std::size_t>(batch);
-    input_bytes_ = images * image_bytes(input);
+    input_bytes_ = byte_count(input, batch);
     input_.resize(input.dtype == DType::uint8 ? 0 : input_bytes_);
     for (const TensorSpec& spec : outputs) {
-      std::vector<std::byte>& memory = memory_.emplace_back(images * image_bytes(spec));
+      std::vector<std::byte>& memory = memory_.emplace_back(byte_count(spec, batch));
       const auto shape = with_batch(spec, batch);
       outputs_.push_back(
           Ort::Value::CreateTensor(cpu_, memory.data(), memory.size(), shape.data(), shape.size(), element_type(spec.dtype)));

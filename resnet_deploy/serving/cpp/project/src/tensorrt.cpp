@@ -116,7 +116,7 @@ class TrtRunner : public Runner {
 
   Buffer bind(const TensorSpec& spec, std::int64_t batch) {
     Buffer buffer;
-    buffer.size = static_cast<std::size_t>(batch) * image_bytes(spec);
+    buffer.size = byte_count(spec, batch);
     buffer.host = allocate_pinned(buffer.size);
     buffer.device = allocate_device(buffer.size);
     require(context_->setTensorAddress(spec.name.c_str(), buffer.device.get()), "the address of a tensor");

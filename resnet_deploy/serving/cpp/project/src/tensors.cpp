@@ -26,18 +26,23 @@ std::size_t element_bytes(DType dtype) {
 
 }  // namespace
 
-std::size_t element_count(const TensorSpec& spec) {
-  std::int64_t count = 1;
+std::size_t element_count(const TensorSpec& spec, std::int64_t batch) {
+  std::int64_t count = batch;
+  bool fits = batch >= 1 && batch <= kMaxElements;
   for (const std::int64_t size : spec.shape) {
-    if (size < 1 || count > kMaxElements / size) {
-      throw_input_error("the model's " + spec.name + " has a shape that cannot be: " + std::to_string(size) + " in it");
-    }
-    count *= size;
+    fits = fits && size >= 1 && count <= kMaxElements / size;
+    if (fits) count *= size;
+  }
+  if (!fits) {
+    throw_input_error("no memory holds a batch of " + std::to_string(batch) + " of the model's " + spec.name + " of shape " +
+                      shape_text(spec.shape) + ": use a smaller batch, or make the bundle again");
   }
   return static_cast<std::size_t>(count);
 }
 
-std::size_t image_bytes(const TensorSpec& spec) { return element_count(spec) * element_bytes(spec.dtype); }
+std::size_t byte_count(const TensorSpec& spec, std::int64_t batch) {
+  return element_count(spec, batch) * element_bytes(spec.dtype);
+}
 
 std::string shape_text(const std::vector<std::int64_t>& shape) {
   std::string text = "[batch";

@@ -10,9 +10,9 @@
 
 namespace resnet_deploy::internal {
 
-// Elements of an image. Throws Error for a shape that no memory holds.
-std::size_t element_count(const TensorSpec& spec);
-std::size_t image_bytes(const TensorSpec& spec);
+// The size of a batch of a tensor. Throws Error where no memory holds it.
+std::size_t element_count(const TensorSpec& spec, std::int64_t batch);
+std::size_t byte_count(const TensorSpec& spec, std::int64_t batch);
 
 std::string shape_text(const std::vector<std::int64_t>& shape);
 
