@@ -15,6 +15,7 @@ from typing import Any
 
 import jsonschema
 import numpy as np
+import onnx
 import pytest
 
 from resnet_deploy.backends.base import Candidate
@@ -250,6 +251,23 @@ def test_a_manifest_that_is_as_good(program: Path, digits_bundle: Bundle, images
     run(program, folder, images[0])
     folder = changed(digits_bundle, tmp_path / "unnamed", lambda manifest: manifest["model"].update(class_names=None))
     assert all(best["label"] is None for best in answers(program, folder, images[:1])[0]["top"])
+
+
+@pytest.mark.parametrize(("head", "recorded"), [("topk:3", "logits"), ("logits", "topk")])
+def test_a_head_that_the_graph_has_not(program: Path, images: list[str], tmp_path: Path, head: str, recorded: str) -> None:
+    """Classes are read from outputs of the head's types, never from a null pointer."""
+    bundle = export("resnet_cifar:8", tmp_path / "bundle", head=head)
+    graph = onnx.load(bundle.path / FP32)
+    graph.graph.output.sort(key=lambda output: output.name)  # the indices first
+    data = graph.SerializeToString()
+
+    def edit(manifest: dict[str, Any]) -> None:
+        manifest["model"]["head"]["kind"] = recorded
+        manifest["artifacts"][FP32]["sha256"] = hashlib.sha256(data).hexdigest()
+
+    folder = changed(bundle, tmp_path / "changed", edit)
+    (folder / FP32).write_bytes(data)
+    assert f"the head {recorded} has " in run(program, folder, images[0], code=2).stderr
 
 
 def test_what_was_edited_is_not_run(program: Path, digits_bundle: Bundle, images: list[str], tmp_path: Path) -> None:

@@ -101,9 +101,21 @@ class Model::Impl {
   }
 
   void check_outputs() const {
+    std::size_t values = 0;
+    std::size_t indices = 0;  // elements of the first output of each kind
     for (const TensorSpec& output : engine->outputs) {
+      std::size_t& first = output.dtype == DType::int64 ? indices : values;
+      if (first == 0) first = element_count(output, 1);
       static_cast<void>(element_count(output, 1));
-      if (output.dtype == DType::uint8) throw_input_error("the model's " + output.name + " is uint8; expected numbers");
+      if (output.dtype == DType::uint8) throw_input_error("the model's " + output.name + " is uint8; expected numbers" + kRemake);
+    }
+    const std::string& head = description.head;
+    const bool scores = head == "logits" || head == "probabilities";
+    if (engine->outputs.empty() || (scores && engine->outputs.front().dtype == DType::int64)) {
+      throw_input_error("the head " + head + " has numbers of each class; " + description.artifact + " has none" + kRemake);
+    }
+    if (head == "topk" && (values == 0 || values != indices)) {
+      throw_input_error("the head topk has as many values as indices; " + description.artifact + " has not" + kRemake);
     }
   }
 };
@@ -157,7 +169,7 @@ class Context::Impl {
     }
     const std::string& head = model_->description.head;
     if (head == "topk") return top_of_graph(image, count);
-    if (head != "logits" && head != "probabilities") throw_input_error("the head " + head + " names no class");
+    if (head != "logits" && head != "probabilities") throw_input_error("the head " + head + " names no class: use what infer returns");
     const Output& output = outputs_.front();
     const std::size_t classes = output.size / static_cast<std::size_t>(batch_);
     const float* values = output.values + static_cast<std::size_t>(image) * classes;
@@ -206,9 +218,6 @@ class Context::Impl {
     };
     const auto indices = find_output(true);
     const auto values = find_output(false);
-    if (indices == outputs_.end() || values == outputs_.end() || indices->size != values->size) {
-      throw_input_error("the head topk has values and indices" + std::string(kRemake));
-    }
     const std::size_t k = indices->size / static_cast<std::size_t>(batch_);
     std::vector<Class> best;
     for (std::size_t i = 0; i < std::min(count, k); ++i) {
