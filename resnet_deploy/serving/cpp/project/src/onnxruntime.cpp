@@ -114,7 +114,7 @@ class OrtEngine : public Engine {
       if (options.threads > 0) settings.SetIntraOpNumThreads(options.threads);
       session_ = Ort::Session(env_, data.data(), data.size(), settings);
       const Ort::AllocatorWithDefaultOptions allocator;
-      if (session_.GetInputCount() != 1) throw_input_error(path + " has more than one input; a residual network has one");
+      if (session_.GetInputCount() != 1) throw_input_error(path + " has not one input, as a residual network has" + kRemake);
       input = spec_of(session_.GetInputNameAllocated(0, allocator), session_.GetInputTypeInfo(0));
       for (std::size_t i = 0; i < session_.GetOutputCount(); ++i) {
         outputs.push_back(spec_of(session_.GetOutputNameAllocated(i, allocator), session_.GetOutputTypeInfo(i)));
@@ -125,7 +125,11 @@ class OrtEngine : public Engine {
   }
 
   [[nodiscard]] std::unique_ptr<Runner> make_runner(std::int64_t batch) const override {
-    return std::make_unique<OrtRunner>(session_, input, outputs, batch);
+    try {
+      return std::make_unique<OrtRunner>(session_, input, outputs, batch);
+    } catch (const Ort::Exception& error) {
+      throw_machine_error("ONNX Runtime cannot take a batch of " + std::to_string(batch) + ": " + error.what());
+    }
   }
 
  private:
