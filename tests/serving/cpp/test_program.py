@@ -270,6 +270,13 @@ def test_a_head_that_the_graph_has_not(program: Path, images: list[str], tmp_pat
     assert f"the head {recorded} has " in run(program, folder, images[0], code=2).stderr
 
 
+@pytest.mark.parametrize("values", [{"std": [0.0, 1.0, 1.0]}, {"mean": [0.5, 1e300, 0.5]}, {"mean": [0.5]}], ids=str)
+def test_normalization_that_cannot_be(program: Path, images: list[str], tmp_path: Path, values: dict[str, Any]) -> None:
+    bundle = export("resnet_cifar:8", tmp_path / "bundle", input="float")
+    folder = changed(bundle, tmp_path / "changed", lambda manifest: manifest["model"]["preprocessing"].update(values))
+    assert "manifest.json: mean " in run(program, folder, images[0], code=2).stderr
+
+
 def test_what_was_edited_is_not_run(program: Path, digits_bundle: Bundle, images: list[str], tmp_path: Path) -> None:
     folder = tmp_path / "bundle"
     shutil.copytree(digits_bundle.path, folder)

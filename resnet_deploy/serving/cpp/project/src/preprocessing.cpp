@@ -1,5 +1,6 @@
 #include "preprocessing.h"
 
+#include <cmath>
 #include <string>
 
 #include "errors.h"
@@ -10,15 +11,10 @@ namespace {
 
 constexpr std::size_t kChannels = 3;
 
-// Writes the planes of each image; convert: of a pixel of a channel.
-template <typename Number, typename Convert>
-void write_planes(const std::uint8_t* pixels, std::size_t images, std::size_t area, Number* target, const Convert& convert) {
-  for (std::size_t image = 0; image < images; ++image, pixels += kChannels * area) {
-    for (std::size_t channel = 0; channel < kChannels; ++channel) {
-      for (std::size_t i = 0; i < area; ++i) *target++ = convert(channel, pixels[kChannels * i + channel]);
-    }
-  }
-}
+// As in resnet_deploy/specs.py.
+constexpr double kMaxMean = 10;
+constexpr double kMinDeviation = 1e-4;
+constexpr double kMaxDeviation = 100;
 
 }  // namespace
 
@@ -29,22 +25,36 @@ Normalization::Normalization(const Field& preprocessing) {
     throw_input_error("manifest.json: mean and std are of three channels" + std::string(kRemake));
   }
   for (std::size_t channel = 0; channel < kChannels; ++channel) {
+    if (std::fabs(mean[channel].number()) > kMaxMean || deviation[channel].number() < kMinDeviation ||
+        deviation[channel].number() > kMaxDeviation) {
+      throw_input_error("manifest.json: mean is -10 to 10 and std 0.0001 to 100, of values in [0, 1]" + std::string(kRemake));
+    }
     const auto shift = static_cast<float>(mean[channel].number());
     const auto scale = static_cast<float>(deviation[channel].number());
     for (std::size_t value = 0; value < 256; ++value) {
       values_.at(channel).at(value) = (static_cast<float>(value) / 255.0F - shift) / scale;
+      halves_.at(channel).at(value) = float_to_half(values_.at(channel).at(value));
+    }
+  }
+}
+
+template <typename Number>
+void Normalization::write_planes(const Table<Number>& table, const std::uint8_t* pixels, std::size_t images, std::size_t area,
+                                 Number* target) {
+  for (std::size_t image = 0; image < images; ++image, pixels += kChannels * area) {
+    for (std::size_t channel = 0; channel < kChannels; ++channel) {
+      const std::array<Number, 256>& numbers = table[channel];
+      for (std::size_t i = 0; i < area; ++i) *target++ = numbers[pixels[kChannels * i + channel]];
     }
   }
 }
 
 void Normalization::apply(const std::uint8_t* pixels, std::size_t images, std::size_t area, float* target) const {
-  write_planes(pixels, images, area, target,
-               [this](std::size_t channel, std::uint8_t pixel) { return values_[channel][pixel]; });
+  write_planes(values_, pixels, images, area, target);
 }
 
 void Normalization::apply(const std::uint8_t* pixels, std::size_t images, std::size_t area, std::uint16_t* target) const {
-  write_planes(pixels, images, area, target,
-               [this](std::size_t channel, std::uint8_t pixel) { return float_to_half(values_[channel][pixel]); });
+  write_planes(halves_, pixels, images, area, target);
 }
 
 }  // namespace resnet_deploy::internal

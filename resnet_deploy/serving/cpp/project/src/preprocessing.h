@@ -19,7 +19,15 @@ class Normalization {
   void apply(const std::uint8_t* pixels, std::size_t images, std::size_t area, std::uint16_t* target) const;
 
  private:
-  std::array<std::array<float, 256>, 3> values_{};
+  template <typename Number>
+  using Table = std::array<std::array<Number, 256>, 3>;  // of a channel's value
+
+  template <typename Number>
+  static void write_planes(const Table<Number>& table, const std::uint8_t* pixels, std::size_t images, std::size_t area,
+                           Number* target);
+
+  Table<float> values_{};
+  Table<std::uint16_t> halves_{};  // the same, rounded once
 };
 
 }  // namespace resnet_deploy::internal
