@@ -295,6 +295,9 @@ def test_what_was_edited_is_not_run(program: Path, digits_bundle: Bundle, images
     graph.mkdir()
     refused("not a file")
     graph.rmdir()
+    graph.touch()
+    os.truncate(graph, 2**41)  # a sparse file
+    refused("has 2199023255552 bytes; expected at most")
     graph.write_bytes(original)
     manifest.write_text(text.replace("0.3053", "0.3054", 1))
     refused("was changed by hand: its digest does not match")

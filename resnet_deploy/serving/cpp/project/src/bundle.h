@@ -57,6 +57,7 @@ class Bundle {
   Json manifest_;
 };
 
-std::string read_file(const std::filesystem::path& path, std::uintmax_t most_bytes = UINTMAX_MAX);
+constexpr std::uintmax_t kMaxFileBytes = std::uintmax_t{1} << 40U;  // sparse files may claim more than a string can have
+std::string read_file(const std::filesystem::path& path, std::uintmax_t most_bytes = kMaxFileBytes);
 
 }  // namespace resnet_deploy::internal
