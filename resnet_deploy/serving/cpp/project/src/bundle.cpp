@@ -142,14 +142,15 @@ std::string read_file(const std::filesystem::path& path, std::uintmax_t most_byt
   const auto size = std::filesystem::file_size(path, error);
   if (error) throw_input_error("cannot read " + path.string() + ": " + error.message());
   if (size > most_bytes) {
-    throw_input_error(path.string() + " has " + std::to_string(size) + " bytes; expected at most " + std::to_string(most_bytes) +
-                      kRemake);
+    throw_input_error(path.string() + " has " + std::to_string(size) + " bytes; expected at most " +
+                      std::to_string(most_bytes) + kRemake);
   }
   std::string data(size, '\0');
   std::ifstream file(path, std::ios::binary);
   if (!file) throw_input_error("cannot read " + path.string() + ": " + std::generic_category().message(errno));
   file.read(data.data(), static_cast<std::streamsize>(size));
-  if (static_cast<std::uintmax_t>(file.gcount()) != size) throw_input_error(path.string() + " became shorter while it was read: try again when nothing writes it");
+  if (static_cast<std::uintmax_t>(file.gcount()) != size)
+    throw_input_error(path.string() + " became shorter while it was read: try again when nothing writes it");
   return data;
 }
 

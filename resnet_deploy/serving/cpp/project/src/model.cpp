@@ -107,7 +107,8 @@ class Model::Impl {
       std::size_t& first = output.dtype == DType::int64 ? indices : values;
       if (first == 0) first = element_count(output, 1);
       static_cast<void>(element_count(output, 1));
-      if (output.dtype == DType::uint8) throw_input_error("the model's " + output.name + " is uint8; expected numbers" + kRemake);
+      if (output.dtype == DType::uint8)
+        throw_input_error("the model's " + output.name + " is uint8; expected numbers" + kRemake);
     }
     const std::string& head = description.head;
     const bool scores = head == "logits" || head == "probabilities";
@@ -169,7 +170,8 @@ class Context::Impl {
     }
     const std::string& head = model_->description.head;
     if (head == "topk") return top_of_graph(image, count);
-    if (head != "logits" && head != "probabilities") throw_input_error("the head " + head + " names no class: use what infer returns");
+    if (head != "logits" && head != "probabilities")
+      throw_input_error("the head " + head + " names no class: use what infer returns");
     const Output& output = outputs_.front();
     const std::size_t classes = output.size / static_cast<std::size_t>(batch_);
     const float* values = output.values + static_cast<std::size_t>(image) * classes;
