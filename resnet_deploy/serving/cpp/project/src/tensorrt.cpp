@@ -33,21 +33,22 @@ class Log : public nvinfer1::ILogger {
     }
   }
 
-  // Without the place in TensorRT's sources.
-  [[nodiscard]] std::string reason() const {
+  // Without the place in TensorRT's sources. It is told once: what fails later has a reason of its own.
+  [[nodiscard]] std::string take_reason() {
     const std::scoped_lock lock(mutex_);
-    return reason_.empty() ? "it gave no reason" : reason_.substr(0, reason_.find(" In "));
+    const std::string reason = std::exchange(reason_, {});
+    return reason.empty() ? "it gave no reason" : reason.substr(0, reason.find(" In "));
+  }
+
+  [[nodiscard]] bool mentions(std::string_view part) const {
+    const std::scoped_lock lock(mutex_);
+    return reason_.find(part) != std::string::npos;
   }
 
   // What was only a warning by its outcome is no reason for what fails later.
   void clear() {
     const std::scoped_lock lock(mutex_);
     reason_.clear();
-  }
-
-  [[nodiscard]] bool mentions(std::string_view part) const {
-    const std::scoped_lock lock(mutex_);
-    return reason_.find(part) != std::string::npos;
   }
 
  private:
@@ -72,7 +73,7 @@ DType dtype_of(nvinfer1::DataType type, const std::string& name) {
 
 class TrtRunner : public Runner {
  public:
-  TrtRunner(std::unique_ptr<nvinfer1::IExecutionContext> context, std::int32_t profile, const Engine& engine, const Log& log,
+  TrtRunner(std::unique_ptr<nvinfer1::IExecutionContext> context, std::int32_t profile, const Engine& engine, Log& log,
             const Options& options, std::int64_t batch)
       : runtime_(engine.runtime), log_(&log), device_(options.device), stream_(make_stream()), context_(std::move(context)) {
     require(context_->setOptimizationProfileAsync(profile, stream_.get()), "its profile");
@@ -137,29 +138,32 @@ class TrtRunner : public Runner {
 
   void capture() {
     check(cudaStreamBeginCapture(stream_.get(), cudaStreamCaptureModeThreadLocal), "cannot capture a CUDA graph");
-    cudaGraph_t captured = nullptr;
+    const auto end_capture = [this] {
+      cudaGraph_t captured = nullptr;
+      const cudaError_t status = cudaStreamEndCapture(stream_.get(), &captured);
+      return std::pair(status, Graph(captured));
+    };
     try {
       enqueue();
     } catch (...) {
-      cudaStreamEndCapture(stream_.get(), &captured);
-      const Graph freed(captured);
+      end_capture();
       throw;
     }
-    check(cudaStreamEndCapture(stream_.get(), &captured), "cannot capture a CUDA graph");
-    const Graph graph(captured);
+    const auto [status, captured] = end_capture();
+    check(status, "cannot capture a CUDA graph");
     cudaGraphExec_t ready = nullptr;
-    check(cudaGraphInstantiateWithFlags(&ready, captured, 0), "cannot make a CUDA graph");
+    check(cudaGraphInstantiateWithFlags(&ready, captured.get(), 0), "cannot make a CUDA graph");
     graph_.reset(ready);
   }
 
   void require(bool done, const char* what) const {
-    if (!done) throw_machine_error(runtime_ + " refused " + what + ": " + log_->reason());
+    if (!done) throw_machine_error(runtime_ + " refused " + what + ": " + log_->take_reason());
   }
 
   void synchronize() { check(cudaStreamSynchronize(stream_.get()), "the inference failed"); }
 
   std::string runtime_;
-  const Log* log_;  // of the engine
+  Log* log_;  // of the engine
   int device_;
   Stream stream_;
   Buffer input_;
@@ -188,7 +192,7 @@ class TrtEngine : public Engine {
     runtime = std::string(RESNET_DEPLOY_FLAVOUR) + " " + runtime_version();
     if (data.empty()) throw_input_error(path + " is empty; build it again");
     runtime_.reset(nvinfer1::createInferRuntime(log_));
-    if (!runtime_) throw_machine_error(runtime + " does not start: " + log_.reason());
+    if (!runtime_) throw_machine_error(runtime + " does not start: " + log_.take_reason());
     runtime_->setEngineHostCodeAllowed(version_compatible);  // such plans bring their own runtime
     engine_.reset(runtime_->deserializeCudaEngine(data.data(), data.size()));
     if (!engine_) fail_to_load(path);
@@ -209,10 +213,13 @@ class TrtEngine : public Engine {
 
  private:
   [[noreturn]] void fail_to_load(const std::string& path) const {
-    const std::string message = runtime + " cannot load " + path + ": " + log_.reason();
-    if (log_.mentions("cudaError 35") || log_.mentions("cudaError 100"))
-      throw_machine_error(message + ". It needs an NVIDIA GPU and its driver");
-    if (log_.mentions("OutOfMemory") || log_.mentions("out of memory")) throw_machine_error(message);
+    const bool no_gpu = log_.mentions("cudaError 35") || log_.mentions("cudaError 100");
+    const bool no_memory = log_.mentions("OutOfMemory") || log_.mentions("out of memory");
+    const std::string message = runtime + " cannot load " + path + ": " + log_.take_reason();
+    if (no_gpu) throw_machine_error(message + ". It needs an NVIDIA GPU and its driver");
+    if (no_memory) {
+      throw_machine_error(message + ". Stop what else uses the GPU, or take another with the option device");
+    }
     throw_input_error(message + ". Build it again with `resnet-deploy build`");
   }
 
@@ -258,11 +265,11 @@ class TrtEngine : public Engine {
   [[nodiscard]] std::unique_ptr<nvinfer1::IExecutionContext> make_context() const {
     const std::scoped_lock lock(mutex_);
     std::unique_ptr<nvinfer1::IExecutionContext> context(engine_->createExecutionContext());
-    if (!context) throw_machine_error(runtime + " cannot make a context: " + log_.reason());
+    if (!context) throw_machine_error(runtime + " cannot make a context: " + log_.take_reason());
     return context;
   }
 
-  Log log_;  // outlives what writes to it
+  mutable Log log_;  // outlives what writes to it
   Options options_;
   std::unique_ptr<nvinfer1::IRuntime> runtime_;
   std::unique_ptr<nvinfer1::ICudaEngine> engine_;
