@@ -34,7 +34,7 @@ from resnet_deploy.terminal import cpp as text
 def cpp(bundle: str, output: str, as_json: bool, **options: Any) -> None:
     """Write a C++ project that runs a bundle.
 
-    It is a CMake project of a library, one header and one source, and the program classify. The program takes raw pixels and
+    It is a CMake project of a library with one header, and the program classify. The program takes raw pixels and
     needs the runtime alone: no Python, no image library. Before it loads a file, it checks the manifest, the file's hash
     and, of a plan, its version and GPU.
 

@@ -23,9 +23,11 @@ from resnet_deploy.bundle.names import MANIFEST
 from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.data.preprocessing import normalize
+from resnet_deploy.serving.cpp.write import SOURCES
 from resnet_deploy.specs import InputFormat
 
-SOURCES = Path(__file__).parents[1] / "serving" / "cpp"
+TESTS = Path(__file__).parents[1] / "serving" / "cpp"
+TENSORRT_SOURCES = (Path("src/plan.cpp"), Path("src/tensorrt.cpp"))
 PIXELS = np.random.default_rng(7).integers(0, 256, (5, 32, 32, 3), np.uint8)
 Ask = Callable[[str], tuple[str, str]]
 Edit = Callable[[dict[str, Any]], object]
@@ -78,7 +80,7 @@ def _make(folder: Path, backend: str, sanitize: str) -> None:
         "CMAKE_BUILD_TYPE": "Debug" if sanitize else "Release",
     }  # fmt: skip
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # this Python's wheels have the libraries
-    configure = ["cmake", "-S", str(SOURCES), "-B", str(folder), *(f"-D{name}={value}" for name, value in options.items())]
+    configure = ["cmake", "-S", str(TESTS), "-B", str(folder), *(f"-D{name}={value}" for name, value in options.items())]
     target = ["--target", "classify"] if sanitize else []
     for command in (configure, ["cmake", "--build", str(folder), "-j2", *target]):
         done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PATH": path})
@@ -128,6 +130,14 @@ def compare(found: list[dict[str, Any]], wanted: dict[str, NDArray[Any]], tolera
                 np.reshape(given["values"], values.shape[1:]), values[index].astype(np.float64), rtol=0,
                 atol=tolerance * max(1.0, float(np.abs(values).max())) if values.dtype.kind == "f" else 0,
             )  # fmt: skip
+
+
+def lint(folder: Path, source: Path) -> None:
+    """Run clang-tidy over a source of the project that was compiled in a folder of programs."""
+    if shutil.which("clang-tidy") is None:
+        pytest.skip("the C++ sources were not linted: no clang-tidy; `make tools` installs it")
+    done = subprocess.run(["clang-tidy", "-quiet", "-p", folder, SOURCES / source], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
 
 
 def changed(bundle: Bundle, folder: Path, edit: Edit) -> Path:

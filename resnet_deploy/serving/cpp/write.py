@@ -45,7 +45,7 @@ class Project:
 def write_cpp(
     bundle: Bundle | str | Path, output: str | Path, *, backend: str = "onnxruntime", precision: str = "fp32"
 ) -> Project:
-    """Write a CMake project that runs a bundle: a library of one header and one source, the program classify, the bundle.
+    """Write a CMake project that runs a bundle: a library with one header, the program classify, the bundle.
 
     Args:
         bundle: a bundle, or its folder; a graph of it that is gone is made again.
@@ -87,6 +87,11 @@ def write_cpp(
     return Project(path=output, backend=backend, precision=candidate.precision, artifacts=names)
 
 
+def list_sources() -> list[Path]:
+    """The project's own files, relative to SOURCES: what is hidden, such as clang-tidy's settings, is ours."""
+    return sorted(path.relative_to(SOURCES) for path in SOURCES.glob("**/[!.]*") if path.is_file())
+
+
 class _Written(Struct, frozen=True, kw_only=True):
     """The files of a project as they were written, by their paths in it: what was edited since is the user's."""
 
@@ -95,9 +100,9 @@ class _Written(Struct, frozen=True, kw_only=True):
 
 def _write(bundle: Bundle, project: Path, names: tuple[str, ...], backend: str) -> None:
     bundle.extract(project / "bundle", names)
-    for source in SOURCES.iterdir():
-        if not source.name.startswith("."):
-            shutil.copyfile(source, project / source.name)
+    for source in list_sources():
+        (project / source).parent.mkdir(exist_ok=True)
+        shutil.copyfile(SOURCES / source, project / source)
     (project / "CMakePresets.json").write_text(json.dumps(_presets(backend), indent=2) + "\n")
     files = {str(path.relative_to(project)): sha256_file(path) for path in sorted(project.rglob("*")) if path.is_file()}
     (project / WRITTEN).write_bytes(_json.encode(_Written(files=files)))
@@ -119,7 +124,8 @@ def _refresh(output: Path, project: Path) -> None:
         known = {before.get(name), after.get(name)}
         if path.is_symlink() or path.parent.is_symlink() or (path.exists() and sha256_file(path) not in known):
             raise BundleError(f"{path} was edited after it was written: it is not overwritten. Choose another folder")
-    (output / "bundle").mkdir(exist_ok=True)
+    for parent in {(output / name).parent for name in after}:
+        parent.mkdir(exist_ok=True)
     for name in [*after, WRITTEN]:
         (project / name).replace(output / name)
     for name in set(before) - set(after):

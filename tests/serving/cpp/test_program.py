@@ -15,6 +15,7 @@ from typing import Any
 
 import jsonschema
 import numpy as np
+import onnx
 import pytest
 
 from resnet_deploy.backends.candidate import Candidate
@@ -22,7 +23,21 @@ from resnet_deploy.bundle import codec
 from resnet_deploy.bundle.names import FP32, MANIFEST
 from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.bundle.store import Bundle
-from tests.helpers.cpp import PIXELS, Edit, answers, build, changed, classify, compare, expected, ppm, run
+from resnet_deploy.serving.cpp.write import list_sources
+from tests.helpers.cpp import (
+    PIXELS,
+    TENSORRT_SOURCES,
+    Edit,
+    answers,
+    build,
+    changed,
+    classify,
+    compare,
+    expected,
+    lint,
+    ppm,
+    run,
+)
 from tests.helpers.paths import DIGITS
 from tests.helpers.shared import exported
 
@@ -184,6 +199,7 @@ def test_a_full_disk(program: Path, digits_bundle: Bundle, images: list[str], tm
         ),
         (lambda m: m["model"].update(input_format="float"), "the manifest says"),
         (lambda m: m["model"].update(class_names=[1, 2]), "model.class_names[0] is not a string"),
+        (lambda m: m["model"]["request"].update(max_batch=0), "is for batches to 0; expected 1 or more"),
         (lambda m: m.update(artifacts={}), "has no model.fp32.onnx"),
         (lambda m: m.update(artifacts=[]), "artifacts is not an object"),
         (lambda m: m["artifacts"]["model.fp32.onnx"].pop("sha256"), "has no artifacts.model.fp32.onnx.sha256"),
@@ -235,6 +251,30 @@ def test_a_manifest_that_is_as_good(program: Path, digits_bundle: Bundle, images
     assert all(best["label"] is None for best in answers(program, folder, images[:1])[0]["top"])
 
 
+@pytest.mark.parametrize(("head", "recorded"), [("topk:3", "logits"), ("logits", "topk")])
+def test_a_head_that_the_graph_has_not(program: Path, images: list[str], tmp_path: Path, head: str, recorded: str) -> None:
+    """Classes are read from outputs of the head's types, never from a null pointer."""
+    bundle = exported("resnet_cifar:8", tmp_path / "bundle", head=head)
+    graph = onnx.load(bundle.path / FP32)
+    graph.graph.output.sort(key=lambda output: output.name)  # the indices first
+    data = graph.SerializeToString()
+
+    def edit(manifest: dict[str, Any]) -> None:
+        manifest["model"]["head"]["kind"] = recorded
+        manifest["artifacts"][FP32]["sha256"] = hashlib.sha256(data).hexdigest()
+
+    folder = changed(bundle, tmp_path / "changed", edit)
+    (folder / FP32).write_bytes(data)
+    assert f"the head {recorded} has " in run(program, folder, images[0], code=2).stderr
+
+
+@pytest.mark.parametrize("values", [{"std": [0.0, 1.0, 1.0]}, {"mean": [0.5, 1e300, 0.5]}, {"mean": [0.5]}], ids=str)
+def test_normalization_that_cannot_be(program: Path, images: list[str], tmp_path: Path, values: dict[str, Any]) -> None:
+    bundle = exported("resnet_cifar:8", tmp_path / "bundle", input="float")
+    folder = changed(bundle, tmp_path / "changed", lambda manifest: manifest["model"]["preprocessing"].update(values))
+    assert "manifest.json: mean " in run(program, folder, images[0], code=2).stderr
+
+
 def test_what_was_edited_is_not_run(program: Path, digits_bundle: Bundle, images: list[str], tmp_path: Path) -> None:
     folder = tmp_path / "bundle"
     shutil.copytree(digits_bundle.path, folder)
@@ -253,6 +293,9 @@ def test_what_was_edited_is_not_run(program: Path, digits_bundle: Bundle, images
     graph.mkdir()
     refused("not a file")
     graph.rmdir()
+    graph.touch()
+    os.truncate(graph, 2**41)  # a sparse file
+    refused("has 2199023255552 bytes; expected at most")
     graph.write_bytes(original)
     manifest.write_text(text.replace("0.3053", "0.3054", 1))
     refused("was changed by hand: its digest does not match")
@@ -333,11 +376,7 @@ def test_the_example_ranks_by_embeddings(ort_build: Path, tmp_path: Path) -> Non
     assert "export it with --head embedding" in run(nearest, logits, *paths, code=2).stderr
 
 
-@pytest.mark.parametrize("source", ["resnet_deploy.cpp", "classify.cpp"])
-def test_clang_tidy(ort_build: Path, source: str) -> None:
-    if shutil.which("clang-tidy") is None:
-        pytest.skip("the C++ sources were not linted: no clang-tidy; `make tools` installs it")
-    from resnet_deploy.serving.cpp.write import SOURCES
-
-    done = subprocess.run(["clang-tidy", "-quiet", "-p", ort_build, SOURCES / source], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout
+@pytest.mark.slow
+@pytest.mark.parametrize("source", [s for s in list_sources() if s.suffix == ".cpp" and s not in TENSORRT_SOURCES], ids=str)
+def test_clang_tidy(ort_build: Path, source: Path) -> None:
+    lint(ort_build, source)

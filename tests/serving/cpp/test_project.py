@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -17,27 +18,20 @@ import resnet_deploy as rd
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.cli import main
 from resnet_deploy.errors import BundleError, IntegrityError, UsageError
-from resnet_deploy.serving.cpp.write import SOURCES, WRITTEN
+from resnet_deploy.serving.cpp.write import SOURCES, WRITTEN, list_sources
 from tests.helpers.cpp import answers, compare, expected, headers, lacking
 from tests.helpers.paths import ROOT
 
 pytestmark = pytest.mark.slow
 
-FILES = {
-    "CMakeLists.txt",
-    "CMakePresets.json",
-    "README.md",
-    "classify.cpp",
-    "resnet_deploy.cpp",
-    "resnet_deploy.h",
-    "bundle",
-}
+FILES = {"CMakeLists.txt", "CMakePresets.json", "README.md", "classify.cpp", "resnet_deploy.h", "src", "bundle"}
 
 
 def test_the_project(digits_bundle: Bundle, tmp_path: Path) -> None:
     project = rd.write_cpp(digits_bundle.path, tmp_path / "new" / "project")
     assert {path.name for path in project.path.iterdir()} == FILES | {WRITTEN} and project.artifacts == ("model.fp32.onnx",)
-    for name in FILES - {"bundle", "CMakePresets.json"}:
+    assert Path("src/model.cpp") in list_sources()
+    for name in list_sources():
         assert (project.path / name).read_bytes() == (SOURCES / name).read_bytes()
     own = Bundle.open(project.path / "bundle")
     assert list(own.manifest.artifacts) == ["model.fp32.onnx"] and own.manifest.model == digits_bundle.manifest.model
@@ -118,6 +112,20 @@ def test_a_project_is_brought_up_to_date_where_nobody_edited_it(digits_bundle: B
     assert (project / "classify.cpp").read_text() == "mine" and [path.name for path in tmp_path.iterdir()] == ["project"]
 
 
+def test_a_project_of_an_older_layout_is_brought_up_to_date(digits_bundle: Bundle, tmp_path: Path) -> None:
+    """One source beside the header, and no folder src: the one goes, the other comes."""
+    project = rd.write_cpp(digits_bundle, tmp_path / "project").path
+    (project / "src").rename(tmp_path / "src")
+    (project / "resnet_deploy.cpp").write_text("all of it")
+    written = json.loads((project / WRITTEN).read_text())
+    own = {name: digest for name, digest in written["files"].items() if not name.startswith("src/")}
+    own["resnet_deploy.cpp"] = hashlib.sha256(b"all of it").hexdigest()
+    (project / WRITTEN).write_text(json.dumps({**written, "files": own}))
+    rd.write_cpp(digits_bundle, project)
+    assert {path.name for path in project.iterdir()} == FILES | {WRITTEN}
+    assert {path.name for path in (project / "src").iterdir()} == {path.name for path in (tmp_path / "src").iterdir()}
+
+
 def test_a_project_that_is_a_link_inside_is_refused(digits_bundle: Bundle, tmp_path: Path) -> None:
     project, outside = rd.write_cpp(digits_bundle, tmp_path / "project").path, tmp_path / "outside"
     shutil.copytree(project / "bundle", outside)
@@ -143,5 +151,5 @@ def test_an_installed_package_has_the_sources(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path / "source", capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     with zipfile.ZipFile(tmp_path / done.stdout.split()[-1]) as wheel:
-        packed = {Path(name).name for name in wheel.namelist() if "/cpp/project/" in name}
-    assert FILES - {"CMakePresets.json", "bundle"} <= packed
+        packed = {name.partition("/cpp/project/")[2] for name in wheel.namelist() if "/cpp/project/" in name}
+    assert packed == {str(name) for name in list_sources()}

@@ -14,7 +14,7 @@ import resnet_deploy as rd
 from resnet_deploy.bundle.manifest import PlanFile
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.engine.flavours import gpu
-from tests.helpers.cpp import Ask, asking, build, changed, classify, run
+from tests.helpers.cpp import TENSORRT_SOURCES, Ask, asking, build, changed, classify, lint, run
 
 pytestmark = pytest.mark.slow
 
@@ -90,7 +90,7 @@ def test_plans_of_another_version_or_system(
     found: str,
 ) -> None:
     name, _ = plan_of(bundle)
-    folder = changed(bundle, tmp_path / "bundle", lambda manifest: manifest.artifacts[name].origin.update(origin))
+    folder = changed(bundle, tmp_path / "bundle", lambda m: m["artifacts"][name]["origin"].update(origin))
     said = run(classify(rtx_build), folder, images[0], code=3).stderr
     assert "the plan was built with tensorrt-rtx" in said and found in said and "Build it again here with" in said
 
@@ -117,3 +117,9 @@ def test_the_project_of_a_plan_has_it_alone(rtx_build: Path, bundle: Bundle, ima
     assert {path.name for path in (tmp_path / "project" / "bundle").iterdir()} == {name, "manifest.json"}
     if gpu() is None:
         assert "no NVIDIA GPU" in run(classify(rtx_build), tmp_path / "project" / "bundle", images[0], code=3).stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", TENSORRT_SOURCES, ids=str)
+def test_clang_tidy(rtx_build: Path, source: Path) -> None:
+    lint(rtx_build, source)

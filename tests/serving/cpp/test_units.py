@@ -86,11 +86,21 @@ def test_sha256_where_blocks_end(units: Ask, size: int) -> None:
     assert units(f"sha256 {data.hex()}") == ("ok", hashlib.sha256(data).hexdigest())
 
 
+def test_sizes_of_tensors(units: Ask) -> None:
+    """Products that overflow 64 bits, to nothing or to less than there is, are refused as those that are too large."""
+    assert units("elements 8 3 224 224") == ("ok", str(8 * 3 * 224 * 224))
+    assert units("elements 5") == ("ok", "5")
+    assert units(f"elements 1 {2**40}") == ("ok", str(2**40))
+    for sizes in ("1 -1 32 32", "1 0", "0 3", f"{2**62} 4", f"{2**40} 2", f"{2**41}", f"1 {2**32} {2**32}", f"3 {2**40}"):
+        code, message = units(f"elements {sizes}")
+        assert code == "2" and "no memory holds a batch of " in message, sizes
+
+
 def test_half_precision_is_widened_as_numpy_does(units: Ask) -> None:
     halves = np.concatenate([np.arange(0, 0x10000, 13), [0, 1, 0x3FF, 0x400, 0x7BFF, 0x8000, 0xFBFF]]).astype(np.uint16)
     numbers = halves[~np.isnan(halves.view(np.float16))]
     for half, expected in zip(numbers, numbers.view(np.float16).astype(np.float32).view(np.uint32), strict=True):
-        assert units(f"widened {half}") == ("ok", str(expected)), half
+        assert units(f"half_to_float {half}") == ("ok", str(expected)), half
 
 
 @MANY
@@ -98,7 +108,7 @@ def test_half_precision_is_widened_as_numpy_does(units: Ask) -> None:
 def test_half_precision_is_rounded_as_numpy_does(units: Ask, value: float) -> None:
     number = np.float32(value)
     with np.errstate(over="ignore"):
-        assert units(f"narrowed {number.tobytes().hex()}") == ("ok", str(np.float16(number).view(np.uint16)))
+        assert units(f"float_to_half {number.tobytes().hex()}") == ("ok", str(np.float16(number).view(np.uint16)))
 
 
 @MANY
@@ -106,4 +116,4 @@ def test_half_precision_is_rounded_as_numpy_does(units: Ask, value: float) -> No
 def test_half_precision_between_two_numbers(units: Ask, low: int, part: float, negative: bool) -> None:
     below, above = np.array([low, low + 1], np.uint16).view(np.float16).astype(np.float64)
     number = np.float32((below + part * (above - below)) * (-1 if negative else 1))
-    assert units(f"narrowed {number.tobytes().hex()}") == ("ok", str(np.float16(number).view(np.uint16)))
+    assert units(f"float_to_half {number.tobytes().hex()}") == ("ok", str(np.float16(number).view(np.uint16)))

@@ -1,10 +1,24 @@
-// The library's insides, line by line: `json HEX`, `sha256 HEX`, `text HEX`, `widened BITS`, `narrowed HEX`, `engine PATH`.
-// Each answers with a line: ok and the result, or the exit code and the message.
+// The library's insides, line by line: `json HEX`, `sha256 HEX`, `text HEX`, `half_to_float BITS`, `float_to_half HEX`,
+// `elements BATCH SIZE...`, `engine PATH`. Each answers with a line: ok and the result, or the exit code and the message.
+#include <algorithm>
+#include <cstring>
 #include <iostream>
+#include <iterator>
+#include <numeric>
+#include <sstream>
+#include <string>
+#include <utility>
 
-#include "resnet_deploy.cpp"  // NOLINT: what is tested is private to it
+#include "resnet_deploy.h"
+#include "src/bundle.h"
+#include "src/json.h"
+#include "src/runtime.h"
+#include "src/sha256.h"
+#include "src/tensors.h"
 
 namespace {
+
+using namespace resnet_deploy::internal;
 
 std::string bytes(const std::string& hex) {
   std::string found;
@@ -14,25 +28,25 @@ std::string bytes(const std::string& hex) {
 }
 
 // Python's json.dumps(value, sort_keys=True).
-void canonical(const resnet_deploy::Json& value, std::string& out) {
+void canonical(const Json& value, std::string& out) {
   switch (value.kind) {
-    case resnet_deploy::Json::Kind::null:
+    case Json::Kind::null:
       out += "null";
       break;
-    case resnet_deploy::Json::Kind::boolean:
+    case Json::Kind::boolean:
       out += value.truth ? "true" : "false";
       break;
-    case resnet_deploy::Json::Kind::number:
+    case Json::Kind::number:
       out += value.text;
       break;
-    case resnet_deploy::Json::Kind::string:
+    case Json::Kind::string:
       out += resnet_deploy::json_string(value.text);
       break;
-    case resnet_deploy::Json::Kind::array:
+    case Json::Kind::array:
       for (std::size_t i = 0; i < value.items.size(); ++i) canonical(value.items[i], out += i == 0 ? "[" : ", ");
       out += value.items.empty() ? "[]" : "]";
       break;
-    case resnet_deploy::Json::Kind::object: {
+    case Json::Kind::object: {
       std::vector<std::size_t> order(value.keys.size());
       std::iota(order.begin(), order.end(), std::size_t{0});
       std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return value.keys[a] < value.keys[b]; });
@@ -48,32 +62,31 @@ void canonical(const resnet_deploy::Json& value, std::string& out) {
 }
 
 std::string answer(const std::string& what, const std::string& given) {
-  using namespace resnet_deploy;
   if (what == "json") {
     std::string text;
-    canonical(Parser(bytes(given)).document(), text);
+    canonical(parse_json(bytes(given)), text);
     return text;
   }
   if (what == "sha256") return sha256(bytes(given));
-  if (what == "text") return json_string(bytes(given));
-  if (what == "engine")
-    return Engine(read_file(given), given, Options{}
-#if defined(RESNET_DEPLOY_TENSORRT)
-                  ,
-                  false
-#endif
-                  )
-        .runtime;
+  if (what == "text") return resnet_deploy::json_string(bytes(given));
+  if (what == "engine") return read_engine(read_file(given), given, resnet_deploy::Options{})->runtime;
+  if (what == "elements") {
+    std::istringstream sizes(given);
+    std::int64_t batch = 0;
+    sizes >> batch;
+    const resnet_deploy::TensorSpec spec{"output", {}, {std::istream_iterator<std::int64_t>(sizes), {}}};
+    return std::to_string(element_count(spec, batch));
+  }
   float value = 0;
-  if (what == "widened") {
-    value = widened(static_cast<std::uint16_t>(std::stoi(given)));
+  if (what == "half_to_float") {
+    value = half_to_float(static_cast<std::uint16_t>(std::stoi(given)));
     std::uint32_t bits = 0;
     std::memcpy(&bits, &value, sizeof bits);
     return std::to_string(bits);
   }
   const std::string data = bytes(given);
   std::memcpy(&value, data.data(), sizeof value);
-  return std::to_string(narrowed(value));
+  return std::to_string(float_to_half(value));
 }
 
 }  // namespace

@@ -128,11 +128,13 @@ bool ends_with(std::string_view text, std::string_view end) {
   return text.size() >= end.size() && text.substr(text.size() - end.size()) == end;
 }
 
+bool is_space(int character) { return character > 0 && std::strchr(" \t\r\n\v\f", character) != nullptr; }
+
 // The next number of a PPM header; # starts a comment.
 std::int64_t header_number(std::istream& file, const std::string& name) {
   int next = file.get();
-  while (next == '#' || (next != EOF && std::strchr(" \t\r\n\v\f", next) != nullptr)) {
-    while (next == '#' && next != EOF) {
+  while (next == '#' || is_space(next)) {
+    if (next == '#') {
       while (next != '\n' && next != EOF) next = file.get();
     }
     next = file.get();
@@ -143,7 +145,7 @@ std::int64_t header_number(std::istream& file, const std::string& name) {
     value = value * 10 + (next - '0');
     next = file.get();
   }
-  if (digits == 0 || next == EOF || std::strchr(" \t\r\n\v\f", next) == nullptr) {
+  if (digits == 0 || !is_space(next)) {
     bad_input(name + " is not a PPM file: its header has no width, height and largest value");
   }
   return value;
@@ -256,8 +258,10 @@ std::string as_json(const std::string& path, const std::vector<rd::Output>& outp
 std::string as_text(const std::string& path, const std::vector<rd::Output>& outputs, const std::vector<rd::Class>* top,
                     std::int64_t image, std::int64_t batch) {
   std::vector<std::string> parts;
-  for (const rd::Class& each : top != nullptr ? *top : std::vector<rd::Class>{}) {
-    parts.push_back(std::to_string(each.index) + (each.label.empty() ? "" : " " + each.label) + " " + rounded(each.value, 4));
+  if (top != nullptr) {
+    for (const rd::Class& each : *top) {
+      parts.push_back(std::to_string(each.index) + (each.label.empty() ? "" : " " + each.label) + " " + rounded(each.value, 4));
+    }
   }
   for (const rd::Output& output : outputs) {
     constexpr std::size_t shown = 6;
@@ -291,8 +295,11 @@ class Run {
   // The lines of the images, in their order. The first of what went wrong is thrown.
   std::vector<std::string> operator()(Times& times) {
     std::vector<std::thread> workers;
+    workers.reserve(static_cast<std::size_t>(arguments_->contexts));
     try {
       for (int i = 1; i < arguments_->contexts; ++i) workers.emplace_back([this] { work(); });
+    } catch (const std::bad_alloc&) {
+      stop(0, std::current_exception());  // and the others are joined
     } catch (const std::system_error&) {
       stop(0, std::make_exception_ptr(rd::Error(rd::Exit::machine, "this machine has no more threads: use fewer --contexts")));
     }
@@ -420,7 +427,7 @@ class Target {
 
   ~Target() {
     std::error_code ignored;
-    if (file_.is_open() && beside_ != path_) std::filesystem::remove(beside_, ignored);
+    if (beside_ != path_) std::filesystem::remove(beside_, ignored);
   }
 
   void write(const std::vector<std::string>& lines) {
@@ -434,6 +441,7 @@ class Target {
     std::error_code error;
     if (beside_ != path_) std::filesystem::rename(beside_, path_, error);
     if (error) throw rd::Error(rd::Exit::input, "cannot write " + path_ + ": " + error.message());
+    beside_ = path_;  // nothing is left to remove
   }
 
  private:
@@ -443,7 +451,7 @@ class Target {
   }
 
   std::string path_;
-  std::string beside_;
+  std::string beside_;  // what is written, until it is renamed
   std::ofstream file_;
 };
 
