@@ -225,24 +225,28 @@ def test_conditions_are_recorded_beside_each_figure(bundle: Path) -> None:
     assert "meanwhile load " in run(*args).stdout
 
 
-def test_unsafe_conditions_are_warned_of_once_with_the_worst() -> None:
-    from resnet_deploy.benchmarking.report import warnings_for
+def test_a_noisy_machine_is_one_warning_with_rows_reasons_and_what_to_do() -> None:
+    from resnet_deploy.benchmarking.warnings import warnings_for
     from tests.test_verdicts import row
 
     def under(share: str, **about: Any) -> Any:
-        return row(
-            1.0,
-            conditions={"warnings": [f"other processes used {share} of 2 cores", "the clock fell"][: 1 + (share > "1")]},
-            **about,
-        )
+        warnings = [f"other processes used {share} of 2 cores", "the clock fell"][: 1 + (share > "1")]
+        return row(1.0, conditions={"warnings": warnings}, **about)
 
     described = {"weights": {"source": "file"}}
-    said = warnings_for([under("0.3"), under("1.4", batch=8), row(1.0, batch=32)], described)
-    assert said == [
-        "other processes used 1.4 of 2 cores (onnxruntime at batch 1, onnxruntime at batch 8)",
-        "the clock fell (onnxruntime at batch 8)",
-    ]
+    (warning,) = warnings_for(
+        [under("0.3", noisy=True), under("1.4", batch=8), row(1.0, batch=32, warm=False), row(1.0, backend="eager")], described
+    )
+    assert warning == (
+        "the figures are not steady: latencies spread by up to 20% of their median, of which 10% is normal (onnxruntime at "
+        "batch 1); the warm-up did not become stable (onnxruntime at batch 32); other processes used 1.4 of 2 cores "
+        "(onnxruntime at batch 1, 8); the clock fell (onnxruntime at batch 8). Differences of that size mean nothing: stop "
+        "other programs and measure again with --fresh, or for longer with --duration"
+    )
+    (warning,) = warnings_for([row(1.0, noisy=True), row(1.0, batch=8, noisy=True)], described)
+    assert "is normal (every row). Differences" in warning
     assert warnings_for([row(1.0)], described) == []
+    assert len(warnings_for([row(1.0, partial=True, noisy=True)], {"weights": {"source": "random"}})) == 3
 
 
 def test_the_roof_and_what_the_results_say(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,7 @@ from resnet_deploy.data.dataset import Batch, Dataset
 from resnet_deploy.data.preprocessing import CENTRE
 from resnet_deploy.errors import DataError
 from resnet_deploy.limits import check_all
+from resnet_deploy.parity.gates import GateCheck, check_gates
 from resnet_deploy.parity.metrics import Comparison, ParityReport, average_views, judge, parse_gates
 from resnet_deploy.pipeline.restore import restore
 from resnet_deploy.specs import MAX_BATCH, Precision, Progress, silent
@@ -53,6 +54,7 @@ class Verdict:
         failures: the gates that do not hold, in words.
         warnings: what makes the verdict unsafe, in words.
         preprocessing: what the model sees of an image, and where each part of that is from.
+        checks: every condition that the gates set, with the figure that was found.
     """
 
     candidate: Candidate
@@ -61,6 +63,7 @@ class Verdict:
     failures: list[str] = field(default_factory=list)
     warnings: tuple[str, ...] = ()
     preprocessing: str = ""
+    checks: tuple[GateCheck, ...] = ()
 
     @property
     def gate(self) -> str:
@@ -302,4 +305,5 @@ def verdict(
     return Verdict(
         candidate=candidate, data=record.data, report=report, failures=failures, warnings=tuple(dict.fromkeys(warnings)),
         preprocessing=describe_preprocessing(subject.description),
+        checks=tuple(check_gates(report, candidate.precision, limits)),
     )  # fmt: skip
