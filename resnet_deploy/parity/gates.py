@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from resnet_deploy._figures import Figure, restore
+from resnet_deploy._figures import SPELLED, Figure
 from resnet_deploy.parity.metrics import DEFAULT_GATES, METRICS, Gate, ParityReport
 from resnet_deploy.specs import Precision
 
@@ -37,7 +37,8 @@ class GateCheck:
     passed: bool
 
     def __post_init__(self) -> None:
-        restore(self)
+        if isinstance(self.value, str):  # as JSON spells what is not finite
+            object.__setattr__(self, "value", SPELLED[self.value])
 
     def __str__(self) -> str:
         """As in `accuracy 98.9% of FP32, needs 99%` and `max relative error 2e-07, at most 0.0001`."""

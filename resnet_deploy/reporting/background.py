@@ -246,7 +246,8 @@ def reading() -> list[Section]:
     notes = [
         "p50, p90, p99: the latency that so many percent of the samples stay below. device ms: the inference alone, the batch "
         "being on the device. IQR: the spread of the middle half over the median; more than 10 % is noisy, and marked !.",
-        "1 - cosine: of the outputs' angle to eager's, averaged over images. agree: images with eager's class. Gates decide "
-        "whether a row may be used at all; no image that was calibrated on is judged on.",
+        "1 - cosine: of the outputs' angle to eager's, averaged over images. agree: images with eager's class. difference: of "
+        "top-1 accuracy, in percentage points, with its 95 % interval. Gates decide whether a row may be used at all; no image "
+        "that was calibrated on is judged on.",
     ]
     return [Section(title="How to read it", notes=notes)]

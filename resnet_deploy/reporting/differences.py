@@ -14,6 +14,7 @@ from resnet_deploy.reporting.markup import el, join
 from resnet_deploy.reporting.words import count, counted, milliseconds, percent
 
 _LOOK = {"slower": (1, 4), "faster": (2, 2), "same": (NEUTRAL, 0), "inconclusive": (3, 1)}
+_EVIDENCE = {"samples": "all samples", "iqr": "spread of the middle half", "none": "one and the same measurement"}
 _FARTHEST = 32.0  # an interval without an end is drawn this far
 
 
@@ -117,17 +118,18 @@ def _accuracy(found: RunComparison) -> Section:
 def table(found: RunComparison) -> Table:
     """The rows that both runs have."""
     names = (
-        "backend", "device", "precision", "batch", "before ms", "after ms", "ratio", "95 % interval", "noise from", "verdict",
+        "backend", "device", "precision", "batch", "before ms", "after ms", "ratio", "95 % interval", "interval from",
+        "verdict",
     )  # fmt: skip
     cells = [
         [
             c.backend, c.device, c.precision, str(c.batch), milliseconds(c.before_s), milliseconds(c.after_s),
-            f"{c.ratio:.3f}×", f"{c.low:.3f} to {c.high:.3f}", c.noise, c.verdict,
+            f"{c.ratio:.3f}×", f"{c.low:.3f} to {c.high:.3f}", _EVIDENCE[c.noise], c.verdict,
         ]
         for c in found.changes
     ]  # fmt: skip
     marked = frozenset(index for index, change in enumerate(found.changes) if change.verdict == "slower")
-    words = frozenset({"backend", "device", "precision", "noise from", "verdict"})
+    words = frozenset({"backend", "device", "precision", "interval from", "verdict"})
     return Table(names=names, rows=cells, words=words, marked=marked)
 
 

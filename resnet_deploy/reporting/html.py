@@ -35,6 +35,7 @@ def page(content: Document) -> str:
     main = el(
         "main",
         el("header", el("h1", content.title), el("p", content.subtitle, class_="sub")),
+        el("p", content.decision, class_="decision") if content.decision else None,
         el("div", *map(_tile, content.tiles), class_="tiles") if content.tiles else None,
         el("ul", *(el("li", sentence) for sentence in content.summary), class_="said"),
         *(_notice(severity, said) for severity, said in content.notices),

@@ -11,6 +11,7 @@ from resnet_deploy.reporting.markup import printable
 def page(content: Document) -> str:
     """GitHub's Markdown. Names are escaped: one with a pipe or a tag in it stays a name."""
     lines = [f"# {plain(content.title)}", "", plain(content.subtitle), ""]
+    lines += [f"**{plain(content.decision)}**", ""] if content.decision else []
     lines += [f"- {plain(sentence)}" for sentence in content.summary]
     if content.notices:
         lines += ["", *(f"> **{plain(severity)}**: {plain(text)}  " for severity, text in content.notices)]
