@@ -22,7 +22,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # Floors of the house: a room may use its own floor and those below.
 FLOORS = [
     {"_deps", "_figures", "_files", "_isolate", "_json", "_machine", "_text", "errors", "limits", "specs"},
-    {"backends", "data", "engine", "graph", "models"},
+    {"backends", "charts", "data", "engine", "graph", "models"},
     {"parity", "precision", "timing"},
     {"bundle"},
     {"pipeline"},

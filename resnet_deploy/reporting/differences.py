@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 from markupsafe import Markup
 
-from resnet_deploy.reporting.charts import Axis, Lane, Scale, lanes, mark, swatch
+from resnet_deploy.charts.markup import el, join
+from resnet_deploy.charts.svg import Axis, Lane, Scale, lanes, mark, swatch
 from resnet_deploy.reporting.compare import Change, RunComparison
 from resnet_deploy.reporting.document import Document, Section, Table, Tile
 from resnet_deploy.reporting.figures import NEUTRAL, Figure
-from resnet_deploy.reporting.markup import el, join
 from resnet_deploy.reporting.words import count, counted, milliseconds, percent
 
 _LOOK = {"slower": (1, 4), "faster": (2, 2), "same": (NEUTRAL, 0), "inconclusive": (3, 1)}

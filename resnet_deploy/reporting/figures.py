@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from resnet_deploy.reporting.charts import COLOURS, Axis, Lane, Line, Point, Scale, lanes, swatch, xy
-from resnet_deploy.reporting.markup import el
+from resnet_deploy.charts.markup import el
+from resnet_deploy.charts.svg import COLOURS, Axis, Lane, Line, Point, Scale, compact, lanes, swatch, xy
 from resnet_deploy.reporting.rows import Row, best_of_each, pareto, series
-from resnet_deploy.reporting.words import compact, count, milliseconds, number, percent, scientific
+from resnet_deploy.reporting.words import count, milliseconds, number, percent, scientific
 
 _SHAPES = {"fp32": 0, "fp16": 1, "int8": 2, "bf16": 3, "fp8": 4, "tf32": 5}
 _OTHER_SHAPE = 6

@@ -8,9 +8,9 @@ from typing import Any
 
 from markupsafe import Markup
 
-from resnet_deploy.reporting.charts import Axis, Lane, Scale, lanes, mark, swatch
+from resnet_deploy.charts.markup import el, join
+from resnet_deploy.charts.svg import Axis, Lane, Scale, lanes, mark, swatch
 from resnet_deploy.reporting.figures import NEUTRAL, THROUGHPUT, Figure, bar_key, colours
-from resnet_deploy.reporting.markup import el, join
 from resnet_deploy.reporting.rows import Row
 from resnet_deploy.reporting.words import count, milliseconds, number, percent
 

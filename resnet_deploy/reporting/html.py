@@ -6,10 +6,10 @@ from importlib.resources import files
 
 from markupsafe import Markup
 
-from resnet_deploy.reporting.charts import NARROW, WIDE
+from resnet_deploy.charts.markup import el, join
+from resnet_deploy.charts.svg import NARROW, WIDE
 from resnet_deploy.reporting.document import Document, Section, Table, Tile
 from resnet_deploy.reporting.figures import Figure
-from resnet_deploy.reporting.markup import el, join
 from resnet_deploy.reporting.words import counted
 
 # Whatever a name in a report would make the browser do, it may neither load nor send anything.

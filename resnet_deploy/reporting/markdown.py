@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
+from resnet_deploy.charts.markup import printable
 from resnet_deploy.reporting.document import Document, Section, Table
-from resnet_deploy.reporting.markup import printable
 
 
 def page(content: Document) -> str:

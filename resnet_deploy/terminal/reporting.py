@@ -27,7 +27,7 @@ def comparison(found: RunComparison, written: str | None) -> str:
 
 def _document(content: Document, titles: set[str], written: str | None) -> str:
     """The headline, and the sections of these titles, without charts."""
-    from resnet_deploy.reporting.markup import printable
+    from resnet_deploy.charts.markup import printable
 
     answer = [content.decision] if content.decision else []
     notices = [f"{severity}: {text}" for severity, text in content.notices]

@@ -13,12 +13,19 @@ from dataclasses import dataclass, field
 
 from markupsafe import Markup
 
-from resnet_deploy.reporting.markup import el, join
-from resnet_deploy.reporting.words import compact
+from resnet_deploy.charts.markup import el, join
 
 COLOURS = 8
 WIDE, NARROW = 1040, 344
 _TEXT_PX = 6.6  # the width of a character, about
+
+
+def compact(value: float) -> str:
+    """A number in few characters: 0.25, 40, 1.5k, 2M, 1e-07."""
+    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= limit * 0.9995:
+            return f"{value / limit:.3g}{unit}"
+    return "0" if value == 0 else f"{value:.0e}" if abs(value) < 1e-3 else f"{value:.3g}"
 
 
 @dataclass(frozen=True, kw_only=True)
