@@ -76,7 +76,7 @@ def verify(bundle: str, data: str, by_layer: bool, as_json: bool, **given: Any) 
     "--gate", "gates", multiple=True, metavar="METRIC=LIMIT", help="A condition in place of a default; may be repeated."
 )
 @number("--threads", help="CPU threads of the backend. [default: all cores]")
-@click.option("--plot", type=click.Path(dir_okay=False), help="Draw the sensitivities to this SVG or PNG (extra `plot`).")
+@click.option("--plot", type=click.Path(dir_okay=False), help="Draw the sensitivity of each block to this SVG file.")
 @precision_options
 @json_option
 def tune(bundle: str, data: str, as_json: bool, **given: Any) -> None:

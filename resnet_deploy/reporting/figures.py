@@ -10,7 +10,7 @@ import numpy as np
 from markupsafe import Markup
 
 from resnet_deploy.charts.markup import el
-from resnet_deploy.charts.svg import COLOURS, Axis, Lane, Line, Point, Scale, compact, lanes, swatch, xy
+from resnet_deploy.charts.svg import COLOURS, Axis, Lane, Line, Point, Scale, bar, compact, lanes, swatch, xy
 from resnet_deploy.reporting.rows import Row, best_of_each, pareto, series
 from resnet_deploy.reporting.words import count, milliseconds, number, percent, scientific
 
@@ -202,7 +202,7 @@ def layer_times(profile: Mapping[str, Any]) -> Figure | None:
     precisions = list(dict.fromkeys(_precision(layer) for layer in layers))
     rows = [
         Lane(label=layer["name"], values=[layer["time_s"]], note=percent(layer.get("share"), 1),
-             draw=_bar(layer, precisions.index(_precision(layer)) % COLOURS))
+             draw=bar(layer["time_s"], precisions.index(_precision(layer)) % COLOURS, _layer_tip(layer)))
         for layer in layers
     ]  # fmt: skip
     axis = Axis(title="time, µs →", zero=True, text=lambda value: compact(value * 1e6))
@@ -214,14 +214,5 @@ def _precision(layer: Mapping[str, Any]) -> str:
     return str(layer.get("precision") or "unknown")
 
 
-def _bar(layer: Mapping[str, Any], colour: int) -> Callable[[Scale, float], Markup]:
-    tip = f"{layer['name']}: {layer['time_s'] * 1e6:,.1f} µs, {layer.get('kind') or 'unknown'}, {_precision(layer)}"
-
-    def draw(scale: Scale, y: float) -> Markup:
-        end, place = scale(layer["time_s"]), scale(0.0)
-        kind = f"bar c{colour}"
-        bar = el("rect", x=place, y=y - 7, width=max(1.0, end - place), height=14.0, class_=kind)
-        hit = el("rect", x=scale.start, y=y - 10, width=scale.end - scale.start, height=20.0, class_="hit")
-        return el("g", el("title", tip), hit, bar, tabindex="0")
-
-    return draw
+def _layer_tip(layer: Mapping[str, Any]) -> str:
+    return f"{layer['name']}: {layer['time_s'] * 1e6:,.1f} µs, {layer.get('kind') or 'unknown'}, {_precision(layer)}"

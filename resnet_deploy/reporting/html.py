@@ -7,7 +7,7 @@ from importlib.resources import files
 from markupsafe import Markup
 
 from resnet_deploy.charts.markup import el, join
-from resnet_deploy.charts.svg import NARROW, WIDE
+from resnet_deploy.charts.svg import NARROW, WIDE, style
 from resnet_deploy.reporting.document import Document, Section, Table, Tile
 from resnet_deploy.reporting.figures import Figure
 from resnet_deploy.reporting.words import counted
@@ -26,7 +26,7 @@ def page(content: Document) -> str:
         "head", el("meta", charset="utf-8"), el("meta", name="viewport", content="width=device-width, initial-scale=1"),
         el("meta", http_equiv="Content-Security-Policy", content=_POLICY),
         el("meta", name="color-scheme", content="light dark"),
-        el("link", rel="icon", href="data:,"), el("title", content.title), el("style", _file("page.css")),
+        el("link", rel="icon", href="data:,"), el("title", content.title), el("style", style(), _file("page.css")),
     )  # fmt: skip
     titles: dict[str, int] = {}  # `Layer times: a`, `Layer times: b`, ... have one link
     for index, section in enumerate(content.sections):

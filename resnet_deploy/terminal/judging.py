@@ -54,7 +54,7 @@ def tuning(found: Tuning) -> str:
             "MMACs": f"{item.macs / 1e6:.1f}",
             "1 - cosine": f"{item.error:.1e}",
             "agree": None if item.report.top1_agreement is None else f"{item.report.top1_agreement:.2%}",
-            "precision": "kept" if item.block in found.chosen.keep else "int8",
+            "precision": "higher" if item.block in found.chosen.keep else "int8",
         }
         for item in found.sensitivities
     ]
@@ -69,7 +69,7 @@ def tuning(found: Tuning) -> str:
             "",
             table(rows),
             "",
-            f"{len(found.chosen.keep)} of {len(rows)} blocks kept, {kept / max(total, 1):.1%} of the operations: "
-            f"{accuracy}cosine {report.cosine_mean:.5f}{timed}; {len(found.mixes)} mixes tried",
+            f"{len(found.chosen.keep)} of {len(rows)} blocks keep a higher precision, {kept / max(total, 1):.1%} of the "
+            f"operations: {accuracy}cosine {report.cosine_mean:.5f}{timed}; {len(found.mixes)} mixes tried",
         ]
     )

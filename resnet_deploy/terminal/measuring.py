@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from resnet_deploy.parity.confidence import describe_difference
-from resnet_deploy.parity.gates import describe_gates
 from resnet_deploy.terminal import conditions, profiles
 from resnet_deploy.terminal.tables import table
 
@@ -64,6 +62,9 @@ def _results(report: BenchReport, detail: bool) -> str:
 
 def _answers(results: list[Result]) -> str:
     """What each backend and precision answers, whatever the batch, and what its gate judged."""
+    from resnet_deploy.parity.confidence import describe_difference
+    from resnet_deploy.parity.gates import describe_gates
+
     rows = {}
     for result in results:
         parity = result.parity
