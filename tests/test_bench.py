@@ -271,9 +271,10 @@ def test_the_roof_and_what_the_results_say(bundle: Path, monkeypatch: pytest.Mon
         assert row["compute_latency_s"] == row["device_latency_s"], "on a CPU the inference itself"
         assert row["h2d_latency_s"] is row["enqueue_latency_s"] is row["throughput_images_per_s"] is None
     text = run(*args).stdout
-    assert "  roof " in text and "floor" not in text and made == ["cpu"], "it is measured once"
+    assert "  of ceiling " in text and "floor" not in text and made == ["cpu"], "it is measured once"
     assert "floor" in run(*args, "--detail").stdout
     assert all(f"{said['severity']}: {said['text']}" in text for said in report["verdicts"])
+    assert ("what the results say\n" in text) == bool(report["verdicts"])
     assert load(run("bench", bundle, *ARGS, "--json"))["results"][0]["roofline"] is None
 
 

@@ -144,7 +144,7 @@ def bench(
 def _check_batches(subject: Subject, batches: tuple[int, ...]) -> None:
     if max(batches) > subject.max_batch:
         raise UsageError(
-            f"the graph was exported and checked up to batch {subject.max_batch}, not {max(batches)}; "
+            f"the graph was checked up to batch {subject.max_batch}, not {max(batches)}; "
             f"export it with --max-batch {max(batches)}"
         )
 

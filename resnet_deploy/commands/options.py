@@ -133,7 +133,7 @@ export_options = options(
     number("--resize", help="Size of the shorter edge before the crop. [default: the checkpoint's]"),
     channels("--mean", metavar="R,G,B", help="Channel means in [0, 1]. [default: the checkpoint's]"),
     channels("--std", metavar="R,G,B", help="Channel deviations. [default: the checkpoint's]"),
-    number("--max-batch", help="The largest batch that is proven. [default: 32]"),
+    number("--max-batch", help="The largest batch that is checked against eager. [default: 32]"),
     number("--opset", help="ONNX opset. [default: 20]"),
     overwrite_option,
 )
@@ -142,7 +142,10 @@ flag = functools.partial(click.option, is_flag=True, default=None)
 precision_options = options(
     click.option("--precision", metavar="LIST", help="Of fp32, fp16, bf16, int8, fp8. [default: fp32]"),
     click.option(
-        "--target", "targets", metavar="LIST", help="Whose INT8 kernels: tensorrt (also OpenVINO), cpu. [default: both]"
+        "--target",
+        "targets",
+        metavar="LIST",
+        help="What runs the INT8 files: tensorrt (and OpenVINO), cpu (ONNX Runtime). [default: both]",
     ),
     click.option("--calibration", metavar="DATA", help="Images for INT8 and FP8, as in --data, or a calibration.json."),
     number("--calibration-images", help="Use so many of them, evenly spaced. [default: 512]"),
@@ -165,8 +168,10 @@ measure_options = options(
     _on("--spin-wait/--no-spin-wait", help="Ask the GPU again and again, or sleep. [trtexec: --useSpinWait; default: ask]"),
     flag("--data-transfers", help="Copy images and answers with each queued query. [trtexec without it: --noDataTransfers]"),
     flag("--inputs-on-device", help="Of these copies the answers' alone, as MLPerf has it."),
-    click.option("--roof", metavar="GPU", help="Whose published ceilings to hold figures against. [default: this GPU's]"),
-    flag("--measure-roof", help="This machine's own ceilings in their place: a large copy, and large matrix products."),
+    click.option(
+        "--roof", metavar="GPU", help="The GPU whose published ceilings figures are compared with, as H200. [default: this one]"
+    ),
+    flag("--measure-roof", help="Measure this machine's own ceilings instead: a large copy, and large matrix products."),
 )
 scenario_options = options(
     click.option(

@@ -24,7 +24,7 @@ from resnet_deploy.terminal.progress import Bars
 @click.option("--name", help="Of the model. [default: the architecture's]")
 @number("--instances", help="Copies that run at the same time. [default: 1 on CPUs, 2 on GPUs]")
 @number("--threads", help="CPU threads of an instance (onnxruntime). [default: all cores]")
-@number("--max-batch", help="The largest batch to form. [default: the largest that is proven]")
+@number("--max-batch", help="The largest batch to form. [default: the largest that was checked]")
 @time("--max-delay", "max_delay_s", help="That a request waits for others. [default: 500us]")
 @time(
     "--latency-bound", "latency_bound_s",

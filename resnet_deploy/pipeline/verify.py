@@ -101,7 +101,7 @@ def verify(
         bundle: a bundle, or its folder; files of it that are gone are made again.
         data: images, as `open_data` takes them.
         backends: what is compared, as in `onnxruntime:int8`.
-        gates: conditions in place of the defaults, as `top1-agreement=0.99`.
+        gates: conditions, as `top1-agreement=0.99`; each takes the place of the default of its own metric.
         batch: images at a time.
         limit: so many images, evenly spaced.
         strict: fail at the first image that cannot be read.

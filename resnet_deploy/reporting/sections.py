@@ -40,7 +40,7 @@ def _table(found: Sequence[Row]) -> Table:
     names = [
         "backend", *(["device"] if devices else []), "precision", "batch", "p50 ms", "p90 ms", "p99 ms", "device ms", "IQR",
         "images/s", *(["queued images/s"] if queued else []), "vs eager", "top-1", *(["of ceiling"] if ceilings else []),
-        *(["file"] if files else []), "gate",
+        "gate", *(["file"] if files else []),
     ]  # fmt: skip
     cells = [
         [
@@ -49,7 +49,7 @@ def _table(found: Sequence[Row]) -> Table:
             percent(row.iqr_s / row.p50_s, 0) + ("!" if row.noisy else ""), count(row.images_per_s),
             *([count(row.queued_images_per_s)] if queued else []), "–" if row.speedup is None else f"{row.speedup:.2f}×",
             percent(row.parity.get("top1_accuracy")), *([percent(hardware.reached(row), 1)] if ceilings else []),
-            *([row.artifact or "–"] if files else []), row.gate,
+            row.gate, *([row.artifact or "–"] if files else []),
         ]
         for row in found
     ]  # fmt: skip
