@@ -148,6 +148,11 @@ def test_outlier_channels_fail_the_gate(spoilt: Bundle, backend: str) -> None:
     assert found.gate == "fail" and found.report.top1_accuracy < 0.8  # type: ignore[operator]
 
 
+def test_a_plot_is_an_svg_file(spoilt: Bundle) -> None:
+    with pytest.raises(UsageError, match=r"written as SVG: give a name that ends in .svg, not 's.png'"):
+        rd.tune(spoilt, "digits", plot="s.png")
+
+
 def test_tune_rescues_them_by_keeping_their_blocks(spoilt_copy: Path, tmp_path: Path) -> None:
     done = load(run("tune", spoilt_copy, "--data", "digits", "--limit", "200", "--json", "--plot", tmp_path / "s.svg"))[
         "tuning"
