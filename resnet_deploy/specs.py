@@ -20,7 +20,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 INPUT_NAME = "input"
 # (what is being done, steps done, steps in all or None)
 Progress = Callable[[str, int, "int | None"], None]
-MAX_BATCH = 32  # the largest batch that an export proves, unless asked for more
+MAX_BATCH = 32  # the largest batch at which an export is checked, unless asked for more
 MEAN_RANGE = (-10.0, 10.0)  # of RGB in [0, 1]; 124, of RGB in [0, 255], is a mistake
 STD_RANGE = (1e-4, 100.0)  # 1/255 is in use, for networks that take 0 to 255
 OPSET = 20  # of ONNX; TensorRT >= 10 and ONNX Runtime >= 1.17 read it

@@ -107,6 +107,13 @@ def test_bench_json_is_the_contract(bundle: Path) -> None:
             "top1_agreement", "max_abs_error", "cosine_min", "top1_accuracy", "reference_top1_accuracy",
         } <= set(row["parity"])  # fmt: skip
         assert row["parity"]["top1_accuracy"] > 0.99 and row["threads"] == 1
+        assert row["artifact"] == ("weights.safetensors" if row["backend"] == "eager" else "model.fp32.onnx")
+        assert row["gates"][0]["metric"] == "top1-agreement" and row["gates"][0]["passed"] and row["size_bytes"] > 1e6
+    decision = report["decision"]
+    assert decision["text"].startswith(
+        {"deploy": "Deploy model.fp32.onnx with O", "none": "Nothing to deploy"}[decision["kind"]]
+    )
+    assert decision["row"] is None or report["results"][decision["row"]]["artifact"] == decision["artifact"]
 
 
 def test_bench_again_does_only_what_is_missing(bundle: Path) -> None:
@@ -125,12 +132,16 @@ def test_bench_of_an_architecture_does_everything(tmp_path: Path) -> None:
     done = run("bench", "resnet20", "--weights", DIGITS, "--data", "digits", "--limit", "30", "-o", out, *FAST)
     assert done.exit_code == 0, done.stderr
     assert "onnxruntime" in done.stdout and "pass" in done.stdout and "30 images of digits" in done.stdout
-    assert (out / "model.fp32.onnx").is_file()
+    lines = done.stdout.splitlines()
+    assert lines[-1].startswith(("Deploy model.fp32.onnx with ", "Nothing to deploy: ")), "it ends in the answer"
+    assert any(line.endswith("top-1 agreement 100%, needs 99.9%") for line in lines)
+    assert any("model.fp32.onnx" in line for line in lines) and (out / "model.fp32.onnx").is_file()
 
 
 def test_random_weights_are_said(tmp_path: Path) -> None:
     done = run("bench", "resnet_cifar:8", "-o", tmp_path / "b", "--max-batch", "2", "--data", "random:4", *FAST)
     assert done.exit_code == 0 and "the weights are random" in done.stderr
+    assert done.stdout.splitlines()[-1].startswith(("Fastest is model.fp32.onnx", "Nothing to deploy: "))
 
 
 def test_inspect(bundle: Path) -> None:
@@ -146,6 +157,7 @@ def test_the_same_from_python(bundle: Path) -> None:
 
     report = rd.bench(bundle, data="digits", batch=2, duration=0.05, threads=1, limit=20)
     assert report.passed and report.results[0].latency_s.p50 > 0
+    assert report.decision is not None and report.decision.kind in {"deploy", "none"}
     assert rd.verify(bundle, "digits", limit=10)[0].gate == "pass"
     assert "resnet50" in rd.list_models() and rd.create_model("resnet20", num_classes=7).fc.out_features == 7
 

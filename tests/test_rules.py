@@ -35,7 +35,7 @@ FLOORS = [
         *("_deprecated", "_deps", "_figures", "_files", "_isolate", "_json", "_machine", "_text"),
         *("errors", "limits", "precisions", "specs"),
     },
-    {"backends", "data", "engine", "graph", "models"},
+    {"backends", "charts", "data", "engine", "graph", "models"},
     {"parity", "precision", "timing"},
     {"bundle"},
     {"pipeline"},

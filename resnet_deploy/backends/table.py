@@ -38,6 +38,7 @@ class BackendRow:
 
     Attributes:
         name: as `--backend` has it.
+        title: what sentences call it; its name where empty.
         package: the import name whose version is told with results.
         runs: network (the PyTorch model; called with it), graph (an ONNX file; called with its path) or plan (of TensorRT;
             called with its path and `origin`). All are called with the candidate, the first two with `threads` too.
@@ -53,6 +54,7 @@ class BackendRow:
     """
 
     name: str
+    title: str = ""
     package: str
     runs: Literal["network", "graph", "plan"]
     devices: Mapping[str, Implementation]
@@ -98,6 +100,7 @@ def _plans(flavour: Flavour, **more: Any) -> BackendRow:
     where = f"{_HERE}.tensorrt.backend:TensorRtBackend"
     return BackendRow(
         name=flavour.name,
+        title=flavour.title,
         package=flavour.package,
         runs="plan",
         devices={"cuda": Implementation(where=where, package=flavour.package, extra=flavour.extra)},
@@ -112,6 +115,7 @@ def _plans(flavour: Flavour, **more: Any) -> BackendRow:
 _ROWS = (
     BackendRow(
         name="eager",
+        title="PyTorch",
         package="torch",
         runs="network",
         devices={
@@ -125,6 +129,7 @@ _ROWS = (
     ),
     BackendRow(
         name="onnxruntime",
+        title="ONNX Runtime",
         package="onnxruntime",
         runs="graph",
         devices={
@@ -148,6 +153,7 @@ _ROWS = (
     ),
     BackendRow(
         name="openvino",
+        title="OpenVINO",
         package="openvino",
         runs="graph",
         devices={"cpu": Implementation(where=f"{_HERE}.openvino:OpenVinoBackend", package="openvino", extra="openvino")},

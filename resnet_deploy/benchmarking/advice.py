@@ -10,9 +10,8 @@ from resnet_deploy.benchmarking.report import Result
 from resnet_deploy.precisions import PRECISIONS
 
 TIE = 0.03  # medians of one candidate, measured twice on a quiet machine, differ by up to this much
-NOISY_SHARE = 0.5  # one noisy row is that row's affair; half of them are the machine's
-KNEE_GAIN = 0.05  # more throughput than this is worth a larger batch to somebody; less is within a run's noise
-KNEE_LATENCY = 1.5  # a latency that grows less than this is no price worth a word
+BATCH_GAIN = 0.05  # more throughput than this is worth a larger batch to somebody; less is within a run's noise
+BATCH_LATENCY = 1.5  # a latency that grows less than this is no price worth a word
 ENQUEUE_SHARE = 0.8  # of the device's latency: above it, the device ends each kernel before it is given the next
 COPY_SHARE = 0.25  # of the latency from host to host: a copy of a quarter of it is worth another input format
 SEVERITIES = ("problem", "warning", "advice")
@@ -20,11 +19,15 @@ KB, MB, GB = 1e3, 1e6, 1e9
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
+class Advice:
     """One thing that results say.
 
-    kind: slower-precision, slower-than-eager, noisy, enqueue-bound, copy-bound or knee. severity: problem (another choice
-    is better), warning (figures are unsafe, or leave speed behind) or advice. rows: positions in the list of results.
+    Attributes:
+        kind: slower-precision, slower-than-eager, enqueue-bound, copy-bound, or knee (of a batch that larger ones do not
+            beat).
+        severity: problem (another choice is better), warning (speed is left behind) or advice.
+        text: what was found and what to do, in words.
+        rows: positions in the list of results.
     """
 
     kind: str
@@ -52,23 +55,27 @@ class _Row:
         return f"{self.result.backend} ({self.result.device})"
 
 
-def judge(results: Sequence[Result], *, input: str = "float", image_values: int | None = None) -> list[Verdict]:
+def advise(results: Sequence[Result], *, input: str = "float", image_values: int | None = None) -> list[Advice]:
     """Everything that results of one model say, the gravest first.
 
-    input: how images are sent, `float` or `uint8`. image_values: values of one image, for arithmetic about copies."""
+    Args:
+        results: a run's rows.
+        input: how images are sent, `float` or `uint8`.
+        image_values: values of one image, for arithmetic about copies; None leaves that out.
+    """
     rows = [_Row(index, result) for index, result in enumerate(results)]
-    found = [
-        *_slower_precisions(rows), *_slower_than_eager(rows), *_noisy(rows), *_enqueue_bound(rows),
-        *(_copy_bound(rows, image_values) if input == "float" else ()), *_knees(rows),
+    advice = [
+        *_slower_precisions(rows), *_slower_than_eager(rows), *_enqueue_bound(rows),
+        *(_copy_bound(rows, image_values) if input == "float" else ()), *_large_batches(rows),
     ]  # fmt: skip
-    return sorted(found, key=lambda verdict: SEVERITIES.index(verdict.severity))
+    return sorted(advice, key=lambda item: SEVERITIES.index(item.severity))
 
 
 def _is_quantized(row: _Row) -> bool:
     return row.result.precision in PRECISIONS and PRECISIONS[row.result.precision].quantized
 
 
-def _slower_precisions(rows: list[_Row]) -> Iterator[Verdict]:
+def _slower_precisions(rows: list[_Row]) -> Iterator[Advice]:
     """INT8 and FP8 that are slower than a floating-point precision of the same backend, device and batch."""
     for group in _groups([row for row in rows if _is_quantized(row)], _series):
         beaten: list[tuple[_Row, _Row]] = []
@@ -80,10 +87,10 @@ def _slower_precisions(rows: list[_Row]) -> Iterator[Verdict]:
             first, use = beaten[0][0], sorted({best.result.precision for _, best in beaten})
             cases = _cases((row, f"{best.result.precision} is {row.p50 / best.p50:.2f}x as fast") for row, best in beaten)
             text = f"{first.result.precision} on {first.place} is slower {cases}; use {' or '.join(use)} there"
-            yield _verdict("slower-precision", _grave(beaten), text + _unsure(beaten), beaten)
+            yield _about("slower-precision", _grave(beaten), text + _unsure(beaten), beaten)
 
 
-def _slower_than_eager(rows: list[_Row]) -> Iterator[Verdict]:
+def _slower_than_eager(rows: list[_Row]) -> Iterator[Advice]:
     """Backends slower than plain eager PyTorch in the same precision, or in FP32, on the same device at the same batch."""
     eager = [row for row in rows if row.result.backend == "eager"]
     for group in _groups([row for row in rows if row.result.backend != "eager"], _series):
@@ -98,21 +105,10 @@ def _slower_than_eager(rows: list[_Row]) -> Iterator[Verdict]:
             first = beaten[0][0]
             cases = _cases((row, f"eager is {row.p50 / base.p50:.2f}x as fast") for row, base in beaten)
             text = f"{first.place} in {first.result.precision} is slower than eager PyTorch {cases}"
-            yield _verdict("slower-than-eager", _grave(beaten), text + _unsure(beaten), beaten)
+            yield _about("slower-than-eager", _grave(beaten), text + _unsure(beaten), beaten)
 
 
-def _noisy(rows: list[_Row]) -> Iterator[Verdict]:
-    noisy = [row for row in rows if row.result.noisy]
-    if len(noisy) >= 2 and len(noisy) >= NOISY_SHARE * len(rows):
-        worst = max(row.result.latency_s.iqr / row.p50 for row in noisy)
-        text = (
-            f"the machine is noisy: {len(noisy)} of {len(rows)} measurements spread, by up to {worst:.0%} of their median;"
-            f" smaller differences mean nothing; stop other programs, or measure for longer"
-        )
-        yield Verdict(kind="noisy", severity="warning", text=text, rows=tuple(row.index for row in noisy))
-
-
-def _enqueue_bound(rows: list[_Row]) -> Iterator[Verdict]:
+def _enqueue_bound(rows: list[_Row]) -> Iterator[Advice]:
     """Of devices alone: a CPU backend may do its work in enqueue."""
     for row in rows:
         enqueue = row.result.enqueue_latency_s
@@ -122,11 +118,11 @@ def _enqueue_bound(rows: list[_Row]) -> Iterator[Verdict]:
                 f"{row.place} {row.result.precision} at batch {row.result.batch} waits for the host:"
                 f" starting an inference takes {_ms(enqueue.p50)} of {_ms(device_s)}; use CUDA graphs or a larger batch"
             )
-            yield Verdict(kind="enqueue-bound", severity="warning", text=text, rows=(row.index,))
+            yield Advice(kind="enqueue-bound", severity="warning", text=text, rows=(row.index,))
 
 
-def _copy_bound(rows: list[_Row], image_values: int | None) -> Iterator[Verdict]:
-    """One verdict a series, about the batch that loses most to copies."""
+def _copy_bound(rows: list[_Row], image_values: int | None) -> Iterator[Advice]:
+    """One item a series, about the batch that loses most to copies."""
     for group in _groups([row for row in rows if row.result.device != "cpu"], _series):
         slow = [row for row in group if _outside_s(row) >= COPY_SHARE * row.p50]
         if not slow:
@@ -145,36 +141,36 @@ def _copy_bound(rows: list[_Row], image_values: int | None) -> Iterator[Verdict]
             f"; send uint8 (a quarter of the bytes): at best {_ms(best_s)},"
             f" {row.result.batch / best_s:,.0f} images/s in place of {row.result.batch / row.p50:,.0f}"
         )
-        yield Verdict(kind="copy-bound", severity="warning", text=text, rows=tuple(row.index for row in slow))
+        yield Advice(kind="copy-bound", severity="warning", text=text, rows=tuple(row.index for row in slow))
 
 
-def _knees(rows: list[_Row]) -> Iterator[Verdict]:
-    """The smallest batch that no larger one beats by KNEE_GAIN, where the larger ones cost KNEE_LATENCY or more."""
+def _large_batches(rows: list[_Row]) -> Iterator[Advice]:
+    """The smallest batch that no larger one beats by BATCH_GAIN, where the larger ones cost BATCH_LATENCY or more."""
     for group in _groups(rows, _series):
         ordered = sorted(group, key=lambda row: row.result.batch)
-        for position, knee in enumerate(ordered):
-            larger = [row for row in ordered[position + 1 :] if row.result.batch > knee.result.batch]
-            limit = (1 + KNEE_GAIN) * knee.result.images_per_s
-            past = [row for row in larger if row.p50 >= KNEE_LATENCY * knee.p50]
-            if past and all(row.result.images_per_s < limit for row in larger):
-                last = past[-1]
-                gain = last.result.images_per_s / knee.result.images_per_s - 1
+        for position, enough in enumerate(ordered):
+            larger = [row for row in ordered[position + 1 :] if row.result.batch > enough.result.batch]
+            limit = (1 + BATCH_GAIN) * enough.result.images_per_s
+            slower = [row for row in larger if row.p50 >= BATCH_LATENCY * enough.p50]
+            if slower and all(row.result.images_per_s < limit for row in larger):
+                last = slower[-1]
+                gain = last.result.images_per_s / enough.result.images_per_s - 1
                 change = f"{abs(gain):.0%} {'more' if gain >= 0 else 'less'} throughput"
                 text = (
-                    f"{knee.place} {knee.result.precision}: batch {knee.result.batch} is the knee;"
-                    f" batch {last.result.batch} gives {change} for {last.p50 / knee.p50:.1f}x the latency"
-                    + _unsure([(knee, last)])
+                    f"{enough.place} {enough.result.precision}: a batch larger than {enough.result.batch} does not pay;"
+                    f" batch {last.result.batch} gives {change} for {last.p50 / enough.p50:.1f}x the latency"
+                    + _unsure([(enough, last)])
                 )
-                yield Verdict(kind="knee", severity="advice", text=text, rows=tuple(row.index for row in (knee, *past)))
+                yield Advice(kind="knee", severity="advice", text=text, rows=tuple(row.index for row in (enough, *slower)))
                 break
 
 
 def _groups(rows: list[_Row], key: Callable[[_Row], Any]) -> Iterable[list[_Row]]:
     """Rows with the same key together, in the order of their first."""
-    found: dict[Any, list[_Row]] = {}
+    groups: dict[Any, list[_Row]] = {}
     for row in rows:
-        found.setdefault(key(row), []).append(row)
-    return found.values()
+        groups.setdefault(key(row), []).append(row)
+    return groups.values()
 
 
 def _series(row: _Row) -> tuple[str, str, str]:
@@ -182,8 +178,8 @@ def _series(row: _Row) -> tuple[str, str, str]:
     return row.result.backend, row.result.device, row.result.precision
 
 
-def _same_place(one: _Row, other: _Row) -> bool:
-    a, b = one.result, other.result
+def _same_place(row: _Row, other: _Row) -> bool:
+    a, b = row.result, other.result
     return (a.backend, a.device, a.batch) == (b.backend, b.device, b.batch)
 
 
@@ -198,10 +194,10 @@ def _outside_s(row: _Row) -> float:
     return max(0.0, row.p50 - row.result.device_latency_s.p50)
 
 
-def _verdict(kind: str, severity: str, text: str, pairs: list[tuple[_Row, _Row]]) -> Verdict:
+def _about(kind: str, severity: str, text: str, pairs: list[tuple[_Row, _Row]]) -> Advice:
     """About rows and those that beat them, once each."""
     rows = tuple(dict.fromkeys(row.index for pair in pairs for row in pair))
-    return Verdict(kind=kind, severity=severity, text=text, rows=rows)
+    return Advice(kind=kind, severity=severity, text=text, rows=rows)
 
 
 def _is_noisy(pairs: list[tuple[_Row, _Row]]) -> bool:

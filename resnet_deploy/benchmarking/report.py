@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from resnet_deploy.bundle.fields import Latency as Latency
 from resnet_deploy.bundle.records import MeasurementRecord
-from resnet_deploy.timing.measure import NOISY_IQR, Measurement
+from resnet_deploy.parity.gates import GateCheck
+from resnet_deploy.timing.measure import Measurement
 
 STAGES = ("enqueue", "h2d", "compute", "d2h", "host")  # of benchmarking.measure's Stages, without their unit
 if TYPE_CHECKING:
@@ -32,6 +31,8 @@ class Result:
     streams, trtexec's Throughput. settings: the named options behind these figures. roofline: the floor, and how much of it
     was reached, of latency_s (`reached_percent`) and of the device alone (`device_reached_percent`). conditions: of the turns
     in which it was measured, with `energy_per_image_j` of the queued queries. partial: interrupted before its time.
+
+    artifact, size_bytes: the bundle's file that was run. gates: what its gate judged, the most telling condition first.
     """
 
     backend: str
@@ -63,6 +64,50 @@ class Result:
     conditions: dict[str, Any] | None = None
     partial: bool = False
     judged_on: str | None = None
+    artifact: str | None = None
+    size_bytes: int | None = None
+    gates: list[GateCheck] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """What to deploy, or why there is no answer.
+
+    Attributes:
+        kind: `deploy`; `speed-only`, where the weights are random and only the speed means something; or `none`.
+        text: the decision as a sentence.
+        reason: why it is not `deploy`; None where it is.
+        row: the chosen row's position in the report's results.
+        eager: the position of the row that it is compared with, eager PyTorch at the same batch; None without one.
+        artifact: the bundle's file to deploy.
+        size_bytes: of that file.
+        backend: what runs it.
+        device: cpu or cuda.
+        precision: of its convolutions.
+        batch: images at a time.
+        images_per_s: one batch after the other, host to host.
+        speedup: images_per_s over eager's.
+        accuracy_difference: top-1 minus the reference's, a fraction of the images; None without labels.
+        accuracy_difference_low: the lower end of its 95 % interval, of paired answers.
+        accuracy_difference_high: the upper end.
+    """
+
+    kind: str
+    text: str
+    reason: str | None = None
+    row: int | None = None
+    eager: int | None = None
+    artifact: str | None = None
+    size_bytes: int | None = None
+    backend: str | None = None
+    device: str | None = None
+    precision: str | None = None
+    batch: int | None = None
+    images_per_s: float | None = None
+    speedup: float | None = None
+    accuracy_difference: float | None = None
+    accuracy_difference_low: float | None = None
+    accuracy_difference_high: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,8 +160,8 @@ class ScenarioResult:
 class BenchReport:
     """machine: as `_machine` describes it. model: the manifest's description. results: batch by batch.
     scenarios: of LoadGen, candidate by candidate. unmeasured: of backends that died. verdicts: what the results say, as
-    `benchmarking.verdicts` has them. profiles: layers, batch by batch. trtexec: what it says of the same plans. interrupted: by
-    Ctrl-C; what there is is what was done by then."""
+    `benchmarking.advice` has it. profiles: layers, batch by batch. trtexec: what it says of the same plans. interrupted: by
+    Ctrl-C; what there is is what was done by then. decision: what to deploy; None where no latency was measured."""
 
     machine: dict[str, Any]
     model: dict[str, Any]
@@ -128,6 +173,7 @@ class BenchReport:
     profiles: list[Profile] = field(default_factory=list)
     trtexec: list[Comparison] = field(default_factory=list)
     interrupted: bool = False
+    decision: Decision | None = None
 
     @property
     def passed(self) -> bool:
@@ -178,38 +224,3 @@ def record(measurement: Measurement, **about: Any) -> MeasurementRecord:
         **parts,
         throughput_images_per_s=measurement.queued_images_per_s, conditions=conditions, **about,
     )  # fmt: skip
-
-
-def warnings_for(results: list[Result], described: Mapping[str, Any], scenarios: Sequence[ScenarioResult] = ()) -> list[str]:
-    """What makes a figure unsafe, in words."""
-    found = []
-    if described["weights"]["source"] == "random":
-        found.append("the weights are random: the speed is real, the accuracy means nothing (give --weights)")
-    if noisy := [r for r in results if r.noisy]:
-        found.append(
-            f"noisy: the middle half of the samples spreads over more than {NOISY_IQR:.0%} of the median ({_named(noisy)})"
-        )
-    if cold := [r for r in results if not r.warm]:
-        found.append(f"the warm-up did not become stable ({_named(cold)})")
-    if partial := [r for r in results if r.partial]:
-        found.append(f"interrupted before the measurement ended: from fewer samples than asked for ({_named(partial)})")
-    return found + _unsafe([*results, *scenarios])
-
-
-def _unsafe(rows: Sequence[Result | ScenarioResult]) -> list[str]:
-    """Warnings of conditions: one a kind, as the worst row has it, and which rows have it."""
-    kinds: dict[str, list[tuple[str, Result | ScenarioResult]]] = {}
-    for row in rows:
-        for text in (row.conditions or {}).get("warnings", []):
-            kinds.setdefault(re.sub(r"[\d.]+", "#", text), []).append((text, row))
-    return [f"{max((text for text, _ in of), key=_first_number)} ({_named([row for _, row in of])})" for of in kinds.values()]
-
-
-def _first_number(text: str) -> float:
-    found = re.search(r"\d+(?:\.\d+)?", text)
-    return float(found[0]) if found else 0.0
-
-
-def _named(rows: Sequence[Result | ScenarioResult]) -> str:
-    places = {f"{row.backend} {f'at batch {row.batch}' if isinstance(row, Result) else f'in {row.scenario}'}" for row in rows}
-    return ", ".join(sorted(places))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
+from resnet_deploy import _json
 from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.benchmarking.failures import Lost
 from resnet_deploy.benchmarking.report import STAGES, Result, Unmeasured
 from resnet_deploy.benchmarking.roofline.ceilings import Roofs
+from resnet_deploy.bundle.opened import Subject
 from resnet_deploy.bundle.records import MeasurementRecord
 from resnet_deploy.pipeline.verify import REFERENCE, Verdict
 
@@ -20,17 +21,18 @@ def rows(
     found: Records,
     judged: dict[Candidate, Verdict],
     roofs: Roofs,
-    described: dict[str, Any],
+    subject: Subject,
 ) -> list[Result]:
     """A row for each measurement, in the order given. judged: the verdict on each candidate's answers."""
     return [
-        _row(candidate, size, found, judged[candidate], roofs, described)
+        _row(candidate, size, found, judged[candidate], roofs, subject)
         for size, candidate in order
         if (candidate, size) in found
     ]
 
 
-def _row(candidate: Candidate, batch: int, found: Records, judged: Verdict, roofs: Roofs, described: dict[str, Any]) -> Result:
+def _row(candidate: Candidate, batch: int, found: Records, judged: Verdict, roofs: Roofs, subject: Subject) -> Result:
+    artifact = subject.file(candidate)
     timing, base = found[candidate, batch], found.get((REFERENCE, batch))
     stages = {f"{name}_latency_s": getattr(timing, f"{name}_latency_s") for name in STAGES}
     return Result(
@@ -41,9 +43,10 @@ def _row(candidate: Candidate, batch: int, found: Records, judged: Verdict, roof
         parity_data=judged.data.source, gate=judged.gate, failures=judged.failures, threads=timing.threads,
         runtime=timing.runtime, measured=timing.measured, **stages,
         throughput_images_per_s=timing.throughput_images_per_s, settings=timing.settings, conditions=timing.conditions,
-        partial=timing.partial, judged_on=judged.data.judged_on,
+        partial=timing.partial, judged_on=judged.data.judged_on, artifact=artifact,
+        size_bytes=subject.bundle.entry(artifact).size_bytes, gates=list(judged.checks),
         roofline=roofs.over(
-            described, candidate, batch, images_per_s=timing.images_per_s,
+            _json.plain(subject.description), candidate, batch, images_per_s=timing.images_per_s,
             device_images_per_s=_device_images_per_s(timing, batch),
         ),
     )  # fmt: skip

@@ -13,17 +13,19 @@ from resnet_deploy import _json
 from resnet_deploy._deprecated import renamed
 from resnet_deploy._machine import cores, describe_machine
 from resnet_deploy.backends.candidate import Candidate
-from resnet_deploy.benchmarking.advice import judge
+from resnet_deploy.benchmarking.advice import advise
 from resnet_deploy.benchmarking.crashes import Crashes
+from resnet_deploy.benchmarking.decision import decide
 from resnet_deploy.benchmarking.failures import Lost
 from resnet_deploy.benchmarking.layers.details import DetailOptions, Measured
 from resnet_deploy.benchmarking.mlperf.run import ScenarioRun
 from resnet_deploy.benchmarking.mlperf.scenarios import SWEEP, ScenarioOptions
-from resnet_deploy.benchmarking.report import BenchReport, Result, warnings_for
+from resnet_deploy.benchmarking.report import BenchReport, Result
 from resnet_deploy.benchmarking.results import rows, unmeasured
 from resnet_deploy.benchmarking.roofline.ceilings import Roofs
 from resnet_deploy.benchmarking.settings import MeasureOptions
 from resnet_deploy.benchmarking.sweep import Timings, images_of
+from resnet_deploy.benchmarking.warnings import warnings_for
 from resnet_deploy.bundle.disk import has_manifest
 from resnet_deploy.bundle.names import WEIGHTS
 from resnet_deploy.bundle.opened import Subject
@@ -86,10 +88,11 @@ def bench(
         model: a bundle, its folder, or the name of an architecture.
         output: the architecture's bundle, by default build/ARCH.
         data: images, as in `verify`; random pixels without, never those of a calibration.
-        batch: batch sizes; by default 1, 8 and 32, where the bundle proves them.
+        batch: batch sizes; by default those of 1, 8 and 32 that the bundle was exported for.
         backend: what is measured, one or several, as in `onnxruntime:int8`; by default every backend of this machine that
             runs a file of the bundle.
-        gate: one condition on the answers or several, as in `top1-agreement=0.99`, in place of the defaults.
+        gate: one condition on the answers or several, as in `top1-agreement=0.99`, each takes the
+            place of the default of its own metric.
         duration: seconds of sampling, for each candidate and batch.
         limit: so many images, evenly spaced.
         strict: fail at the first image that cannot be read.
@@ -157,7 +160,7 @@ def bench(
 def _check_batches(subject: Subject, batches: tuple[int, ...]) -> None:
     if max(batches) > subject.max_batch:
         raise UsageError(
-            f"the graph is proven up to batch {subject.max_batch}, not {max(batches)}; "
+            f"the graph was checked up to batch {subject.max_batch}, not {max(batches)}; "
             f"export it with --max-batch {max(batches)}"
         )
 
@@ -222,25 +225,26 @@ class _Job:
         if self.lost and not (timings.found or played.found):
             self.lost.raise_first()
         described, order = _json.plain(self.subject.description), itertools.product(batches, self.judged)
-        results = rows(order, timings.found, self.judged, roofs, described)
+        results = rows(order, timings.found, self.judged, roofs, self.subject)
         scenarios = played.results(self.judged)
         warnings = warnings_for(results, described, scenarios) + played.warnings
         return BenchReport(
             machine=describe_machine(), model=described, results=results, scenarios=scenarios,
-            unmeasured=unmeasured(self.candidates, batches, timings.found, self.lost), verdicts=_said(self.subject, results),
+            unmeasured=unmeasured(self.candidates, batches, timings.found, self.lost), verdicts=_advice(self.subject, results),
             warnings=[*warnings, *_warnings(self.judged), *self.warnings, *self.ledger.warnings], interrupted=interrupted,
+            decision=decide(results, random_weights=described["weights"]["source"] == "random"),
         )  # fmt: skip
 
 
-def _said(subject: Subject, results: list[Result]) -> list[dict[str, Any]]:
+def _advice(subject: Subject, results: list[Result]) -> list[dict[str, Any]]:
     """What the results say, in words."""
     values = math.prod(int(size) for size in subject.input_spec.shape[1:])
-    found = judge(results, input=subject.description.input_format.value, image_values=values)
-    return [one.to_dict() for one in found]
+    advice = advise(results, input=subject.description.input_format.value, image_values=values)
+    return [item.to_dict() for item in advice]
 
 
 def _warnings(judged: dict[Candidate, Verdict]) -> list[str]:
-    """What makes verdicts unsafe, each once."""
+    """What makes the judgement of the answers unsafe, each once."""
     warnings = [warning for each in judged.values() for warning in each.warnings]
     for each in judged.values():
         if skipped := each.data.skipped:

@@ -39,7 +39,7 @@ class MeasureOptions(OptionGroup):
             known = ", ".join(roof.name for roof in DEVICES)
             raise UsageError(f"there are no published ceilings of {self.roof!r}; choose from {known}, or give --measure-roof")
         if self.roof is not None and self.measure_roof:
-            raise UsageError("a roof is either a device's of the table or measured: give --roof or --measure-roof")
+            raise UsageError("the ceilings are either published ones or measured here: give --roof or --measure-roof, not both")
 
     @property
     def uploads(self) -> bool:

@@ -34,7 +34,7 @@ class Subject:
 
     @property
     def max_batch(self) -> int:
-        """The largest batch that the graphs are proven for."""
+        """The largest batch at which the graphs were checked against eager."""
         return self.description.request.max_batch
 
     @property

@@ -97,7 +97,7 @@ def bench(model: str, as_json: bool, detail: bool, **options: Any) -> None:
       queued/s       images a second with one query queued ahead on each stream,
                      images and answers staying on the GPU [Throughput, --noDataTransfers]
       floor          the least time of the device, by its roofline
-      roof           how much of that was reached, queued where that was measured
+      of ceiling     how much of that was reached, queued where that was measured
 
     Those from "enqueue" to "queued/s" are of backends on a GPU.
 

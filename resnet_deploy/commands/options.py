@@ -217,8 +217,8 @@ measure_options = (
 )  # fmt: skip
 roofline_options = cloup.option_group(
     "Roofline",
-    cloup.option("--roof", metavar="GPU", help="Compare with the published limits of this GPU. [default: the GPU here]"),
-    flag("--measure-roof", help="Measure this machine's own limits instead: a large copy, and large matrix products."),
+    cloup.option("--roof", metavar="GPU", help="Compare with the published ceilings of a GPU, as H200. [default: that here]"),
+    flag("--measure-roof", help="Measure this machine's own ceilings instead: a large copy, and large matrix products."),
 )
 scenario_options = cloup.option_group(
     "MLPerf scenarios",

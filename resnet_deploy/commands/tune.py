@@ -36,9 +36,7 @@ from resnet_deploy.terminal.progress import Bars
 @precision_options
 @cloup.option_group(
     "Output",
-    cloup.option(
-        "--plot", type=click.Path(dir_okay=False), help="Draw the sensitivities to this SVG or PNG file (extra `plot`)."
-    ),
+    cloup.option("--plot", type=click.Path(dir_okay=False), help="Draw the sensitivity of each block to this SVG file."),
     json_option,
 )
 def tune(bundle: str, data: str, as_json: bool, **options: Any) -> None:

@@ -41,6 +41,11 @@ def paired_interval(gained: int, lost: int, count: int, z: float = _Z) -> tuple[
     return max(-1.0, difference - error), min(1.0, difference + error)
 
 
+def describe_difference(difference: float, low: float, high: float) -> str:
+    """A difference of two fractions with its 95 % interval, in percentage points: `-0.33 points (95%: -1.25 to +0.59)`."""
+    return f"{difference * 100:+.2f} points (95%: {low * 100:+.2f} to {high * 100:+.2f})"
+
+
 def wilson_interval(proportion: float, count: int, z: float = _Z) -> tuple[float, float]:
     """95 % score interval of one proportion of `count` trials (Wilson 1927)."""
     middle = proportion + z * z / (2 * count)

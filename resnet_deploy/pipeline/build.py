@@ -1,4 +1,4 @@
-"""Plans in a bundle: built where they are missing or were built otherwise, and proven to compute in what was asked for."""
+"""Plans in a bundle: built where they are missing or were built otherwise, and checked to compute in what was asked for."""
 
 from __future__ import annotations
 
@@ -124,11 +124,11 @@ def build_beside(graph: Path, candidate: Candidate, batch: int) -> tuple[Path, O
 
 
 def _check_batches(bundle: Bundle, options: BuildOptions) -> None:
-    proven, largest = bundle.manifest.model.request.max_batch, max(p.max for p in options.profiles)
-    if largest > proven:
+    checked, largest = bundle.manifest.model.request.max_batch, max(p.max for p in options.profiles)
+    if largest > checked:
         raise UsageError(
-            f"the graph is proven up to batch {proven}, not {largest}; export it with --max-batch {largest}, or build for "
-            f"at most {proven}"
+            f"the graph was checked up to batch {checked}, not {largest}; export it with --max-batch {largest}, or build for "
+            f"at most {checked}"
         )
 
 
@@ -233,7 +233,7 @@ def _prove(graph: str, layers: tuple[dict[str, str], list[str]], built: Built, k
     convolutions, additions = layers
     report = summarize(built.layers, convolutions, additions)
     if not built.layers:
-        return report, ["the package gave no layer report: the plan's precision is not proven"]
+        return report, ["the package gave no layer report: the plan's precision is not known"]
     asked = [name for name, precision in convolutions.items() if precision == kind.value]
     other = [name for name in asked if report.layers.get(name) != kind.value]
     if other and len(other) == len(asked):

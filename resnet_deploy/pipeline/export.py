@@ -40,7 +40,7 @@ class ExportOptions(OptionGroup):
     weights, num_classes, new_head: as in `create_model`. head: logits, probabilities, embedding, features or topk:K.
     l2_normalize: unit-length embeddings. input: float (normalized NCHW float32) or uint8 (NHWC pixels).
     image_size: pixels, square, of the input; resize: of the shorter edge before the crop; mean, std: of each channel in
-    [0, 1]; by default the checkpoint's own, else the architecture's. max_batch: the largest batch that is proven.
+    [0, 1]; by default the checkpoint's own, else the architecture's. max_batch: the largest batch that is checked.
     """
 
     weights: str | Path | None = None

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from resnet_deploy._deprecated import renamed
-from resnet_deploy._deps import require
 from resnet_deploy._files import writing
 from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.bundle.codec import now
@@ -59,11 +58,13 @@ def tune(
 
     data: images that judge; those that were calibrated on are left out. max_drop: of top-1, in percentage points, against
     FP32, in place of the default gate. backend: measure mixes on it, at `batch`, and take the fastest that passes instead of
-    the one that keeps the fewest operations. limit: images, evenly spaced. plot: an SVG or PNG of the sensitivities (extra
-    `plot`). options: of `LoweringOptions`. Raises TuningError where no mix passes, and what `export` raises.
+    the one that keeps the fewest operations. limit: images, evenly spaced. plot: an SVG file for the sensitivities.
+    options: of `LoweringOptions`. Raises TuningError where no mix passes, and what `export` raises.
     """
     check_all(max_drop=max_drop, batch=batch, limit=limit, threads=threads)
     limits = parse_gates(gate)
+    if plot is not None and Path(plot).suffix.lower() != ".svg":
+        raise UsageError(f"the plot is written as SVG: give a name that ends in .svg, not {Path(plot).name!r}")
     chosen, kind = _options(options)
     if max_drop is not None:
         limits = {"relative-accuracy": 0.0, "accuracy-difference": -max_drop / 100} | limits
@@ -199,21 +200,14 @@ def _record(change: Transaction, tuning: dict[str, Any]) -> None:
     change.update(lambda manifest: msgspec.structs.replace(manifest, tuning=tuning))
 
 
-def draw(found: Tuning, path: Path) -> None:
-    """Sensitivity of each block as a bar, those that are kept in another colour."""
-    require("matplotlib", extra="plot")
-    import matplotlib
+def draw(tuning: Tuning, path: Path) -> None:
+    """Draw the sensitivity of each block as a bar of an SVG file, those that keep a higher precision in another colour."""
+    from resnet_deploy.charts.svg import WIDE, Axis, Lane, bar, lanes, standalone
 
-    matplotlib.use("agg")
-    import matplotlib.pyplot as plt
-
-    names = [item.block for item in found.sensitivities]
-    figure, axis = plt.subplots(figsize=(max(5.0, 0.28 * len(names)), 3.2), layout="constrained")
-    colors = ["#d04a02" if name in found.chosen.keep else "#0b63c4" for name in names]
-    axis.bar(range(len(names)), [max(item.error, 1e-12) for item in found.sensitivities], color=colors)
-    axis.set_yscale("log")
-    axis.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
-    axis.set_ylabel("1 - cosine, quantized alone")
-    axis.set_title(f"{len(found.chosen.keep)} of {len(names)} blocks kept in higher precision (orange)", fontsize=9)
-    figure.savefig(path)
-    plt.close(figure)
+    kept, rows = set(tuning.chosen.keep), []
+    for item in tuning.sensitivities:
+        note = f"{item.error:.1e}" + (", keeps a higher precision" if item.block in kept else "")
+        draws = bar(item.error, 1 if item.block in kept else 0, f"{item.block}: {note}")
+        rows.append(Lane(label=item.block, values=[item.error], note=note, draw=draws))
+    axis = Axis(title="1 - mean cosine of the answers, this block alone being quantized →", log=True)
+    path.write_text(standalone(lanes("Sensitivity of each block", rows, axis, WIDE)), "utf-8")

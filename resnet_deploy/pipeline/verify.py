@@ -28,6 +28,7 @@ from resnet_deploy.data.dataset import Batch, Dataset
 from resnet_deploy.data.preprocessing import CENTRE
 from resnet_deploy.errors import DataError
 from resnet_deploy.limits import check_all
+from resnet_deploy.parity.gates import GateCheck, check_gates
 from resnet_deploy.parity.metrics import Comparison, ParityReport, average_views, judge, parse_gates
 from resnet_deploy.pipeline.candidates import candidates_to_verify
 from resnet_deploy.pipeline.restore import restore
@@ -56,6 +57,7 @@ class Verdict:
         failures: the gates that do not hold, in words.
         warnings: what makes the verdict unsafe, in words.
         preprocessing: what the model sees of an image, and where each part of that is from.
+        checks: every condition that the gates set, with the figure that was found.
     """
 
     candidate: Candidate
@@ -64,6 +66,7 @@ class Verdict:
     failures: list[str] = field(default_factory=list)
     warnings: tuple[str, ...] = ()
     preprocessing: str = ""
+    checks: tuple[GateCheck, ...] = ()
 
     @property
     def gate(self) -> str:
@@ -105,7 +108,7 @@ def verify(
         backend: what is compared, one or several, as in `onnxruntime:int8`; by default `onnxruntime` or, with `precision`,
             every backend of this machine that runs a file of the bundle in one of them.
         precision: of fp32, fp16, bf16, int8, fp8; backends that are named without one are compared in each that they have.
-        gate: one condition or several in place of the defaults, as in `top1-agreement=0.99`.
+        gate: one condition or several, as in `top1-agreement=0.99`; each takes the place of the default of its own metric.
         batch: images at a time.
         limit: so many images, evenly spaced.
         strict: fail at the first image that cannot be read.
@@ -311,4 +314,5 @@ def verdict(
     return Verdict(
         candidate=candidate, data=record.data, report=report, failures=failures, warnings=tuple(dict.fromkeys(warnings)),
         preprocessing=describe_preprocessing(subject.description),
+        checks=tuple(check_gates(report, candidate.precision, limits)),
     )  # fmt: skip

@@ -39,13 +39,13 @@ def prepared(report: Report) -> list[Section]:
 
 def failures(report: Report) -> list[Section]:
     """Rows without a figure, and why."""
-    lost = report.get("unmeasured") or ()
-    if not lost:
+    missing = report.get("unmeasured") or ()
+    if not missing:
         return []
     names = ("backend", "device", "precision", "batch", "error")
     cells = [
-        [one["backend"], one["device"], one["precision"], str(one.get("batch") or "–"), str(one.get("error") or "unknown")]
-        for one in lost
+        [row["backend"], row["device"], row["precision"], str(row.get("batch") or "–"), str(row.get("error") or "unknown")]
+        for row in missing
     ]
     table = Table(names=names, rows=cells, words=CANDIDATE | {"error"}, marked=frozenset(range(len(cells))))
     return [Section(title="Not measured", notes=["These backends failed; the others went on."], table=table)]
@@ -53,60 +53,60 @@ def failures(report: Report) -> list[Section]:
 
 def scenarios(report: Report) -> list[Section]:
     """MLPerf's scenarios, as LoadGen judged them."""
-    found = report.get("scenarios") or ()
-    if not found:
+    runs = report.get("scenarios") or ()
+    if not runs:
         return []
-    known = [name for name in _SCENARIO if any(name in (one.get("metrics") or {}) for one in found)]
+    known = [name for name in _SCENARIO if any(name in (run.get("metrics") or {}) for run in runs)]
     names = ["backend", "device", "precision", "scenario", "LoadGen says", "figure", *map(metric_name, known), "gate"]
     cells = [
         [
-            one["backend"], one["device"], one["precision"], str(one.get("scenario")), verdict(one), figure(one),
-            *(metric(name, (one.get("metrics") or {}).get(name)) for name in known), str(one.get("gate", "–")),
+            run["backend"], run["device"], run["precision"], str(run.get("scenario")), verdict(run), figure(run),
+            *(metric(name, (run.get("metrics") or {}).get(name)) for name in known), str(run.get("gate", "–")),
         ]
-        for one in found
+        for run in runs
     ]  # fmt: skip
-    failed = frozenset(index for index, one in enumerate(found) if not one.get("valid") or one.get("gate") == "fail")
+    failed = frozenset(index for index, run in enumerate(runs) if not run.get("valid") or run.get("gate") == "fail")
     table = Table(names=names, rows=cells, words=CANDIDATE | {"scenario", "LoadGen says", "gate"}, marked=failed)
-    bounds = [number((one.get("metrics") or {}).get("latency_bound_s")) for one in found if one.get("scenario") == "server"]
+    bounds = [number((run.get("metrics") or {}).get("latency_bound_s")) for run in runs if run.get("scenario") == "server"]
     note = "As LoadGen, MLPerf's own load generator, judged them. The figure is the one that MLPerf reports of a scenario"
     bound = next((bound for bound in bounds if bound is not None), None)
     note += "." if bound is None else f"; the server's rate is the highest with 99 % of the answers within {bound * 1e3:g} ms."
     reasons = [
-        f"{run_name(one)}: {'; '.join(map(str, said))}"
-        for one in found
-        if (said := [said for said in (one.get("error") or one.get("reason"), *(one.get("notes") or ())) if said])
+        f"{run_name(run)}: {'; '.join(map(str, remarks))}"
+        for run in runs
+        if (remarks := [text for text in (run.get("error") or run.get("reason"), *(run.get("notes") or ())) if text])
     ]
-    return [Section(title="MLPerf scenarios", notes=[note, *reasons], table=table), *_everything(found)]
+    return [Section(title="MLPerf scenarios", notes=[note, *reasons], table=table), *_everything(runs)]
 
 
-def run_name(one: Mapping[str, Any]) -> str:
+def run_name(run: Mapping[str, Any]) -> str:
     """A scenario's run in words."""
-    return f"{one['backend']} {one['precision']} {one.get('scenario')}"
+    return f"{run['backend']} {run['precision']} {run.get('scenario')}"
 
 
-def verdict(one: Mapping[str, Any]) -> str:
+def verdict(run: Mapping[str, Any]) -> str:
     """LoadGen's word on a run, or that there is none."""
-    return "FAILED" if one.get("error") else "VALID" if one.get("valid") else "INVALID"
+    return "FAILED" if run.get("error") else "VALID" if run.get("valid") else "INVALID"
 
 
-def figure(one: Mapping[str, Any]) -> str:
+def figure(run: Mapping[str, Any]) -> str:
     """The figure that MLPerf reports of a scenario."""
-    name = _FIGURES.get(str(one.get("scenario")), "samples_per_s")
-    value = (one.get("metrics") or {}).get(name)
+    name = _FIGURES.get(str(run.get("scenario")), "samples_per_s")
+    value = (run.get("metrics") or {}).get(name)
     if value is None:
         return "–"
     unit = {"target_qps": "queries/s", "samples_per_s": "samples/s"}.get(name, "ms " + name[8:-2])
     return f"{metric(name, value)} {unit}"
 
 
-def _everything(found: Sequence[Mapping[str, Any]]) -> list[Section]:
+def _everything(scenarios: Sequence[Mapping[str, Any]]) -> list[Section]:
     """All of LoadGen's figures, a run a column."""
-    runs = [one for one in found if one.get("metrics")]
-    names = list(dict.fromkeys(name for one in runs for name in one["metrics"]))
+    runs = [run for run in scenarios if run.get("metrics")]
+    names = list(dict.fromkeys(name for run in runs for name in run["metrics"]))
     if not names:
         return []
-    heads = [run_name(one) for one in runs]
-    cells = [[metric_name(name), *(metric(name, one["metrics"].get(name)) for one in runs)] for name in names]
+    heads = [run_name(run) for run in runs]
+    cells = [[metric_name(name), *(metric(name, run["metrics"].get(name)) for run in runs)] for name in names]
     return [
         Section(
             title="LoadGen's figures",
@@ -118,30 +118,30 @@ def _everything(found: Sequence[Mapping[str, Any]]) -> list[Section]:
 
 def trtexec(report: Report) -> list[Section]:
     """trtexec's figures of the same plans beside ours."""
-    found = report.get("trtexec") or ()
-    if not found:
+    plans = report.get("trtexec") or ()
+    if not plans:
         return []
     names = ("backend", "precision", "batch", "figure", "ours", "trtexec", "difference")
     cells = [
-        [str(one.get("backend")), str(one.get("precision")), str(one.get("batch")), str(figure["name"]),
+        [str(plan.get("backend")), str(plan.get("precision")), str(plan.get("batch")), str(figure["name"]),
          _quantity(figure.get("ours"), figure.get("unit")), _quantity(figure.get("trtexec"), figure.get("unit")),
          percent(figure.get("difference"), 1)]
-        for one in found for figure in one.get("figures") or [_compute(one)] if not one.get("error")
+        for plan in plans for figure in plan.get("figures") or [_compute(plan)] if not plan.get("error")
     ]  # fmt: skip
     failed = [
-        f"{one.get('backend')} {one.get('precision')}, batch {one.get('batch')}: {one['error']}"
-        for one in found
-        if one.get("error")
+        f"{plan.get('backend')} {plan.get('precision')}, batch {plan.get('batch')}: {plan['error']}"
+        for plan in plans
+        if plan.get("error")
     ]
-    code = list(dict.fromkeys(str(one["command"]) for one in found if one.get("command")))
+    code = list(dict.fromkeys(str(plan["command"]) for plan in plans if plan.get("command")))
     table = Table(names=names, rows=cells, words=CANDIDATE | {"figure"})
     notes = ["Medians, as the tool prints them, of the same plan with the same settings.", *failed]
     return [Section(title="trtexec on the same plans", notes=notes, table=table, code=list(map(folded, code)))]
 
 
-def _compute(one: Mapping[str, Any]) -> dict[str, Any]:
-    return {"name": "GPU Compute Time", "unit": "s", "ours": one.get("ours_s"), "trtexec": one.get("trtexec_s"),
-            "difference": one.get("difference")}  # fmt: skip
+def _compute(plan: Mapping[str, Any]) -> dict[str, Any]:
+    return {"name": "GPU Compute Time", "unit": "s", "ours": plan.get("ours_s"), "trtexec": plan.get("trtexec_s"),
+            "difference": plan.get("difference")}  # fmt: skip
 
 
 def _quantity(value: Any, unit: Any) -> str:
@@ -246,7 +246,8 @@ def reading() -> list[Section]:
     notes = [
         "p50, p90, p99: the latency that so many percent of the samples stay below. device ms: the inference alone, the batch "
         "being on the device. IQR: the spread of the middle half over the median; more than 10 % is noisy, and marked !.",
-        "1 - cosine: of the outputs' angle to eager's, averaged over images. agree: images with eager's class. Gates decide "
-        "whether a row may be used at all; no image that was calibrated on is judged on.",
+        "1 - cosine: of the outputs' angle to eager's, averaged over images. agree: images with eager's class. difference: of "
+        "top-1 accuracy, in percentage points, with its 95 % interval. Gates decide whether a row may be used at all; no image "
+        "that was calibrated on is judged on.",
     ]
     return [Section(title="How to read it", notes=notes)]

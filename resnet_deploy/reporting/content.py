@@ -21,6 +21,7 @@ def document(report: Report) -> Document:
     return Document(
         title=f"{model.get('architecture')} on {where}",
         subtitle=f"A benchmark by resnet-deploy: {counted(len(found), 'row')}, weights {source}",
+        decision=(report.get("decision") or {}).get("text"),
         summary=summary(report, found), tiles=_tiles(found), notices=_notices(report),
         sections=[
             *background.measured(report), *background.prepared(report), *background.failures(report),
@@ -33,10 +34,10 @@ def document(report: Report) -> Document:
 
 
 def _notices(report: Report) -> list[tuple[str, str]]:
-    """Verdicts, the gravest first, then what makes figures unsafe."""
-    found = [(str(verdict.get("severity", "warning")), str(verdict.get("text"))) for verdict in report.get("verdicts") or ()]
-    found += [("warning", str(text)) for text in (assumed(report), *(report.get("warnings") or ())) if text is not None]
-    return sorted(found, key=lambda notice: _SEVERITIES.index(notice[0]) if notice[0] in _SEVERITIES else 1)
+    """What the results say, the gravest first, then what makes figures unsafe."""
+    notices = [(str(advice.get("severity", "warning")), str(advice.get("text"))) for advice in report.get("verdicts") or ()]
+    notices += [("warning", str(text)) for text in (assumed(report), *(report.get("warnings") or ())) if text is not None]
+    return sorted(notices, key=lambda notice: _SEVERITIES.index(notice[0]) if notice[0] in _SEVERITIES else 1)
 
 
 def _tiles(found: Sequence[Row]) -> list[Tile]:
@@ -50,7 +51,7 @@ def _tiles(found: Sequence[Row]) -> list[Tile]:
     gains = [row for row in found if row.passed and row.speedup is not None and row.backend != "eager"]
     if gains:
         best = max(gains, key=lambda row: row.speedup or 0)
-        tiles.append(Tile(name="Most over eager", value=f"{best.speedup:.2f}", unit="×", note=best.title))
+        tiles.append(Tile(name="Largest speed-up over eager", value=f"{best.speedup:.2f}", unit="×", note=best.title))
     if found:
         passed = sum(row.passed for row in found)
         failed = at_batches([row for row in found if not row.passed])

@@ -42,10 +42,12 @@ class Tile:
 
 @dataclass(frozen=True, kw_only=True)
 class Document:
-    """title, subtitle, the summary's sentences; tiles; notices as (severity, text); sections."""
+    """title, subtitle; decision, the answer that is read first; the summary's sentences; tiles; notices as (severity, text);
+    sections."""
 
     title: str
     subtitle: str
+    decision: str | None = None
     summary: Sequence[str]
     tiles: Sequence[Tile] = ()
     notices: Sequence[tuple[str, str]] = ()

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from markupsafe import Markup
 
+from resnet_deploy.charts.markup import el
+from resnet_deploy.charts.svg import COLOURS, Axis, Lane, Line, Point, Scale, bar, compact, lanes, swatch, xy
 from resnet_deploy.precisions import PRECISIONS
-from resnet_deploy.reporting.charts import COLOURS, Axis, Lane, Line, Point, Scale, lanes, swatch, xy
-from resnet_deploy.reporting.markup import el
 from resnet_deploy.reporting.rows import Row, best_of_each, pareto, series
-from resnet_deploy.reporting.words import compact, count, milliseconds, number, percent, scientific
+from resnet_deploy.reporting.words import count, milliseconds, number, percent, scientific
 
 _SHAPES = {"tf32": 5}  # of what is not in the table of precisions
 _OTHER_SHAPE = 6
@@ -53,7 +53,7 @@ def _legend(found: Sequence[Row], *, lines: bool) -> list[tuple[Markup, str]]:
 
 
 def _tip(row: Row) -> str:
-    gate = "passes its gate" if row.passed else "FAILS its gate: " + "; ".join(map(str, row.failures))
+    gate = ("passes its gate" if row.passed else "FAILS its gate") + (f": {row.judged}" if row.judged else "")
     queued = "" if row.queued_images_per_s is None else f"\n{count(row.queued_images_per_s)} images/s with batches queued ahead"
     return (
         f"{row.title}\n{milliseconds(row.p50_s)} ms median, p99 {milliseconds(row.p99_s)} ms\n"
@@ -118,10 +118,8 @@ def distributions(found: Sequence[Row]) -> Figure:
 
 def _quantiles(samples: Sequence[float]) -> list[float]:
     """At most 60 values spread evenly over the sorted samples, the extremes among them."""
-    ordered = sorted(samples)
-    if len(ordered) <= _QUANTILES:
-        return ordered
-    return [ordered[round(index * (len(ordered) - 1) / (_QUANTILES - 1))] for index in range(_QUANTILES)]
+    parts = np.linspace(0, 1, min(len(samples), _QUANTILES))
+    return list(np.quantile(samples, parts, method="nearest").tolist())
 
 
 def _spread(row: Row, colour: int, values: Sequence[float]) -> Callable[[Scale, float], Markup]:
@@ -138,7 +136,7 @@ def _spread(row: Row, colour: int, values: Sequence[float]) -> Callable[[Scale, 
         if row.host_s:
             places = dict.fromkeys(f"{scale(value / row.p50_s):.1f}" for value in values)
             parts.append(el("path", d="".join(f"M{place} {y - 6:.1f}v12" for place in places), class_=f"rug {kind}"))
-            low, _, high = statistics.quantiles(row.host_s, n=4, method="inclusive") if len(row.host_s) > 1 else [row.p50_s] * 3
+            low, high = np.quantile(row.host_s, (0.25, 0.75)).tolist()
             left, right = scale(low / row.p50_s), scale(high / row.p50_s)
             parts.append(el("rect", x=left, y=y - 6, width=max(1.0, right - left), height=12.0, class_=f"box {kind}"))
         parts.append(el("path", d=f"M{middle:.1f} {y:.1f}H{p99:.1f}m0 -4v8M{p90:.1f} {y - 2.5:.1f}v5", class_=f"l {kind}"))
@@ -206,7 +204,7 @@ def layer_times(profile: Mapping[str, Any]) -> Figure | None:
     precisions = list(dict.fromkeys(_precision(layer) for layer in layers))
     rows = [
         Lane(label=layer["name"], values=[layer["time_s"]], note=percent(layer.get("share"), 1),
-             draw=_bar(layer, precisions.index(_precision(layer)) % COLOURS))
+             draw=bar(layer["time_s"], precisions.index(_precision(layer)) % COLOURS, _layer_tip(layer)))
         for layer in layers
     ]  # fmt: skip
     axis = Axis(title="time, µs →", zero=True, text=lambda value: compact(value * 1e6))
@@ -218,14 +216,5 @@ def _precision(layer: Mapping[str, Any]) -> str:
     return str(layer.get("precision") or "unknown")
 
 
-def _bar(layer: Mapping[str, Any], colour: int) -> Callable[[Scale, float], Markup]:
-    tip = f"{layer['name']}: {layer['time_s'] * 1e6:,.1f} µs, {layer.get('kind') or 'unknown'}, {_precision(layer)}"
-
-    def draw(scale: Scale, y: float) -> Markup:
-        end, place = scale(layer["time_s"]), scale(0.0)
-        kind = f"bar c{colour}"
-        bar = el("rect", x=place, y=y - 7, width=max(1.0, end - place), height=14.0, class_=kind)
-        hit = el("rect", x=scale.start, y=y - 10, width=scale.end - scale.start, height=20.0, class_="hit")
-        return el("g", el("title", tip), hit, bar, tabindex="0")
-
-    return draw
+def _layer_tip(layer: Mapping[str, Any]) -> str:
+    return f"{layer['name']}: {layer['time_s'] * 1e6:,.1f} µs, {layer.get('kind') or 'unknown'}, {_precision(layer)}"

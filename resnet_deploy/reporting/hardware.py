@@ -8,9 +8,9 @@ from typing import Any
 
 from markupsafe import Markup
 
-from resnet_deploy.reporting.charts import Axis, Lane, Scale, lanes, mark, swatch
+from resnet_deploy.charts.markup import el, join
+from resnet_deploy.charts.svg import Axis, Lane, Scale, lanes, mark, swatch
 from resnet_deploy.reporting.figures import NEUTRAL, THROUGHPUT, Figure, bar_key, colours
-from resnet_deploy.reporting.markup import el, join
 from resnet_deploy.reporting.rows import Row
 from resnet_deploy.reporting.words import count, milliseconds, number, percent
 
@@ -79,10 +79,10 @@ class Rate:
 
 def rates(row: Row) -> list[Rate]:
     """What a row reached and what its device allows, images a second; empty without a roofline."""
-    roof = row.result.get("roofline") or {}
+    ceiling = row.result.get("roofline") or {}
     limits = (
-        ("kernel by kernel", number(roof.get("device_images_per_s")), 3), ("compute", _rate(roof.get("compute_s")), 4),
-        ("memory", _rate(roof.get("memory_s")), 1), ("host link", number(roof.get("host_images_per_s")), 5),
+        ("kernel by kernel", number(ceiling.get("device_images_per_s")), 3), ("compute", _rate(ceiling.get("compute_s")), 4),
+        ("memory", _rate(ceiling.get("memory_s")), 1), ("host link", number(ceiling.get("host_images_per_s")), 5),
     )  # fmt: skip
     found = [Rate(name=name, images_per_s=rate, shape=form, limit=True) for name, rate, form in limits if rate and rate > 0]
     if not found:
@@ -101,7 +101,7 @@ def _rate(seconds: Any) -> float | None:
 
 
 def reached(row: Row) -> float | None:
-    """Of the roof, the fraction that the row's throughput from host to host is."""
+    """Of the ceiling, the fraction that the row's throughput from host to host is."""
     found = number((row.result.get("roofline") or {}).get("reached_percent"))
     return None if found is None else found / 100
 
@@ -119,7 +119,7 @@ def roofline(found: Sequence[Row]) -> Figure | None:
         colour = palette[row.backend, row.device]
         rows.append(
             Lane(label=row.label, values=[rate.images_per_s for rate in of_row], note=percent(reached(row), 1), head=head,
-                 draw=_roofs(row, of_row, colour))
+                 draw=_ceilings(row, of_row, colour))
         )  # fmt: skip
     if not rows:
         return None
@@ -129,7 +129,7 @@ def roofline(found: Sequence[Row]) -> Figure | None:
     return Figure(draw=lambda width: lanes("Roofline", rows, THROUGHPUT, width), legend=legend)
 
 
-def _roofs(row: Row, found: Sequence[Rate], colour: int) -> Callable[[Scale, float], Markup]:
+def _ceilings(row: Row, found: Sequence[Rate], colour: int) -> Callable[[Scale, float], Markup]:
     least = min(rate.images_per_s for rate in found if rate.limit)
 
     def draw(scale: Scale, y: float) -> Markup:

@@ -6,10 +6,10 @@ from importlib.resources import files
 
 from markupsafe import Markup
 
-from resnet_deploy.reporting.charts import NARROW, WIDE
+from resnet_deploy.charts.markup import el, join
+from resnet_deploy.charts.svg import NARROW, WIDE, style
 from resnet_deploy.reporting.document import Document, Section, Table, Tile
 from resnet_deploy.reporting.figures import Figure
-from resnet_deploy.reporting.markup import el, join
 from resnet_deploy.reporting.words import counted
 
 # Whatever a name in a report would make the browser do, it may neither load nor send anything.
@@ -26,7 +26,7 @@ def page(content: Document) -> str:
         "head", el("meta", charset="utf-8"), el("meta", name="viewport", content="width=device-width, initial-scale=1"),
         el("meta", http_equiv="Content-Security-Policy", content=_POLICY),
         el("meta", name="color-scheme", content="light dark"),
-        el("link", rel="icon", href="data:,"), el("title", content.title), el("style", _file("page.css")),
+        el("link", rel="icon", href="data:,"), el("title", content.title), el("style", style(), _file("page.css")),
     )  # fmt: skip
     titles: dict[str, int] = {}  # `Layer times: a`, `Layer times: b`, ... have one link
     for index, section in enumerate(content.sections):
@@ -35,6 +35,7 @@ def page(content: Document) -> str:
     main = el(
         "main",
         el("header", el("h1", content.title), el("p", content.subtitle, class_="sub")),
+        el("p", content.decision, class_="decision") if content.decision else None,
         el("div", *map(_tile, content.tiles), class_="tiles") if content.tiles else None,
         el("ul", *(el("li", sentence) for sentence in content.summary), class_="said"),
         *(_notice(severity, said) for severity, said in content.notices),

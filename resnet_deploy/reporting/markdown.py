@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 
+from resnet_deploy.charts.markup import printable
 from resnet_deploy.reporting.document import Document, Section, Table
-from resnet_deploy.reporting.markup import printable
 
 
 def page(content: Document) -> str:
     """GitHub's Markdown. Names are escaped: one with a pipe or a tag in it stays a name."""
     lines = [f"# {plain(content.title)}", "", plain(content.subtitle), ""]
+    lines += [f"**{plain(content.decision)}**", ""] if content.decision else []
     lines += [f"- {plain(sentence)}" for sentence in content.summary]
     if content.notices:
         lines += ["", *(f"> **{plain(severity)}**: {plain(text)}  " for severity, text in content.notices)]

@@ -18,7 +18,7 @@ from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import BundleError, IntegrityError, StorageError, UsageError
 from resnet_deploy.reporting.facts import source
 from resnet_deploy.reporting.rows import Report, key_of_row
-from resnet_deploy.reporting.schema import MAX_BYTES, read_report, read_samples
+from resnet_deploy.reporting.schema import MAX_BYTES, Samples, read_report
 
 _PROGRAM = "resnet-deploy"
 _GIVE = f"give a bundle, or a file made by `{_PROGRAM} bench ... --report FILE.json`"
@@ -122,7 +122,7 @@ def _samples(bundle: Bundle, results: list[dict[str, Any]]) -> dict[str, Any]:
     if SAMPLES not in bundle.manifest.artifacts:
         return {}
     try:
-        kept = plain(read_samples(decode(bundle.artifact(SAMPLES).read_bytes(), dict[str, Any])))
+        kept = plain(decode(bundle.artifact(SAMPLES).read_bytes(), dict[str, Samples]))
     except (IntegrityError, ValueError):
         return {}
     # The measurement of the very figures that the report has: one that was made later is another's.

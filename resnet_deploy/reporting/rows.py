@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from resnet_deploy._json import convert
+from resnet_deploy.parity.gates import GateCheck, describe_gates
 from resnet_deploy.reporting.words import count, counted, milliseconds, number
 
 Report = Mapping[str, Any]
@@ -14,8 +16,8 @@ Report = Mapping[str, Any]
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """One result. label: backend and precision, with the device where there are several. images_per_s: one batch after the
-    other. queued_images_per_s: with batches queued ahead, where that was measured. host_s: raw samples, where they are kept.
-    result: the JSON that the row is made of."""
+    other. queued_images_per_s: with batches queued ahead, where that was measured. artifact: the file that was run. judged:
+    what its gate judged, in words. host_s: raw samples, where they are kept. result: the JSON that the row is made of."""
 
     backend: str
     device: str
@@ -33,6 +35,8 @@ class Row:
     parity: Mapping[str, Any]
     passed: bool
     failures: Sequence[str]
+    artifact: str | None
+    judged: str
     noisy: bool
     samples: int
     host_s: tuple[float, ...] = field(default=(), repr=False)
@@ -46,6 +50,11 @@ class Row:
     @property
     def title(self) -> str:
         return f"{self.label}, batch {self.batch}"
+
+    @property
+    def gate(self) -> str:
+        """Whether it passed, and what was judged: `pass: accuracy 100% of FP32, needs 99%`."""
+        return ("pass" if self.passed else "FAIL") + (f": {self.judged}" if self.judged else "")
 
     @property
     def highest_images_per_s(self) -> float:
@@ -81,9 +90,15 @@ def _row(report: Report, result: Mapping[str, Any], several_devices: bool) -> Ro
         device_s=number((result.get("device_latency_s") or {}).get("p50")), images_per_s=batch / p50_s,
         queued_images_per_s=number(result.get("throughput_images_per_s")), speedup=number(result.get("speedup")),
         parity=result.get("parity") or {}, passed=result.get("gate", "pass") == "pass", failures=result.get("failures") or (),
+        artifact=result.get("artifact"), judged=_judged(result),
         noisy=bool(result.get("noisy")), samples=int(number(result.get("samples")) or 0), host_s=_samples(report, result),
         result=result,
     )  # fmt: skip
+
+
+def _judged(result: Mapping[str, Any]) -> str:
+    checks = [convert(check, GateCheck) for check in result.get("gates") or ()]
+    return describe_gates(checks, [str(failure) for failure in result.get("failures") or ()])
 
 
 def label(result: Mapping[str, Any], with_device: bool) -> str:

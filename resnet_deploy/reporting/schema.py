@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta
 
 from resnet_deploy._figures import Figure, Magnitude
-from resnet_deploy._json import convert, decode
+from resnet_deploy._json import decode
+from resnet_deploy.parity.gates import GateCheck
 from resnet_deploy.reporting.fields import Batch, Conditions, Count, Latency, Machine, Model, Parity, Roofline, Seconds, Stage
 from resnet_deploy.reporting.rows import key_of_row
 
@@ -40,6 +41,9 @@ class Judged(Candidate):
     judged_on: str | None = None
     gate: Gate | None = None
     failures: list[str] | None = None
+    gates: list[GateCheck] | None = None
+    artifact: str | None = None
+    size_bytes: Count | None = None
     threads: Annotated[int, Meta(ge=1, lt=1 << 31)] | None = None
     measured: str | None = None
     conditions: Conditions | None = None
@@ -146,11 +150,19 @@ class Trtexec:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Said:
-    """A verdict in words."""
+class Advice:
+    """What the results say, in words."""
 
     severity: str | None = None
     text: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """What to deploy, or why nothing."""
+
+    kind: str | None = None
+    text: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,7 +182,7 @@ class Samples:
 
 @dataclass(frozen=True, kw_only=True)
 class ReportFile:
-    """The whole of a report; `samples` are checked entry by entry."""
+    """The whole of a report."""
 
     machine: Machine
     model: Model
@@ -178,13 +190,14 @@ class ReportFile:
     warnings: list[str] | None = None
     scenarios: list[Scenario] | None = None
     unmeasured: list[Unmeasured] | None = None
-    verdicts: list[Said] | None = None
+    verdicts: list[Advice] | None = None
     profiles: list[Profile] | None = None
     trtexec: list[Trtexec] | None = None
     calibration: Calibration | None = None
     commands: list[str] | None = None
-    samples: dict[str, Any] | None = None
+    samples: dict[str, Samples] | None = None
     interrupted: bool | None = None
+    decision: Decision | None = None
 
     def __post_init__(self) -> None:
         keys = Counter(key_of_row(row.backend, row.device, row.precision, row.batch) for row in self.results)
@@ -202,19 +215,7 @@ def read_report(data: bytes) -> dict[str, Any]:
     content = decode(data, dict[str, Any])
     if _too_deep(content, _DEEPEST):
         raise ValueError(f"it is nested more than {_DEEPEST} deep")
-    read_samples(content.get("samples") or {})
     return content
-
-
-def read_samples(entries: dict[str, Any]) -> dict[str, Samples]:
-    """Read raw samples, by row. Raises ValueError, as `read_report` does."""
-    found = {}
-    for key, entry in entries.items():
-        try:
-            found[key] = convert(entry, Samples)
-        except ValueError as exc:
-            raise ValueError(f"samples[{key[:200]!r}].{exc}") from exc
-    return found
 
 
 def _too_deep(value: Any, left: int) -> bool:

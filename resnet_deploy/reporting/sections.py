@@ -6,11 +6,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
+from resnet_deploy.parity.confidence import describe_difference
 from resnet_deploy.reporting import figures, hardware
 from resnet_deploy.reporting.document import Section, Table
 from resnet_deploy.reporting.rows import Report, Row, at_batches, best_of_each, pareto
 from resnet_deploy.reporting.words import blank, count, counted, milliseconds, number, percent, scientific
 
+_PARTS = (0, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1)  # of the samples of a row, for the table of latencies
 CANDIDATE = frozenset({"backend", "device", "precision"})
 
 
@@ -31,12 +35,12 @@ def results(found: Sequence[Row]) -> list[Section]:
 
 
 def _table(found: Sequence[Row]) -> Table:
-    roofs = any(hardware.reached(row) is not None for row in found)
+    ceilings, files = any(hardware.reached(row) is not None for row in found), any(row.artifact for row in found)
     devices, queued = len({row.device for row in found}) > 1, any(row.queued_images_per_s for row in found)
     names = [
         "backend", *(["device"] if devices else []), "precision", "batch", "p50 ms", "p90 ms", "p99 ms", "device ms", "IQR",
-        "images/s", *(["queued images/s"] if queued else []), "vs eager", "1 - cosine", "agree", "top-1", "gate",
-        *(["of roof"] if roofs else []),
+        "images/s", *(["queued images/s"] if queued else []), "vs eager", "top-1", *(["of ceiling"] if ceilings else []),
+        "gate", *(["file"] if files else []),
     ]  # fmt: skip
     cells = [
         [
@@ -44,12 +48,12 @@ def _table(found: Sequence[Row]) -> Table:
             milliseconds(row.p90_s), milliseconds(row.p99_s), milliseconds(row.device_s),
             percent(row.iqr_s / row.p50_s, 0) + ("!" if row.noisy else ""), count(row.images_per_s),
             *([count(row.queued_images_per_s)] if queued else []), "–" if row.speedup is None else f"{row.speedup:.2f}×",
-            _loss(row), percent(row.parity.get("top1_agreement")), percent(row.parity.get("top1_accuracy")),
-            "pass" if row.passed else "FAIL", *([percent(hardware.reached(row), 1)] if roofs else []),
+            percent(row.parity.get("top1_accuracy")), *([percent(hardware.reached(row), 1)] if ceilings else []),
+            row.gate, *([row.artifact or "–"] if files else []),
         ]
         for row in found
     ]  # fmt: skip
-    return Table(names=names, rows=cells, words=CANDIDATE | {"gate"}, marked=_failed(found))
+    return Table(names=names, rows=cells, words=CANDIDATE | {"file", "gate"}, marked=_failed(found))
 
 
 def _failed(found: Sequence[Row]) -> frozenset[int]:
@@ -103,13 +107,10 @@ def distributions(found: Sequence[Row]) -> list[Section]:
     names = ["backend", "precision", "batch", "samples", "min", "p25", "p50", "p75", "p90", "p95", "p99", "max"]
     cells = []
     for row in found:
-        ordered = sorted(row.host_s)
+        quantiles = np.quantile(row.host_s, _PARTS).tolist() if row.host_s else [None] * len(_PARTS)
         known = {0.5: row.p50_s, 0.9: row.p90_s, 0.99: row.p99_s}
-        at = [
-            known[part] if part in known else _quantile(ordered, part) if ordered else None
-            for part in (0, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1)
-        ]
-        cells.append([row.backend, row.precision, str(row.batch), str(row.samples), *map(milliseconds, at)])
+        places = [known.get(part, sampled) for part, sampled in zip(_PARTS, quantiles, strict=True)]
+        cells.append([row.backend, row.precision, str(row.batch), str(row.samples), *map(milliseconds, places)])
     raw = any(row.host_s for row in found)
     notes = [
         "Each row over its own median, the time on its right: a row that is all at 1 is steady. The thin line ends at the 99th "
@@ -120,14 +121,6 @@ def distributions(found: Sequence[Row]) -> list[Section]:
     return [Section(title="Latency distribution", notes=notes, figures=drawn, table=table, folded=True)]
 
 
-def _quantile(ordered: Sequence[float], part: float) -> float:
-    """As numpy has it: linear between the two nearest."""
-    place = part * (len(ordered) - 1)
-    low = int(place)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
-
-
 def parity(found: Sequence[Row]) -> list[Section]:
     """What the speed costs in answers."""
     drawn = [figure for figure in (figures.parity_speed(found), figures.accuracy_speed(found)) if figure is not None]
@@ -135,21 +128,22 @@ def parity(found: Sequence[Row]) -> list[Section]:
     best = [row for row in best_of_each(found) if row.parity]
     if not best:
         return []
-    names = ["backend", "precision", "images/s", "max error", "1 - cosine", "worst cosine", "agree", "top-1", "eager's top-1",
-             "difference, points", "gate"]  # fmt: skip
+    files = any(row.artifact for row in best)
+    names = ["backend", "precision", *(["file"] if files else []), "images/s", "1 - cosine", "lowest cosine", "agree", "top-1",
+             "eager's top-1", "difference", "gate"]  # fmt: skip
     cells = [
         [
-            row.backend, row.precision, count(row.highest_images_per_s), scientific(row.parity.get("max_abs_error")),
-            _loss(row), _digits(row.parity.get("cosine_min")), percent(row.parity.get("top1_agreement")),
+            row.backend, row.precision, *([row.artifact or "–"] if files else []), count(row.highest_images_per_s), _loss(row),
+            _digits(row.parity.get("cosine_min")), percent(row.parity.get("top1_agreement")),
             percent(row.parity.get("top1_accuracy")), percent(row.parity.get("reference_top1_accuracy")),
-            _points(row.parity), "pass" if row.passed else "; ".join(map(str, row.failures)) or "FAIL",
+            _points(row.parity), row.gate,
         ]
         for row in best
     ]  # fmt: skip
     note = "Each backend and precision at the batch size of its highest throughput."
     if figures.parity_speed(found) is not None:
         note += " What differs from eager by nothing stands on the lower edge of the logarithmic axis."
-    table = Table(names=names, rows=cells, words=CANDIDATE | {"gate"}, marked=_failed(best))
+    table = Table(names=names, rows=cells, words=CANDIDATE | {"file", "gate"}, marked=_failed(best))
     return [Section(title="Parity and speed", notes=[note], figures=drawn, table=table, folded=bool(drawn))]
 
 
@@ -166,7 +160,7 @@ def _points(parity: Any) -> str:
     value, low, high = (number(parity.get(f"accuracy_difference{part}")) for part in ("", "_low", "_high"))
     if value is None:
         return blank(parity.get("accuracy_difference"))
-    return f"{value * 100:+.2f}" + ("" if low is None or high is None else f" ({low * 100:+.2f} to {high * 100:+.2f})")
+    return f"{value * 100:+.2f} points" if low is None or high is None else describe_difference(value, low, high)
 
 
 def roofline(found: Sequence[Row]) -> list[Section]:
@@ -176,18 +170,18 @@ def roofline(found: Sequence[Row]) -> list[Section]:
         return []
     of_rows = [(row, hardware.rates(row)) for row in found if hardware.rates(row)]
     rates = list(dict.fromkeys(rate.name for _, of_row in of_rows for rate in of_row))
-    names = ["backend", "precision", "batch", *rates, "bound by", "of roof", "device of roof"]
+    names = ["backend", "precision", "batch", *rates, "bound by", "of ceiling", "device of ceiling"]
     cells = []
     for row, of_row in of_rows:
-        known, roof = {rate.name: count(rate.images_per_s) for rate in of_row}, row.result["roofline"]
-        device = number(roof.get("device_reached_percent"))
+        known, ceiling = {rate.name: count(rate.images_per_s) for rate in of_row}, row.result["roofline"]
+        device = number(ceiling.get("device_reached_percent"))
         cells.append(
-            [row.backend, row.precision, str(row.batch), *(known.get(name, "–") for name in rates), str(roof.get("bound", "–")),
-             percent(hardware.reached(row), 1), "–" if device is None else f"{device:.1f}%"]
+            [row.backend, row.precision, str(row.batch), *(known.get(name, "–") for name in rates),
+             str(ceiling.get("bound", "–")), percent(hardware.reached(row), 1), "–" if device is None else f"{device:.1f}%"]
         )  # fmt: skip
-    roofs = [row.result["roofline"] for row, _ in of_rows]
-    devices = ", ".join(dict.fromkeys(str(roof.get("device", "the device")) for roof in roofs))
-    sources = "; ".join(dict.fromkeys(str(roof["source"]) for roof in roofs if roof.get("source")))
+    ceilings = [row.result["roofline"] for row, _ in of_rows]
+    devices = ", ".join(dict.fromkeys(str(ceiling.get("device", "the device")) for ceiling in ceilings))
+    sources = "; ".join(dict.fromkeys(str(ceiling["source"]) for ceiling in ceilings if ceiling.get("source")))
     notes = [
         f"What {devices} can do at most, in images a second, and what was measured. The floor is kernel by kernel: each at the "
         "slower of its compute and its memory. Percentages are of what the floor and the host link allow."

@@ -55,14 +55,6 @@ def scientific(value: Any) -> str:
     return blank(value) if found is None else "0" if found == 0 else f"{found:.1e}"
 
 
-def compact(value: float) -> str:
-    """A number in few characters: 0.25, 40, 1.5k, 2M, 1e-07."""
-    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= limit * 0.9995:
-            return f"{value / limit:.3g}{unit}"
-    return "0" if value == 0 else f"{value:.0e}" if abs(value) < 1e-3 else f"{value:.3g}"
-
-
 def metric(name: str, value: Any) -> str:
     """A figure by the unit in its name: latency_p90_s is written in ms, top1_accuracy in percent."""
     found = number(value)

@@ -20,11 +20,15 @@ def bench(report: BenchReport, *, detail: bool = False) -> str:
     gpus = "".join(f", {gpu['name']}" for gpu in machine["gpus"])
     packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
     first = report.rows[0]
-    parts = [_results(report, detail), _scenarios(report.scenarios)]
+    parts = [_results(report, detail), _answers(report.results), _scenarios(report.scenarios)]
     parts += [profiles.layers(one) for one in report.profiles]
     parts += [profiles.trtexec(report.trtexec)] if report.trtexec else []
     parts.append("\n".join(f"{row.backend} ({_where(row)}): not measured: {row.error}" for row in report.unmeasured))
-    parts.append("\n".join(f"{verdict['severity']}: {verdict['text']}" for verdict in report.verdicts))
+    if report.verdicts:
+        said = "\n".join(f"{advice['severity']}: {advice['text']}" for advice in report.verdicts)
+        parts.append(f"what the results say\n{said}")
+    if report.decision is not None:
+        parts.append(report.decision.text)
     return "\n".join(
         [
             f"{model['architecture']}, weights {model['weights']['source']}, {model['macs'] / 1e9:.3f} GMACs",
@@ -41,8 +45,8 @@ def bench(report: BenchReport, *, detail: bool = False) -> str:
 def _results(report: BenchReport, detail: bool) -> str:
     if not report.results:
         return ""
-    roof = any(result.roofline for result in report.results)
-    parts = [table([_row(result, roof) for result in report.results])]
+    ceiling = any(result.roofline for result in report.results)
+    parts = [table([_row(result, ceiling) for result in report.results])]
     if staged := [result for result in report.results if detail or result.settings]:
         rows = [_stages(result) for result in staged]
         shown = [name for name in rows[0] if any(row[name] is not None for row in rows)]
@@ -54,6 +58,29 @@ def _results(report: BenchReport, detail: bool) -> str:
             settings.setdefault(", ".join(_setting(*item) for item in result.settings.items()), []).append(result.backend)
     parts.append("\n".join(f"{', '.join(dict.fromkeys(names))}: {text}" for text, names in settings.items()))
     return "\n\n".join(part for part in parts if part)
+
+
+def _answers(results: list[Result]) -> str:
+    """What each backend and precision answers, whatever the batch, and what its gate judged."""
+    from resnet_deploy.parity.confidence import describe_difference
+    from resnet_deploy.parity.gates import describe_gates
+
+    rows = {}
+    for result in results:
+        parity = result.parity
+        agreement, accuracy = parity["top1_agreement"], parity["top1_accuracy"]
+        interval = [parity[f"accuracy_difference{part}"] for part in ("", "_low", "_high")]
+        rows[result.backend, result.device, result.precision] = {
+            "backend": result.backend,
+            "device": result.device,
+            "precision": result.precision,
+            "MB": None if result.size_bytes is None else f"{result.size_bytes / 1e6:.3g}",
+            "agree": None if agreement is None else f"{agreement:.2%}",
+            "top-1": None if accuracy is None else f"{accuracy:.2%}",
+            "against eager": None if interval[0] is None else describe_difference(*interval),
+            "what the gate judged": describe_gates(result.gates, result.failures),
+        }
+    return "answers, compared with those of eager PyTorch\n" + table(list(rows.values())) if rows else ""
 
 
 def _where(row: Unmeasured) -> str:
@@ -117,10 +144,9 @@ def _scenario(result: ScenarioResult) -> dict[str, Any]:
     }
 
 
-def _row(result: Result, roof: bool) -> dict[str, Any]:
-    """roof: whether there is a column of how much of the device's floor was reached."""
-    latency, parity = result.latency_s, result.parity
-    agreement, accuracy = parity["top1_agreement"], parity["top1_accuracy"]
+def _row(result: Result, ceiling: bool) -> dict[str, Any]:
+    """ceiling: whether there is a column of how much was reached of what the device can do."""
+    latency = result.latency_s
     return {
         "backend": result.backend,
         "device": result.device,
@@ -132,15 +158,8 @@ def _row(result: Result, roof: bool) -> dict[str, Any]:
         "device ms": f"{result.device_latency_s.p50 * 1e3:.3f}",
         "IQR": f"{latency.iqr / latency.p50:.0%}",
         "images/s": f"{result.images_per_s:,.0f}",
-        **({"roof": result.roofline and f"{result.roofline['device_reached_percent']:.3g}%"} if roof else {}),
+        **({"of ceiling": result.roofline and f"{result.roofline['device_reached_percent']:.3g}%"} if ceiling else {}),
         "vs eager": None if result.speedup is None else f"{result.speedup:.2f}x",
-        "max error": _error(parity["max_abs_error"]),
-        "agree": None if agreement is None else f"{agreement:.2%}",
-        "top-1": None if accuracy is None else f"{accuracy:.2%}",
+        "file": result.artifact,
         "gate": result.gate,
     }
-
-
-def _error(value: float | str | None) -> str:
-    """What is not finite is spelled out in a record."""
-    return "-" if value is None else value if isinstance(value, str) else f"{value:.1e}"

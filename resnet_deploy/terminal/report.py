@@ -27,9 +27,11 @@ def comparison(found: RunComparison, written: str | None) -> str:
 
 def _document(content: Document, titles: set[str], written: str | None) -> str:
     """The headline, and the sections of these titles, without charts."""
-    from resnet_deploy.reporting.markup import printable
+    from resnet_deploy.charts.markup import printable
 
-    parts = ["\n".join([content.title, *content.summary, *(f"{severity}: {said}" for severity, said in content.notices)])]
+    answer = [content.decision] if content.decision else []
+    notices = [f"{severity}: {text}" for severity, text in content.notices]
+    parts = ["\n".join([content.title, *answer, *content.summary, *notices])]
     for section in content.sections:
         if section.title in titles:
             said = [section.title, *section.notes, ""]

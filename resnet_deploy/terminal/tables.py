@@ -9,11 +9,15 @@ from resnet_deploy.terminal.visible import visible
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Rows in columns. A cell is one line of characters that can be seen: a name cannot forge a row."""
-    import tabulate
+    from tabulate import SEPARATING_LINE, DataRow, Line, TableFormat, tabulate
 
-    tabulate.MIN_PADDING = 0  # two spaces between columns are enough
-    cells = [{_cell(name): _cell(value) for name, value in row.items()} for row in rows]
-    return str(tabulate.tabulate(cells, headers="keys", tablefmt="simple", disable_numparse=True, missingval="-"))
+    columns, rule = DataRow("", "  ", ""), Line("", "-", "  ", "")
+    plain = TableFormat(None, rule, None, None, columns, columns, 0, None)
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    cells = [[_cell(row.get(name)) for name in names] for row in rows]
+    # As a row among others, the names of the columns get no more room than they need.
+    lines = [[_cell(name) for name in names], SEPARATING_LINE, *cells]
+    return str(tabulate(lines, tablefmt=plain, disable_numparse=True, missingval="-"))
 
 
 def _cell(value: Any) -> Any:

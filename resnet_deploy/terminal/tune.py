@@ -18,7 +18,7 @@ def tuning(tuned: Tuning) -> str:
             "MMACs": f"{item.macs / 1e6:.1f}",
             "1 - cosine": f"{item.error:.1e}",
             "agree": None if item.report.top1_agreement is None else f"{item.report.top1_agreement:.2%}",
-            "precision": "kept" if item.block in tuned.chosen.keep else "int8",
+            "precision": "higher" if item.block in tuned.chosen.keep else "int8",
         }
         for item in tuned.sensitivities
     ]
@@ -33,7 +33,7 @@ def tuning(tuned: Tuning) -> str:
             "",
             table(rows),
             "",
-            f"{len(tuned.chosen.keep)} of {len(rows)} blocks kept, {kept / max(total, 1):.1%} of the operations: "
-            f"{accuracy}cosine {report.cosine_mean:.5f}{timed}; {len(tuned.mixes)} mixes tried",
+            f"{len(tuned.chosen.keep)} of {len(rows)} blocks keep a higher precision, {kept / max(total, 1):.1%} of the "
+            f"operations: {accuracy}cosine {report.cosine_mean:.5f}{timed}; {len(tuned.mixes)} mixes tried",
         ]
     )

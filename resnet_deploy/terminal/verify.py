@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from resnet_deploy.terminal.tables import table
 
 if TYPE_CHECKING:
+    from resnet_deploy.parity.metrics import ParityReport
     from resnet_deploy.pipeline.compare_layers import Divergence
     from resnet_deploy.pipeline.verify import Verdict
 
@@ -16,14 +17,28 @@ def verified(verdicts: list[Verdict], divergence: Divergence | None) -> str:
 
 
 def _verdicts(verdicts: list[Verdict]) -> str:
+    from resnet_deploy.parity.gates import describe_gates
+
     about = verdicts[0].data
     columns = {str(verdict.candidate): verdict for verdict in verdicts}
-    names = [name for name in verdicts[0].report.to_dict() if name not in {"images", "outcomes"}]
-    rows = [{"": name, **{c: _figure(getattr(v.report, name)) for c, v in columns.items()}} for name in names]
+    hidden = {"images", "outcomes", "accuracy_difference_low", "accuracy_difference_high", "mcnemar_p"}
+    names = [name for name in verdicts[0].report.to_dict() if name not in hidden]
+    rows = [{"": name, **{column: _of(verdict.report, name) for column, verdict in columns.items()}} for name in names]
+    rows.append({"": "judged", **{column: describe_gates(v.checks, v.failures) for column, v in columns.items()}})
     rows.append({"": "gate", **{column: verdict.gate for column, verdict in columns.items()}})
     crops = f" ({about.crops} crops each)" if about.crops > 1 else ""
     head = f"{about.images} images of {about.source}{crops}, against eager PyTorch\npixels {verdicts[0].preprocessing}"
     return f"{head}\n\n{table(rows)}"
+
+
+def _of(report: ParityReport, name: str) -> str:
+    """A figure of a report; of the difference in accuracy, its interval too."""
+    from resnet_deploy.parity.confidence import describe_difference
+
+    low, high = report.accuracy_difference_low, report.accuracy_difference_high
+    if name == "accuracy_difference" and report.accuracy_difference is not None and low is not None and high is not None:
+        return describe_difference(report.accuracy_difference, low, high)
+    return _figure(getattr(report, name))
 
 
 def _layers(divergence: Divergence) -> str:

@@ -138,7 +138,7 @@ class Conditions:
         if self.other_gpu_processes:
             found.append(f"other processes use the GPU ({self.other_gpu_processes}): its time and memory are shared")
         if self.other_cores is not None and self.other_cores > OTHER_LOAD_CORES:
-            found.append(f"other processes used {self.other_cores:.1f} of {self.cores} cores; measure on a quiet machine")
+            found.append(f"other processes used {self.other_cores:.1f} of {self.cores} cores")
         if self.stolen_cores is not None and self.stolen_cores > STOLEN_CORES:
             found.append(f"the hypervisor took {self.stolen_cores:.2f} of {self.cores} cores for other machines")
         if self.governor == "powersave":

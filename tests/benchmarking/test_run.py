@@ -228,23 +228,27 @@ def test_conditions_are_recorded_beside_each_figure(bundle: Path) -> None:
 
 
 def test_unsafe_conditions_are_warned_of_once_with_the_worst() -> None:
-    from resnet_deploy.benchmarking.report import warnings_for
+    from resnet_deploy.benchmarking.warnings import warnings_for
     from tests.helpers.results import row
 
     def under(share: str, **about: Any) -> Any:
-        return row(
-            1.0,
-            conditions={"warnings": [f"other processes used {share} of 2 cores", "the clock fell"][: 1 + (share > "1")]},
-            **about,
-        )
+        warnings = [f"other processes used {share} of 2 cores", "the clock fell"][: 1 + (share > "1")]
+        return row(1.0, conditions={"warnings": warnings}, **about)
 
     described = {"weights": {"source": "file"}}
-    said = warnings_for([under("0.3"), under("1.4", batch=8), row(1.0, batch=32)], described)
-    assert said == [
-        "other processes used 1.4 of 2 cores (onnxruntime at batch 1, onnxruntime at batch 8)",
-        "the clock fell (onnxruntime at batch 8)",
-    ]
+    (warning,) = warnings_for(
+        [under("0.3", noisy=True), under("1.4", batch=8), row(1.0, batch=32, warm=False), row(1.0, backend="eager")], described
+    )
+    assert warning == (
+        "the figures are not steady: latencies spread by up to 20% of their median, of which 10% is normal (onnxruntime at "
+        "batch 1); the warm-up did not become stable (onnxruntime at batch 32); other processes used 1.4 of 2 cores "
+        "(onnxruntime at batch 1, 8); the clock fell (onnxruntime at batch 8). Differences of that size mean nothing: stop "
+        "other programs and measure again with --fresh, or for longer with --duration"
+    )
+    (warning,) = warnings_for([row(1.0, noisy=True), row(1.0, batch=8, noisy=True)], described)
+    assert "is normal (every row). Differences" in warning
     assert warnings_for([row(1.0)], described) == []
+    assert len(warnings_for([row(1.0, partial=True, noisy=True)], {"weights": {"source": "random"}})) == 3
 
 
 def test_the_roof_and_what_the_results_say(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,9 +273,10 @@ def test_the_roof_and_what_the_results_say(bundle: Path, monkeypatch: pytest.Mon
         assert row["compute_latency_s"] == row["device_latency_s"], "on a CPU the inference itself"
         assert row["h2d_latency_s"] is row["enqueue_latency_s"] is row["throughput_images_per_s"] is None
     text = run(*args).stdout
-    assert "  roof " in text and "floor" not in text and made == ["cpu"], "it is measured once"
+    assert "  of ceiling " in text and "floor" not in text and made == ["cpu"], "it is measured once"
     assert "floor" in run(*args, "--detail").stdout
     assert all(f"{said['severity']}: {said['text']}" in text for said in report["verdicts"])
+    assert ("what the results say\n" in text) == bool(report["verdicts"])
     assert load(run("bench", bundle, *ARGS, "--json"))["results"][0]["roofline"] is None
 
 

@@ -286,7 +286,7 @@ def test_results_are_shown_before_their_file_fails(
         "compare": (["report", str(bundle), str(bundle), "-o", output], "onnxruntime"),
         "tune": (["tune", str(bundle), "--data", "digits", "--limit", "32", "--calibration", "random:32",
                   "--calibration-images", "32", "--max-drop", "100", "--gate", "cosine-mean=-1",
-                  "--plot", str(tmp_path / "p.svg")], "blocks kept"),
+                  "--plot", str(tmp_path / "p.svg")], "blocks keep a higher precision"),
     }[command]  # fmt: skip
     done = CliRunner().invoke(main, args)
     assert done.exit_code == 3, (done.stderr, done.exception)

@@ -116,7 +116,7 @@ def test_an_int8_request_without_int8_convolutions_fails(bundle: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"batch": "1:8:64"}, "proven up to batch 8, not 64"),
+        ({"batch": "1:8:64"}, "checked up to batch 8, not 64"),
         ({"batch": "8:4:2"}, "smallest <= best <= largest"),
         ({"compute_capability": "sm75", "precision": "int8"}, "sm75 has no int8 convolutions"),
         ({"compute_capability": "sm86", "precision": "fp8"}, "sm86 has no fp8 convolutions"),

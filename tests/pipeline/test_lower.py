@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -180,12 +181,20 @@ def test_outlier_channels_fail_the_gate(spoilt: Bundle, backend: str) -> None:
     assert found.gate == "fail" and found.report.top1_accuracy < 0.8  # type: ignore[operator]
 
 
+def test_a_plot_is_an_svg_file(spoilt: Bundle) -> None:
+    with pytest.raises(UsageError, match=r"written as SVG: give a name that ends in .svg, not 's.png'"):
+        rd.tune(spoilt, "digits", plot="s.png")
+
+
 def test_tune_rescues_them_by_keeping_their_blocks(spoilt_copy: Path, tmp_path: Path) -> None:
     done = load(run("tune", spoilt_copy, "--data", "digits", "--limit", "200", "--json", "--plot", tmp_path / "s.svg"))[
         "tuning"
     ]
     assert done["keep"] == ["layer2.1", "layer3.1"] and 0 < done["kept_macs"] < 0.3 * done["macs"]
-    assert len(done["sensitivities"]) == 10 and (tmp_path / "s.svg").stat().st_size > 1000
+    drawn = ElementTree.parse(tmp_path / "s.svg").getroot()
+    texts = [element.text for element in drawn.iter("{http://www.w3.org/2000/svg}text")]
+    assert drawn.tag.endswith("svg") and sum("keeps a higher precision" in str(text) for text in texts) == 2
+    assert len(done["sensitivities"]) == 10 and {item["block"] for item in done["sensitivities"]} <= set(texts)
     worst = sorted(done["sensitivities"], key=lambda item: -item["error"])[:2]
     assert {item["block"] for item in worst} == {"layer2.1", "layer3.1"}
     bundle = Bundle.open(spoilt_copy)

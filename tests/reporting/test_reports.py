@@ -50,8 +50,13 @@ def test_everything_that_a_run_found_is_said() -> None:
         "How to read it",
     ]  # fmt: skip
     row = cells(content, "All results")[4]
-    assert row["p50 ms"] == "0.307" and row["queued images/s"] == "3,841" and row["of roof"] == "4.5%" and row["IQR"] == "3%!"
-    assert cells(content, "All results")[10]["gate"] == "FAIL"
+    assert row["p50 ms"] == "0.307" and row["queued images/s"] == "3,841"
+    assert row["of ceiling"] == "4.5%" and row["IQR"] == "3%!"
+    assert row["file"].endswith(".plan") and row["gate"] == "pass: accuracy 100% of FP32, needs 99%"
+    assert cells(content, "All results")[10]["gate"] == "FAIL: accuracy 98.1% of FP32, needs 99%"
+    assert cells(content, "All results")[0]["gate"] == "pass: top-1 agreement 100%, needs 98%"
+    assert cells(content, "Parity and speed")[4]["difference"] == "-0.18 points (95%: -0.49 to +0.13)"
+    assert content.decision is not None and content.decision.startswith("Deploy model.int8.tensorrt")
     time = cells(content, "Where the time goes")[5]
     assert (time["H2D ms"], time["compute ms"], time["D2H ms"]) == ("0.042", "0.254", "0.007")
     assert time["taken with"] == "cuda_graph, streams=2, no spin_wait, data_transfers"
@@ -288,7 +293,7 @@ def test_a_gate_that_passed_with_failures_is_refused(tmp_path: Path) -> None:
 def test_raw_samples_that_cannot_be(values: Any, tmp_path: Path) -> None:
     report = full((1,))
     report["samples"]["eager|cuda|fp32|1"]["host_s"] = values
-    with pytest.raises(UsageError, match=r"samples\['eager\|cuda\|fp32\|1'\]\.host_s"):
+    with pytest.raises(UsageError, match=r"samples\.eager\|cuda\|fp32\|1\.host_s"):
         load_report(write(tmp_path / "report.json", report))
 
 
@@ -310,14 +315,15 @@ def test_figures_that_are_not_finite_are_spelled_out_wherever_they_are_shown(tmp
     for result in report["results"]:
         result["parity"] |= {"max_abs_error": math.inf, "cosine_mean": math.nan, "cosine_min": -math.inf}
         result["parity"] |= {"accuracy_difference": math.nan, "top1_agreement": math.nan}
+        result["gates"][0]["value"] = math.nan
     report["scenarios"][0]["metrics"]["latency_p90_s"] = math.inf
     (tmp_path / "report.json").write_text(render(report, ".json"))
     found = load_report(tmp_path / "report.json")
     assert found["results"][0]["parity"]["max_abs_error"] == "inf" and found["results"][0]["parity"]["cosine_min"] == "-inf"
     row = cells(document(found), "Parity and speed")[0]
-    shown = [row[name] for name in ("max error", "1 - cosine", "worst cosine", "agree", "difference, points")]
-    assert shown == ["inf", "nan", "-inf", "nan", "nan"]
-    assert cells(document(found), "All results")[0]["1 - cosine"] == "nan"
+    shown = [row[name] for name in ("1 - cosine", "lowest cosine", "agree", "difference")]
+    assert shown == ["nan", "-inf", "nan", "nan"]
+    assert cells(document(found), "All results")[0]["gate"] == "pass: top-1 agreement nan%, needs 98%"
     assert cells(document(found), "MLPerf scenarios")[0]["figure"] == "inf ms p90"
     for suffix in (".html", ".md"):
         assert "inf" in render(found, suffix)
@@ -383,3 +389,18 @@ def test_whatever_stands_in_a_report_it_is_refused_or_shown(data: st.DataObject)
             render(report, suffix)
         with contextlib.suppress(UsageError):
             compare_reports(full((1, 8)), report).to_dict()
+
+
+def test_the_decision_is_read_first() -> None:
+    report = full((1,))
+    answer = report["decision"]["text"]
+    html = render(report, ".html")
+    assert html.index(f'<p class="decision">{answer}</p>') < html.index('class="tiles"') < html.index("Fastest at batch 1, of")
+    markdown = render(report, ".md")
+    assert markdown.index(f"**{answer.replace('_', chr(92) + '_')}**") < markdown.index("- Fastest at batch 1")
+    assert terminal.run(report, None).splitlines()[1] == answer
+    assert json.loads(render(report, ".json"))["decision"] == report["decision"]
+    del report["decision"]
+    assert document(report).decision is None and 'class="decision"' not in render(report, ".html"), (
+        "an earlier version's report"
+    )

@@ -72,7 +72,7 @@ class Roofs:
         known = self._ledger.bundle.manifest.roofs.get(key)
         if known is not None and not self._fresh:
             return Roof(**_json.plain(known) | {"names": known.names})
-        self._progress(f"measure the roof of {device}", 0, None)
+        self._progress(f"measure the ceilings of {device}", 0, None)
         import torch
 
         torch.set_num_threads(self._threads)

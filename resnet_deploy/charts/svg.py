@@ -1,7 +1,7 @@
 """Charts as SVG: scales, axes, marks, lines, lanes. Standard library alone.
 
 A chart is drawn for a width in pixels, so that its text has its size on a telephone as on a desk: pages hold each chart
-twice, and show the one that fits. Colours are the page's CSS classes (`c0` to `c7`), shapes stand beside them, and what is
+twice, and show the one that fits. Colours are CSS classes of chart.css (`c0` to `c7`), shapes stand beside them, and what is
 hovered over is in a <title>.
 """
 
@@ -10,15 +10,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from importlib.resources import files
 
 from markupsafe import Markup
 
-from resnet_deploy.reporting.markup import el, join
-from resnet_deploy.reporting.words import compact
+from resnet_deploy.charts.markup import el, join
 
 COLOURS = 8
 WIDE, NARROW = 1040, 344
 _TEXT_PX = 6.6  # the width of a character, about
+
+
+def compact(value: float) -> str:
+    """A number in few characters: 0.25, 40, 1.5k, 2M, 1e-07."""
+    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= limit * 0.9995:
+            return f"{value / limit:.3g}{unit}"
+    return "0" if value == 0 else f"{value:.0e}" if abs(value) < 1e-3 else f"{value:.3g}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +152,18 @@ def svg(width: float, height: float, title: str, *parts: object) -> Markup:
     )  # fmt: skip
 
 
+def style() -> Markup:
+    """The style sheet that charts need: the colours, and the classes of what is drawn."""
+    return Markup((files("resnet_deploy.charts") / "chart.css").read_text("utf-8"))
+
+
+def standalone(chart: Markup) -> str:
+    """A chart as an SVG file of its own, with its style in it."""
+    ground = el("rect", width="100%", height="100%", style="fill: var(--bg)")
+    head, _, drawing = chart.partition(">")
+    return f'{head} xmlns="http://www.w3.org/2000/svg">{el("style", style())}{ground}{drawing}'
+
+
 def xy(title: str, lines: Sequence[Line], x: Axis, y: Axis, width: int, *, front: Sequence[tuple[float, float]] = ()) -> Markup:
     """Points over two axes. front: the corners of the Pareto front, drawn beneath."""
     height, left, top = (430, 52, 30) if width > NARROW else (350, 46, 30)
@@ -228,6 +248,18 @@ class Lane:
     draw: Callable[[Scale, float], Markup]
     note: str = ""
     head: str = ""
+
+
+def bar(value: float, colour: int, tip: str) -> Callable[[Scale, float], Markup]:
+    """A lane's drawing: a bar from the axis's start to a value; the whole lane says the tip."""
+
+    def draw(scale: Scale, y: float) -> Markup:
+        shown = el("rect", x=scale.start, y=y - 7, width=max(1.0, scale(value) - scale.start), height=14.0,
+                   class_=f"bar c{colour}")  # fmt: skip
+        hit = el("rect", x=scale.start, y=y - 10, width=scale.end - scale.start, height=20.0, class_="hit")
+        return el("g", el("title", tip), hit, shown, tabindex="0")
+
+    return draw
 
 
 def lanes(title: str, rows: Sequence[Lane], axis: Axis, width: int) -> Markup:

@@ -1,0 +1,1 @@
+"""Charts as SVG, in pages and in files of their own."""
