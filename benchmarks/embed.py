@@ -29,7 +29,7 @@ IMAGES, SMALL, LARGE, KILLS, BATCH = 600, 2_000, 20_000, 10, 8
 def decoders(bundle: Path, images: Path) -> float:
     """Images a second of the decoders, with nobody to wait for."""
     from resnet_deploy._machine import cores
-    from resnet_deploy.bundle.opened import Subject
+    from resnet_deploy.bundle.opened import OpenedBundle
     from resnet_deploy.bundle.store import Bundle
     from resnet_deploy.serving.embedding.decoders import Decoders
     from resnet_deploy.serving.embedding.job import EmbedOptions, Job
@@ -37,7 +37,7 @@ def decoders(bundle: Path, images: Path) -> float:
 
     listing = list_images(images, images)
     options = EmbedOptions(batch=BATCH)
-    job = Job(subject=Subject(Bundle.open(bundle)), options=options, listing=listing, missing=[(0, listing.count)])
+    job = Job(opened=OpenedBundle(Bundle.open(bundle)), options=options, listing=listing, missing=[(0, listing.count)])
     with Decoders(job.decoder, workers=cores(), batch=BATCH) as found:
         parts = found.decoded(listing.batches(job.missing, BATCH))
         next(parts)  # the processes are there
@@ -52,12 +52,12 @@ def model(bundle: Path, images: Path) -> float:
     import numpy as np
 
     from resnet_deploy.backends.candidate import Candidate
-    from resnet_deploy.bundle.opened import Subject
+    from resnet_deploy.bundle.opened import OpenedBundle
     from resnet_deploy.bundle.store import Bundle
 
     pixels = np.random.default_rng(0).integers(0, 256, (BATCH, 224, 224, 3), np.uint8)
     count = len(list(images.glob("*.jpg")))
-    with Subject(Bundle.open(bundle)).backend(Candidate.parse("onnxruntime"), None) as backend:
+    with OpenedBundle(Bundle.open(bundle)).backend(Candidate.parse("onnxruntime"), None) as backend:
         backend.infer(pixels)
         start = time.perf_counter()
         for _ in range(count // BATCH):

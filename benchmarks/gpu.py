@@ -24,7 +24,7 @@ import resnet_deploy as rd
 from resnet_deploy._machine import describe_machine
 from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.backends.table import BACKENDS
-from resnet_deploy.bundle.opened import Subject
+from resnet_deploy.bundle.opened import OpenedBundle
 
 DIGITS = Path(__file__).parent.parent / "examples" / "digits" / "resnet20.safetensors"
 NETWORKS = ("digits", "resnet50", "resnet18", "resnet101", "resnet152", "resnext50_32x4d", "preact_resnet50")
@@ -73,10 +73,10 @@ def bare_loop(bundle: Path, text: str, batch: int, rounds: int = 15) -> dict[str
     import torch
 
     candidate = Candidate.parse(text)
-    subject = Subject(rd.Bundle.open(bundle))
-    images = next(subject.data(f"random:{batch}").batches(batch)).images
+    opened = OpenedBundle(rd.Bundle.open(bundle))
+    images = next(opened.data(f"random:{batch}").batches(batch)).images
     taken: dict[str, list[float]] = {"ours_s": [], "bare_s": []}
-    with subject.backend(candidate, None) as backend:
+    with opened.backend(candidate, None) as backend:
         backend.infer(images)
         backend.bind(images)
         context, stream = backend.streams[0].bound.context, torch.cuda.Stream()

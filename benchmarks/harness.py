@@ -27,7 +27,7 @@ from resnet_deploy._machine import cores
 from resnet_deploy.backends.base import Backend
 from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.backends.onnxruntime.backend import OrtBackend
-from resnet_deploy.bundle.opened import Subject
+from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.timing.conditions import watch_with
 from resnet_deploy.timing.measure import MeasureConfig, measure
 
@@ -97,12 +97,12 @@ def smallest(folder: Path) -> OrtBackend:
     return OrtBackend(path, ORT, threads=cores())
 
 
-def eager_against_ort(subject: Subject, rounds: int) -> tuple[list[float], list[float]]:
+def eager_against_ort(opened: OpenedBundle, rounds: int) -> tuple[list[float], list[float]]:
     """Medians of each round, seconds: eager PyTorch, then ONNX Runtime."""
     names = ("eager", "onnxruntime")
     images = example(1)
     found: dict[str, list[float]] = {name: [] for name in names}
-    backends = {name: subject.backend(Candidate.parse(name), cores()) for name in names}
+    backends = {name: opened.backend(Candidate.parse(name), cores()) for name in names}
     config = MeasureConfig(duration_s=1e-9, rounds=1, min_samples=4, warmup_s=0)
     for turn in range(rounds):
         order = names if turn % 2 else names[::-1]
@@ -148,7 +148,7 @@ def run(folder: Path, rounds: int) -> tuple[list[Row], dict[str, list[float]]]:
     subjects = {}
     for arch in dict.fromkeys(case[0] for case in CASES):
         print(f"export {arch}", flush=True)
-        subjects[arch] = Subject(resnet_deploy.export(arch, folder / arch, max_batch=8))
+        subjects[arch] = OpenedBundle(resnet_deploy.export(arch, folder / arch, max_batch=8))
     found: dict[str, Times] = {}
     for arch, batch, count in CASES:
         name = f"{arch} batch {batch}"

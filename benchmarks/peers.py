@@ -23,7 +23,7 @@ from resnet_deploy._machine import cores
 from resnet_deploy.backends.base import Backend
 from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.benchmarking.failures import said
-from resnet_deploy.bundle.opened import Subject
+from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.pipeline.build import ensure_plan
 from resnet_deploy.pipeline.export import export
 from resnet_deploy.timing.conditions import watch
@@ -60,7 +60,7 @@ class Network:
         self.left_out: dict[str, str] = {}
         self.times: dict[int, Samples] = {batch: {} for batch in batches}
         self.queued: dict[int, Samples] = {batch: {} for batch in batches}  # images a second
-        self.subject = Subject(bundle)
+        self.opened = OpenedBundle(bundle)
         for text in texts:
             self._load(text)
 
@@ -68,8 +68,8 @@ class Network:
         candidate = Candidate.parse(text)
         try:
             if candidate.row.runs == "plan":
-                ensure_plan(self.subject, candidate, self.batches)
-            self.backends[text] = self.subject.backend(candidate, cores())
+                ensure_plan(self.opened, candidate, self.batches)
+            self.backends[text] = self.opened.backend(candidate, cores())
         except Exception as exc:  # whatever a runtime raises is what is to be recorded
             self._leave_out(text, exc)
 
@@ -80,7 +80,7 @@ class Network:
 
     def run(self, rounds: int, duration_s: float) -> None:
         for batch in self.batches:
-            images = next(self.subject.data(f"random:{min(batch, 32)}").batches(min(batch, 32))).images
+            images = next(self.opened.data(f"random:{min(batch, 32)}").batches(min(batch, 32))).images
             images = images[[index % len(images) for index in range(batch)]]
             for number in range(rounds):
                 self._round(number, images, duration_s, warmup_s=3.0 if number == 0 else 0.0)
@@ -92,9 +92,9 @@ class Network:
         first = number % max(1, len(names))
         order = {name: self.backends[name] for name in names[first:] + names[:first]}
         config = MeasureConfig(duration_s=duration_s, rounds=1, min_samples=2, warmup_s=warmup_s)
-        lost: dict[str, Exception] = {}
-        found = measure(order, dict.fromkeys(order, images), config, lost=lost)
-        for text, exc in lost.items():
+        failed: dict[str, Exception] = {}
+        found = measure(order, dict.fromkeys(order, images), config, failed=failed)
+        for text, exc in failed.items():
             self._leave_out(text, exc)
         for text, measurement in found.items():
             self.times[len(images)].setdefault(text, []).append(measurement.host.p50)

@@ -20,7 +20,7 @@ import resnet_deploy
 from resnet_deploy._machine import cores
 from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.benchmarking.layers.profile import profile
-from resnet_deploy.bundle.opened import Subject
+from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.pipeline.build import ensure_plan
 from resnet_deploy.specs import parse_batches
 
@@ -28,20 +28,22 @@ ARCHITECTURE = "resnet50"
 BACKENDS = ("eager", "onnxruntime", "onnxruntime:int8", "openvino", "openvino:int8")
 
 
-def export(folder: Path, candidates: list[Candidate], largest: int) -> Subject:
+def export(folder: Path, candidates: list[Candidate], largest: int) -> OpenedBundle:
     """The network in every precision that is asked for. Weights and calibration images are random: times are not theirs."""
     precisions = sorted({candidate.precision.value for candidate in candidates if candidate.backend != "eager"} | {"fp32"})
     calibration = {"calibration": "random:8", "calibration_method": "max"} if {"int8", "fp8"} & set(precisions) else {}
     bundle = resnet_deploy.export(ARCHITECTURE, folder / ARCHITECTURE, max_batch=largest, precision=precisions, **calibration)
-    return Subject(bundle)
+    return OpenedBundle(bundle)
 
 
-def take_turns(subject: Subject, candidates: list[Candidate], batches: tuple[int, ...], rounds: int) -> dict[str, list[float]]:
+def take_turns(
+    opened: OpenedBundle, candidates: list[Candidate], batches: tuple[int, ...], rounds: int
+) -> dict[str, list[float]]:
     """Seconds of each round, by backend, batch and what they are of."""
     found: dict[str, list[float]] = {}
     for turn in range(rounds):
         for candidate in candidates[turn % len(candidates) :] + candidates[: turn % len(candidates)]:
-            with subject.backend(candidate, cores()) as backend:
+            with opened.backend(candidate, cores()) as backend:
                 for batch in batches:
                     print(f"round {turn + 1}: {candidate} batch {batch}", flush=True)
                     shape = (batch, *(int(size) for size in backend.input_spec.shape[1:]))
@@ -73,11 +75,11 @@ def main() -> None:
     options = arguments()
     candidates, batches = [Candidate.parse(text) for text in options.backend or BACKENDS], parse_batches(options.batch)
     with tempfile.TemporaryDirectory() as folder:
-        subject = export(Path(folder), candidates, max(batches))
+        opened = export(Path(folder), candidates, max(batches))
         for candidate in candidates:
             if candidate.row.runs == "plan":
-                ensure_plan(subject, candidate, batches)
-        samples = take_turns(subject, candidates, batches, options.rounds)
+                ensure_plan(opened, candidate, batches)
+        samples = take_turns(opened, candidates, batches, options.rounds)
     print()
     named = {"candidates": list(map(str, candidates)), "batches": list(batches), "threads": cores()}
     finish("profiles", rows(candidates, batches, samples), samples, options, **named)

@@ -29,7 +29,7 @@ from common import Row, compare, finish, parser
 
 import resnet_deploy as rd
 from resnet_deploy._machine import cores
-from resnet_deploy.bundle.opened import Subject
+from resnet_deploy.bundle.opened import OpenedBundle
 
 ROOT = Path(__file__).parent.parent
 CONCURRENCIES = (1, 4, 16)
@@ -122,7 +122,7 @@ def main() -> None:
         bundle = rd.export(options.architecture, folder / "bundle", input="uint8", max_batch=MAX_BATCH)
         rd.write_triton(bundle, folder / "models", name="net", threads=threads)
         images = folder / "images.npy"
-        np.save(images, next(Subject(bundle).data("random:1").batches(1)).images)
+        np.save(images, next(OpenedBundle(bundle).data("random:1").batches(1)).images)
         settings = ort.SessionOptions()
         settings.intra_op_num_threads = threads
         session = ort.InferenceSession(str(bundle.artifact("model.fp32.onnx")), settings, providers=["CPUExecutionProvider"])

@@ -13,10 +13,10 @@ from resnet_deploy.errors import BackendError, BundleError, DataError, DeployErr
 _OURS = (BundleError, DataError, PrecisionError, UsageError)
 
 
-class Lost(dict["tuple[Candidate, int | None]", Exception]):
+class BackendFailures(dict["tuple[Candidate, int | None]", Exception]):
     """What each candidate died of, at a batch size, or of all of them (None).
 
-    candidates: those of the run. crashes: those among them that took an earlier process with them, which count as lost.
+    candidates: those of the run. crashes: those among them that took an earlier process with them, which count as failed.
     """
 
     def __init__(self, candidates: list[Candidate] | None = None, crashes: Crashes | None = None) -> None:

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 from resnet_deploy import _json
 from resnet_deploy.backends.candidate import Candidate
-from resnet_deploy.benchmarking.failures import Lost
+from resnet_deploy.benchmarking.failures import BackendFailures
 from resnet_deploy.benchmarking.report import STAGES, Result, Unmeasured
 from resnet_deploy.benchmarking.roofline.ceilings import Roofs
-from resnet_deploy.bundle.opened import Subject
+from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.bundle.records import MeasurementRecord
 from resnet_deploy.pipeline.verify import REFERENCE, Verdict
 
@@ -21,18 +21,18 @@ def rows(
     found: Records,
     judged: dict[Candidate, Verdict],
     roofs: Roofs,
-    subject: Subject,
+    opened: OpenedBundle,
 ) -> list[Result]:
     """A row for each measurement, in the order given. judged: the verdict on each candidate's answers."""
     return [
-        _row(candidate, size, found, judged[candidate], roofs, subject)
+        _row(candidate, size, found, judged[candidate], roofs, opened)
         for size, candidate in order
         if (candidate, size) in found
     ]
 
 
-def _row(candidate: Candidate, batch: int, found: Records, judged: Verdict, roofs: Roofs, subject: Subject) -> Result:
-    artifact = subject.file(candidate)
+def _row(candidate: Candidate, batch: int, found: Records, judged: Verdict, roofs: Roofs, opened: OpenedBundle) -> Result:
+    artifact = opened.file(candidate)
     timing, base = found[candidate, batch], found.get((REFERENCE, batch))
     stages = {f"{name}_latency_s": getattr(timing, f"{name}_latency_s") for name in STAGES}
     return Result(
@@ -44,9 +44,9 @@ def _row(candidate: Candidate, batch: int, found: Records, judged: Verdict, roof
         runtime=timing.runtime, measured=timing.measured, **stages,
         throughput_images_per_s=timing.throughput_images_per_s, settings=timing.settings, conditions=timing.conditions,
         partial=timing.partial, judged_on=judged.data.judged_on, artifact=artifact,
-        size_bytes=subject.bundle.entry(artifact).size_bytes, gates=list(judged.checks),
+        size_bytes=opened.bundle.entry(artifact).size_bytes, gates=list(judged.checks),
         roofline=roofs.over(
-            _json.plain(subject.description), candidate, batch, images_per_s=timing.images_per_s,
+            _json.plain(opened.description), candidate, batch, images_per_s=timing.images_per_s,
             device_images_per_s=_device_images_per_s(timing, batch),
         ),
     )  # fmt: skip
@@ -59,7 +59,9 @@ def _device_images_per_s(timing: MeasurementRecord, batch: int) -> float:
     return batch / alone.p50 if queued is None or copied else queued
 
 
-def unmeasured(candidates: list[Candidate], batches: tuple[int, ...], found: Records, lost: Lost) -> list[Unmeasured]:
+def unmeasured(
+    candidates: list[Candidate], batches: tuple[int, ...], found: Records, failed: BackendFailures
+) -> list[Unmeasured]:
     """What backends that died left behind, batch by batch; one row each where nothing was to be swept."""
     return [
         Unmeasured(
@@ -67,5 +69,5 @@ def unmeasured(candidates: list[Candidate], batches: tuple[int, ...], found: Rec
         )
         for batch in batches or (None,)
         for candidate in candidates
-        if (candidate, batch) not in found and (error := lost.of(candidate, batch)) is not None
+        if (candidate, batch) not in found and (error := failed.of(candidate, batch)) is not None
     ]

@@ -16,7 +16,7 @@ from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.benchmarking.advice import advise
 from resnet_deploy.benchmarking.crashes import Crashes
 from resnet_deploy.benchmarking.decision import decide
-from resnet_deploy.benchmarking.failures import Lost
+from resnet_deploy.benchmarking.failures import BackendFailures
 from resnet_deploy.benchmarking.layers.details import DetailOptions, Measured
 from resnet_deploy.benchmarking.mlperf.run import ScenarioRun
 from resnet_deploy.benchmarking.mlperf.scenarios import SWEEP, ScenarioOptions
@@ -28,8 +28,8 @@ from resnet_deploy.benchmarking.sweep import Timings, images_of
 from resnet_deploy.benchmarking.warnings import warnings_for
 from resnet_deploy.bundle.disk import has_manifest
 from resnet_deploy.bundle.names import WEIGHTS
-from resnet_deploy.bundle.opened import Subject
-from resnet_deploy.bundle.results import Ledger
+from resnet_deploy.bundle.opened import OpenedBundle
+from resnet_deploy.bundle.results import ResultStore
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.data.dataset import Dataset
 from resnet_deploy.errors import UsageError, carrying
@@ -127,40 +127,41 @@ def bench(
     named = None if backend is None else candidates_of(backend, precisions.precisions, running.applied)
     tools = {} if named is None else details.tools(named)  # what is missing is said before anything is made
     config = MeasureConfig(duration_s=duration, uploads=running.uploads, downloads=running.downloads)
-    subject = Subject(_bundle(model, output, batches, overwrite, progress, options))
+    opened = OpenedBundle(_bundle(model, output, batches, overwrite, progress, options))
     if batch is None:
-        batches = tuple(size for size in batches if size <= subject.max_batch)
-    _check_batches(subject, batches)
+        batches = tuple(size for size in batches if size <= opened.max_batch)
+    _check_batches(opened, batches)
     kinds = precisions.precisions if "precision" in precisions.said else None
-    candidates = choose_candidates(subject.bundle, backend, kinds, running.applied)
+    candidates = choose_candidates(opened.bundle, backend, kinds, running.applied)
     tools = tools or details.tools(candidates)
-    restore(subject.bundle, [WEIGHTS, *(candidate.artifact for candidate in candidates)], progress)
-    job = _Job(subject, candidates, threads or cores(), fresh, progress, crashes)
-    job.build({*batches, min(MAX_BATCH, subject.max_batch)})
-    dataset = subject.data(data or IMAGES, limit=limit, strict=strict)
-    job.warnings += [unnamed] if (unnamed := subject.keep_names(dataset)) is not None else []
-    largest = subject.max_batch if batch is None else max(batches)
+    restore(opened.bundle, [WEIGHTS, *(candidate.artifact for candidate in candidates)], progress)
+    job = _Job(opened, candidates, threads or cores(), fresh, progress, crashes)
+    job.build({*batches, min(MAX_BATCH, opened.max_batch)})
+    dataset = opened.data(data or IMAGES, limit=limit, strict=strict)
+    job.warnings += [unnamed] if (unnamed := opened.keep_names(dataset)) is not None else []
+    largest = opened.max_batch if batch is None else max(batches)
     played = ScenarioRun(
-        subject, dataset, scenarios, max_batch=largest, threads=job.threads, fresh=fresh, progress=progress,
-        ledger=job.ledger, spin_wait=running.spin_wait, crashes=job.lost.crashes,
+        opened, dataset, scenarios, max_batch=largest, threads=job.threads, fresh=fresh, progress=progress,
+        store=job.store, spin_wait=running.spin_wait, crashes=job.failed.crashes,
     )  # fmt: skip
     job.judge(dataset, asked)
     timings = Timings(
-        subject, dataset, config, running, ledger=job.ledger, lost=job.lost, threads=job.threads, fresh=fresh, progress=progress
-    )
+        opened, dataset, config, running, store=job.store, failed=job.failed, threads=job.threads, fresh=fresh,
+        progress=progress,
+    )  # fmt: skip
     found = job.measure(timings, batches if SWEEP in scenarios.scenario else (), played, running)
     if not found.interrupted:
-        measured = Measured(subject, [*job.judged], batches, duration, job.threads, fresh, progress, job.lost.crashes)
+        measured = Measured(opened, [*job.judged], batches, duration, job.threads, fresh, progress, job.failed.crashes)
         found = details.added(found, measured, tools, lambda size: images_of(dataset, size))
     with carrying(found):
-        publish(subject.bundle, found.to_dict(), report)
+        publish(opened.bundle, found.to_dict(), report)
     return found
 
 
-def _check_batches(subject: Subject, batches: tuple[int, ...]) -> None:
-    if max(batches) > subject.max_batch:
+def _check_batches(opened: OpenedBundle, batches: tuple[int, ...]) -> None:
+    if max(batches) > opened.max_batch:
         raise UsageError(
-            f"the graph was checked up to batch {subject.max_batch}, not {max(batches)}; "
+            f"the graph was checked up to batch {opened.max_batch}, not {max(batches)}; "
             f"export it with --max-batch {max(batches)}"
         )
 
@@ -170,76 +171,76 @@ class _Job:
 
     def __init__(
         self,
-        subject: Subject,
+        opened: OpenedBundle,
         candidates: list[Candidate],
         threads: int,
         fresh: bool,
         progress: Progress,
         crashes: Crashes | None = None,
     ) -> None:
-        self.subject, self.candidates, self.threads = subject, candidates, threads
+        self.opened, self.candidates, self.threads = opened, candidates, threads
         self.fresh, self.progress = fresh, progress
-        self.ledger, self.lost = Ledger(subject.bundle), Lost(candidates, crashes)
+        self.store, self.failed = ResultStore(opened.bundle), BackendFailures(candidates, crashes)
         self.judged: dict[Candidate, Verdict] = {}
         self.warnings: list[str] = []
 
     def build(self, batches: set[int]) -> None:
         """The plans that are missing."""
-        for candidate in self.lost.alive(self.candidates):
+        for candidate in self.failed.alive(self.candidates):
             if candidate.row.runs == "plan":
-                with self.lost.catching(candidate):
-                    ensure_plan(self.subject, candidate, batches, self.progress)
+                with self.failed.catching(candidate):
+                    ensure_plan(self.opened, candidate, batches, self.progress)
 
     def judge(self, dataset: Dataset, asked: dict[str, float]) -> None:
         """The verdict on every candidate's answers, after comparing those that were not; without those that died."""
-        keys = {one: parity_key(self.subject, one, dataset) for one in self.lost.alive(self.candidates)}
-        known = self.subject.bundle.manifest.parity
+        keys = {one: parity_key(self.opened, one, dataset) for one in self.failed.alive(self.candidates)}
+        known = self.opened.bundle.manifest.parity
         missing = [candidate for candidate, key in keys.items() if self.fresh or key not in known]
         records = {key: known[key] for key in keys.values() if key in known}
         if missing:
             made = compare(
-                self.subject, missing, dataset, batch=min(MAX_BATCH, self.subject.max_batch), threads=self.threads,
-                progress=self.progress, guard=self.lost.catching,
+                self.opened, missing, dataset, batch=min(MAX_BATCH, self.opened.max_batch), threads=self.threads,
+                progress=self.progress, guard=self.failed.catching,
             )  # fmt: skip
             new = {keys[candidate]: record for candidate, record in made.items()}
-            self.ledger.keep("parity", new)
+            self.store.keep("parity", new)
             records |= new
         self.judged = {
-            one: verdict(self.subject, one, records[key], asked) for one, key in keys.items() if (one, None) not in self.lost
+            one: verdict(self.opened, one, records[key], asked) for one, key in keys.items() if (one, None) not in self.failed
         }
 
     def measure(self, timings: Timings, batches: tuple[int, ...], played: ScenarioRun, options: MeasureOptions) -> BenchReport:
         """The sweep over batches, then LoadGen's scenarios; Ctrl-C ends them, and what there is is reported."""
-        roofs = Roofs(options, self.ledger, threads=self.threads, fresh=self.fresh, progress=self.progress)
+        roofs = Roofs(options, self.store, threads=self.threads, fresh=self.fresh, progress=self.progress)
         interrupted = False
         try:
             if batches:
                 roofs.find({candidate.device for candidate in self.judged})
             timings.run([*self.judged], batches)
-            for candidate in self.lost.alive([*self.judged]):
+            for candidate in self.failed.alive([*self.judged]):
                 played.run(candidate)
         except KeyboardInterrupt:
             interrupted = True
             if not (timings.found or played.found):
                 raise
-        if self.lost and not (timings.found or played.found):
-            self.lost.raise_first()
-        described, order = _json.plain(self.subject.description), itertools.product(batches, self.judged)
-        results = rows(order, timings.found, self.judged, roofs, self.subject)
+        if self.failed and not (timings.found or played.found):
+            self.failed.raise_first()
+        described, order = _json.plain(self.opened.description), itertools.product(batches, self.judged)
+        results = rows(order, timings.found, self.judged, roofs, self.opened)
         scenarios = played.results(self.judged)
         warnings = warnings_for(results, described, scenarios) + played.warnings
         return BenchReport(
             machine=describe_machine(), model=described, results=results, scenarios=scenarios,
-            unmeasured=unmeasured(self.candidates, batches, timings.found, self.lost), verdicts=_advice(self.subject, results),
-            warnings=[*warnings, *_warnings(self.judged), *self.warnings, *self.ledger.warnings], interrupted=interrupted,
+            unmeasured=unmeasured(self.candidates, batches, timings.found, self.failed), verdicts=_advice(self.opened, results),
+            warnings=[*warnings, *_warnings(self.judged), *self.warnings, *self.store.warnings], interrupted=interrupted,
             decision=decide(results, random_weights=described["weights"]["source"] == "random"),
         )  # fmt: skip
 
 
-def _advice(subject: Subject, results: list[Result]) -> list[dict[str, Any]]:
+def _advice(opened: OpenedBundle, results: list[Result]) -> list[dict[str, Any]]:
     """What the results say, in words."""
-    values = math.prod(int(size) for size in subject.input_spec.shape[1:])
-    advice = advise(results, input=subject.description.input_format.value, image_values=values)
+    values = math.prod(int(size) for size in opened.input_spec.shape[1:])
+    advice = advise(results, input=opened.description.input_format.value, image_values=values)
     return [item.to_dict() for item in advice]
 
 

@@ -10,19 +10,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_deploy import _deps
-from resnet_deploy._machine import cores, cpu_name, gpus
 from resnet_deploy.backends.base import Backend
 from resnet_deploy.backends.candidate import Candidate
-from resnet_deploy.benchmarking.failures import Lost
+from resnet_deploy.benchmarking.failures import BackendFailures
 from resnet_deploy.benchmarking.report import record
 from resnet_deploy.benchmarking.settings import MeasureOptions
 from resnet_deploy.bundle.codec import key_of, now
 from resnet_deploy.bundle.manifest import SamplesFile
 from resnet_deploy.bundle.names import SAMPLES
-from resnet_deploy.bundle.opened import Subject
+from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.bundle.records import MeasurementRecord
-from resnet_deploy.bundle.results import Ledger
+from resnet_deploy.bundle.results import ResultStore, environment
 from resnet_deploy.data.dataset import Dataset
 from resnet_deploy.specs import Progress
 from resnet_deploy.timing.conditions import Conditions, watch_with
@@ -33,29 +31,29 @@ STAGES = ("enqueue_s", "h2d_s", "compute_s", "d2h_s")
 
 
 class Timings:
-    """The sweep. found: records by candidate and batch, filled as they are made; what dies is in `lost`."""
+    """The sweep. found: records by candidate and batch, filled as they are made; what dies is in `failed`."""
 
     def __init__(
         self,
-        subject: Subject,
+        opened: OpenedBundle,
         dataset: Dataset,
         config: MeasureConfig,
         options: MeasureOptions,
         *,
-        ledger: Ledger,
-        lost: Lost,
+        store: ResultStore,
+        failed: BackendFailures,
         threads: int,
         fresh: bool,
         progress: Progress,
     ) -> None:
-        self._subject, self._dataset, self._config, self._options = subject, dataset, config, options
-        self._ledger, self._lost, self._threads, self._fresh = ledger, lost, threads, fresh
+        self._opened, self._dataset, self._config, self._options = opened, dataset, config, options
+        self._store, self._failed, self._threads, self._fresh = store, failed, threads, fresh
         self._progress = progress
         self.found: dict[tuple[Candidate, int], MeasurementRecord] = {}
 
     def run(self, candidates: list[Candidate], batches: tuple[int, ...]) -> None:
         """Measure what is missing, batch by batch. Raises KeyboardInterrupt once what there is has been kept."""
-        known = self._ledger.bundle.manifest.measurements
+        known = self._store.bundle.manifest.measurements
         keys = {(candidate, size): self._key(candidate, size) for size in batches for candidate in candidates}
         kept = {pair: known[key] for pair, key in keys.items() if not self._fresh and key in known}
         self.found |= {pair: entry for pair, entry in kept.items() if not entry.partial}
@@ -63,11 +61,11 @@ class Timings:
         loaded: dict[Candidate, Backend] = {}
         try:
             for size in batches:
-                missing = [one for one in self._lost.alive(candidates, size) if (one, size) not in self.found]
+                missing = [one for one in self._failed.alive(candidates, size) if (one, size) not in self.found]
                 self._load(missing, loaded)
                 if running := {candidate: loaded[candidate] for candidate in missing if candidate in loaded}:
                     self._measure(running, size, keys, gpu)
-                for candidate in [one for one in running if (one, size) in self._lost]:  # made anew for the next size
+                for candidate in [one for one in running if (one, size) in self._failed]:  # made anew for the next size
                     with contextlib.suppress(Exception):  # what died may not even close
                         loaded.pop(candidate).close()
         finally:
@@ -77,17 +75,17 @@ class Timings:
                 gpu.close()
 
     def _load(self, candidates: list[Candidate], loaded: dict[Candidate, Backend]) -> None:
-        for candidate in self._lost.alive(candidates):
+        for candidate in self._failed.alive(candidates):
             if candidate not in loaded:
-                with self._lost.catching(candidate):
-                    loaded[candidate] = self._subject.backend(candidate, self._threads)
+                with self._failed.catching(candidate):
+                    loaded[candidate] = self._opened.backend(candidate, self._threads)
                     loaded[candidate].spin_wait = self._options.spin_wait
 
     def _measure(
         self, backends: dict[Candidate, Backend], size: int, keys: dict[tuple[Candidate, int], str], gpu: Gpu | None
     ) -> None:
         images, names = images_of(self._dataset, size), {str(candidate): candidate for candidate in backends}
-        lost: dict[str, Exception] = {}
+        failed: dict[str, Exception] = {}
 
         def watch(name: str) -> AbstractContextManager[Conditions]:
             return watch_with(gpu if names[name].device == "cuda" else None)
@@ -95,15 +93,15 @@ class Timings:
         try:
             measured = measure(
                 {name: backends[candidate] for name, candidate in names.items()}, dict.fromkeys(names, images), self._config,
-                lambda done, total: self._progress(f"measure batch {size}", done, total), watch=watch, lost=lost,
-                at=lambda name: self._lost.at(names[name], size),
+                lambda done, total: self._progress(f"measure batch {size}", done, total), watch=watch, failed=failed,
+                at=lambda name: self._failed.at(names[name], size),
             )  # fmt: skip
         except Interrupted as exc:
             self._keep({names[name]: found for name, found in exc.partial.items()}, backends, size, keys, partial=True)
             raise
         self._keep({names[name]: found for name, found in measured.items()}, backends, size, keys)
-        for name, error in lost.items():
-            with self._lost.catching(names[name], size):
+        for name, error in failed.items():
+            with self._failed.catching(names[name], size):
                 raise error
 
     def _keep(
@@ -121,21 +119,20 @@ class Timings:
             keys[candidate, size]: record(
                 measurement, batch=size, threads=self._threads, runtime=backends[candidate].describe(), measured=now(),
                 settings=self._options.used(backends[candidate]), candidate=str(candidate),
-                made_from=self._subject.made_from(candidate), **about,
+                made_from=self._opened.made_from(candidate), **about,
             )
             for candidate, measurement in measured.items()
         }  # fmt: skip
         samples = {keys[candidate, size]: _raw(measurement) for candidate, measurement in measured.items()}
-        self._ledger.keep(
+        self._store.keep(
             "measurements", entries, lambda change: change.merge(SAMPLES, SamplesFile, lambda kept: kept | samples)
         )
         self.found |= {(candidate, size): entries[keys[candidate, size]] for candidate in measured}
 
     def _key(self, candidate: Candidate, batch: int) -> str:
         return key_of(
-            candidate=str(candidate), made_from=self._subject.made_from(candidate), batch=batch,
-            duration_s=self._config.duration_s, threads=self._threads, cpu=cpu_name(), cores=cores(),
-            gpus=gpus(needed=True) if candidate.device == "cuda" else [], packages=_deps.versions(),
+            candidate=str(candidate), made_from=self._opened.made_from(candidate), batch=batch,
+            duration_s=self._config.duration_s, threads=self._threads, **environment(candidate.device),
             **self._options.key(candidate),
         )  # fmt: skip
 

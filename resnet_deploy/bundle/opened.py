@@ -22,7 +22,7 @@ from resnet_deploy.specs import HeadKind, Preprocessing, TensorSpec
 
 
 @dataclass
-class Subject:
+class OpenedBundle:
     """What the steps work on. The eager model is loaded once."""
 
     bundle: Bundle

@@ -5,13 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from resnet_deploy import _deps
+from resnet_deploy._machine import cores, cpu_name, gpus
 from resnet_deploy.bundle import codec
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.bundle.transaction import Transaction
 from resnet_deploy.errors import BundleError, ConflictError, IntegrityError, StorageError
 
 
-class Ledger:
+def environment(device: str, **packages: str | None) -> dict[str, Any]:
+    """What a figure depends on beside the files, for its key.
+
+    Args:
+        device: cpu, or cuda, whose figures depend on the GPUs too.
+        **packages: the versions that matter; all that are known where none are named.
+    """
+    return {
+        "cpu": cpu_name(), "cores": cores(), "gpus": gpus(needed=True) if device == "cuda" else [],
+        **(packages or {"packages": _deps.versions()}),
+    }  # fmt: skip
+
+
+class ResultStore:
     """Where records go. refused: why the last that the bundle did not take was refused; None where it took all.
 
     A bundle on a read-only file system, on a full disk, or whose files another process replaced meanwhile can be measured all

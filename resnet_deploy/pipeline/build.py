@@ -17,7 +17,7 @@ from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.bundle.codec import key_of
 from resnet_deploy.bundle.manifest import PlanFile, TimingCache
 from resnet_deploy.bundle.names import FP32, graph_file, plan_file, timing_cache_file
-from resnet_deploy.bundle.opened import Subject
+from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.bundle.transaction import Transaction
 from resnet_deploy.engine.build import Built, build_plan
@@ -92,7 +92,7 @@ def build(
     return [_build(bundle, kind, asked, flavour, progress) for kind in graphs.precisions]
 
 
-def ensure_plan(subject: Subject, candidate: Candidate, batches: Iterable[int], progress: Progress = silent) -> None:
+def ensure_plan(opened: OpenedBundle, candidate: Candidate, batches: Iterable[int], progress: Progress = silent) -> None:
     """Build the plan that a candidate is to run here, for these batch sizes and all smaller ones, where there is none.
 
     Raises UnavailableError without a GPU to run it on.
@@ -103,15 +103,15 @@ def ensure_plan(subject: Subject, candidate: Candidate, batches: Iterable[int], 
         raise no_device(f"{candidate} cannot run here")
     sizes = sorted(set(batches))
     try:
-        name = subject.file(candidate)
-        known = subject.bundle.manifest.files(PlanFile)[name].profiles
+        name = opened.file(candidate)
+        known = opened.bundle.manifest.files(PlanFile)[name].profiles
         if all(best_profile(map(Profile.parse, known), size) is not None for size in (1, *sizes)):
-            subject.bundle.artifact(name)
+            opened.bundle.artifact(name)
             return
     except (UsageError, UnavailableError, IntegrityError):  # none was built, or for another machine, or it is gone
         pass
     profiles = (f"1:{sizes[-1]}:{sizes[-1]}", *map(str, sizes))  # the sizes themselves get kernels of their own
-    build(subject.bundle, precision=candidate.precision.value, flavour=candidate.backend, batch=profiles, progress=progress)
+    build(opened.bundle, precision=candidate.precision.value, flavour=candidate.backend, batch=profiles, progress=progress)
 
 
 def build_beside(graph: Path, candidate: Candidate, batch: int) -> tuple[Path, Origin]:

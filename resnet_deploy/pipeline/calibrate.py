@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from resnet_deploy.bundle.manifest import CalibrationFile, CalibrationUse
 from resnet_deploy.bundle.names import CALIBRATION, FP32
-from resnet_deploy.bundle.opened import Subject
+from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.bundle.transaction import Transaction
 from resnet_deploy.errors import CalibrationError
@@ -85,20 +85,20 @@ def calibrate(bundle: Bundle, options: LoweringOptions, progress: Progress) -> C
         calibration = Calibration.load(Path(source))
         calibration.require(fp32_graph(bundle, options.equalize), ())  # FP16's check of overflows needs no tensor by name
         return calibration
-    subject = Subject(bundle)
+    opened = OpenedBundle(bundle)
     # `auto` judges on the rest.
-    dataset = subject.data(source, limit=options.calibration_images + HELD_OUT, labels_needed=False)
-    subject.keep_names(dataset)
+    dataset = opened.data(source, limit=options.calibration_images + HELD_OUT, labels_needed=False)
+    opened.keep_names(dataset)
     wish = f"{dataset.source} {dataset.sha256[:16]} {options.calibration_method}"
     if kept is not None and kept.data == wish:
         found = Calibration.load(bundle.artifact(CALIBRATION))
         if found.graph == digest_of(fp32_graph(bundle, options.equalize)):
             return found
-    return _calibrate(bundle, subject, dataset, options, wish, progress)
+    return _calibrate(bundle, opened, dataset, options, wish, progress)
 
 
 def _calibrate(
-    bundle: Bundle, subject: Subject, dataset: Dataset, options: LoweringOptions, name: str, progress: Progress
+    bundle: Bundle, opened: OpenedBundle, dataset: Dataset, options: LoweringOptions, name: str, progress: Progress
 ) -> Calibration:
     from resnet_deploy.precision.auto import best_method
     from resnet_deploy.precision.calibrate import observe

@@ -10,7 +10,7 @@ from resnet_deploy._machine import gpus
 from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.backends.table import BACKENDS
 from resnet_deploy.bundle.manifest import GraphFile
-from resnet_deploy.bundle.opened import Subject
+from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import UnavailableError, UsageError
 from resnet_deploy.pipeline.lower import LoweringOptions
@@ -60,7 +60,7 @@ def choose_candidates(
 
 
 def candidates_to_verify(
-    subject: Subject, backend: str | Iterable[str] | None, precision: str | Iterable[str] | None
+    opened: OpenedBundle, backend: str | Iterable[str] | None, precision: str | Iterable[str] | None
 ) -> list[Candidate]:
     """Choose what `verify` compares with the reference, as its arguments `backend` and `precision` say.
 
@@ -70,22 +70,22 @@ def candidates_to_verify(
     if precision is None:
         return [Candidate.parse(text) for text in listed("onnxruntime" if backend is None else backend)]
     kinds = LoweringOptions(precision=precision).precisions  # type: ignore[arg-type]
-    candidates = choose_candidates(subject.bundle, backend, kinds)
+    candidates = choose_candidates(opened.bundle, backend, kinds)
     if backend is not None:
         return candidates
-    candidates = [candidate for candidate in candidates if candidate.row.runs != "network" and _has_file(subject, candidate)]
+    candidates = [candidate for candidate in candidates if candidate.row.runs != "network" and _has_file(opened, candidate)]
     if missing := [kind.value for kind in kinds if kind not in {candidate.precision for candidate in candidates}]:
         raise UsageError(
-            f"{subject.bundle.path} has no {missing[0]} file that a backend of this machine runs; make one with `resnet-deploy "
-            f"export {subject.bundle.path} --precision {missing[0]}`, or name a backend with --backend"
+            f"{opened.bundle.path} has no {missing[0]} file that a backend of this machine runs; make one with `resnet-deploy "
+            f"export {opened.bundle.path} --precision {missing[0]}`, or name a backend with --backend"
         )
     return candidates
 
 
-def _has_file(subject: Subject, candidate: Candidate) -> bool:
+def _has_file(opened: OpenedBundle, candidate: Candidate) -> bool:
     """Whether a candidate's file was made and, of a plan, runs on this machine."""
     try:
-        subject.file(candidate)
+        opened.file(candidate)
     except (UsageError, UnavailableError):
         return False
     return True

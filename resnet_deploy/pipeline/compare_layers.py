@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from resnet_deploy._deprecated import renamed
 from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.bundle.names import FP32, WEIGHTS
-from resnet_deploy.bundle.opened import Subject
+from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import UsageError
 from resnet_deploy.graph.graph import Graph
@@ -128,15 +128,15 @@ def compare_layers(
     """
     check("limit", limit)
     bundle = Bundle.open(bundle)
-    subject = Subject(bundle)
+    opened = OpenedBundle(bundle)
     names = [FP32, *(Candidate.parse(text).artifact for text in listed(backend))]
     wanted = [name for name in dict.fromkeys(names) if name.endswith(".onnx")]
     restore(bundle, [WEIGHTS, *wanted], progress)
     tensors = _tensors(Graph.read(bundle.artifact(FP32)))
     files = {name: _File(Graph.read(bundle.artifact(name)), tensors) for name in wanted}
-    dataset, seen = subject.data(data, limit=limit, strict=strict), 0
-    with _eager(subject.model, tensors) as run:
-        for part in dataset.batches(min(BATCH, subject.max_batch), lambda done: progress("layers", done, len(dataset))):
+    dataset, seen = opened.data(data, limit=limit, strict=strict), 0
+    with _eager(opened.model, tensors) as run:
+        for part in dataset.batches(min(BATCH, opened.max_batch), lambda done: progress("layers", done, len(dataset))):
             expected = run(part.images)
             for file in files.values():
                 file.add(part.images, expected)

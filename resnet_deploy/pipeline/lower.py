@@ -16,7 +16,7 @@ from resnet_deploy.bundle.codec import key_of
 from resnet_deploy.bundle.fields import LoweringSettings
 from resnet_deploy.bundle.manifest import CalibrationFile, CalibrationUse, GraphFile
 from resnet_deploy.bundle.names import CALIBRATION, FP32
-from resnet_deploy.bundle.opened import Subject
+from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.bundle.transaction import Transaction
 from resnet_deploy.errors import CalibrationError, UsageError
@@ -315,6 +315,6 @@ def _reconstructed(bundle: Bundle, options: LoweringOptions, progress: Progress,
 
     if options.calibration is None or is_file(options.calibration):
         raise CalibrationError("a reconstruction trains on images, not on their ranges alone: --calibration DATA")
-    dataset = Subject(bundle).data(options.calibration, limit=options.calibration_images + HELD_OUT, labels_needed=False)
+    dataset = OpenedBundle(bundle).data(options.calibration, limit=options.calibration_images + HELD_OUT, labels_needed=False)
     images = np.concatenate([part.images for part in dataset.batches(32)])
     return reconstruct(graph, quantized, images, step=lambda done, total: progress("reconstruct", done, total))

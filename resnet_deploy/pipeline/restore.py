@@ -9,7 +9,7 @@ from typing import Any
 
 from resnet_deploy.bundle.manifest import GraphFile, ModelDescription, WeightsFile
 from resnet_deploy.bundle.names import FP32, WEIGHTS
-from resnet_deploy.bundle.opened import Subject
+from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import DeployError, IntegrityError
 from resnet_deploy.models import registry
@@ -76,7 +76,7 @@ def _restore_weights(bundle: Bundle, entry: WeightsFile) -> None:
 def _restore_graph(bundle: Bundle, progress: Progress) -> None:
     model: ModelDescription = bundle.manifest.model
     with bundle.transaction() as change:
-        write_graph(change, Subject(bundle).model, model.request, bundle.sha256(WEIGHTS), progress)
+        write_graph(change, OpenedBundle(bundle).model, model.request, bundle.sha256(WEIGHTS), progress)
 
 
 def _lower_again(bundle: Bundle, name: str, entry: GraphFile, progress: Progress) -> None:

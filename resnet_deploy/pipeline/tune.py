@@ -16,7 +16,7 @@ from resnet_deploy._files import writing
 from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.bundle.codec import now
 from resnet_deploy.bundle.names import FP32, graph_file
-from resnet_deploy.bundle.opened import Subject
+from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.bundle.transaction import Transaction
 from resnet_deploy.engine.plan import Origin
@@ -74,8 +74,8 @@ def tune(
         raise UsageError(f"mixes of {kind.value} are measured on a backend in {kind.value}, as {measured.backend}:{kind.value}")
     restore(bundle, [FP32], progress)
     graph, calibration = calibrated(bundle, chosen, progress)
-    subject = Subject(bundle)
-    images = _images(subject, data, frozenset(calibration.images), limit, strict)
+    opened = OpenedBundle(bundle)
+    images = _images(opened, data, frozenset(calibration.images), limit, strict)
 
     from resnet_deploy.precision.placement import Target
     from resnet_deploy.precision.tune import Tuner
@@ -144,10 +144,10 @@ def _drawn(tuning: Tuning, plot: str | Path | None) -> Iterator[None]:
         drawn.replace(path)
 
 
-def _images(subject: Subject, data: str | Path, seen: frozenset[str], limit: int, strict: bool) -> Images:
-    dataset = subject.data(data, limit=limit, strict=strict)
-    subject.keep_names(dataset)
-    parts = [unseen(part, seen) for part in dataset.batches(min(BATCH, subject.max_batch))]
+def _images(opened: OpenedBundle, data: str | Path, seen: frozenset[str], limit: int, strict: bool) -> Images:
+    dataset = opened.data(data, limit=limit, strict=strict)
+    opened.keep_names(dataset)
+    parts = [unseen(part, seen) for part in dataset.batches(min(BATCH, opened.max_batch))]
     images = [(part.images, part.labels) for part in parts if len(part.images)]
     if not images:
         raise DataError(f"the bundle was calibrated on all images of {dataset.source}: tune it on others")

@@ -20,9 +20,9 @@ from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.bundle.codec import key_of, now
 from resnet_deploy.bundle.description import describe_preprocessing
 from resnet_deploy.bundle.names import WEIGHTS
-from resnet_deploy.bundle.opened import Subject
+from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.bundle.records import JudgedData, ParityRecord, SkippedImage
-from resnet_deploy.bundle.results import Ledger
+from resnet_deploy.bundle.results import ResultStore
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.data.dataset import Batch, Dataset
 from resnet_deploy.data.preprocessing import CENTRE
@@ -127,22 +127,22 @@ def verify(
     check_all(batch=batch, limit=limit, threads=threads)
     limits = parse_gates(gate)
     bundle = Bundle.open(bundle)
-    subject, ledger = Subject(bundle), Ledger(bundle)
-    candidates = candidates_to_verify(subject, backend, precision)
+    opened, store = OpenedBundle(bundle), ResultStore(bundle)
+    candidates = candidates_to_verify(opened, backend, precision)
     restore(bundle, [WEIGHTS, *(candidate.artifact for candidate in candidates)], progress)
-    dataset = subject.data(data, limit=limit, strict=strict, crops=crops)
-    unnamed = subject.keep_names(dataset)
-    records = compare(subject, candidates, dataset, batch=min(batch, subject.max_batch), threads=threads, progress=progress)
-    ledger.keep("parity", {parity_key(subject, candidate, dataset): record for candidate, record in records.items()})
-    warnings = (*ledger.warnings, *([] if unnamed is None else [unnamed]))
-    return [verdict(subject, candidate, records[candidate], limits, warnings) for candidate in candidates]
+    dataset = opened.data(data, limit=limit, strict=strict, crops=crops)
+    unnamed = opened.keep_names(dataset)
+    records = compare(opened, candidates, dataset, batch=min(batch, opened.max_batch), threads=threads, progress=progress)
+    store.keep("parity", {parity_key(opened, candidate, dataset): record for candidate, record in records.items()})
+    warnings = (*store.warnings, *([] if unnamed is None else [unnamed]))
+    return [verdict(opened, candidate, records[candidate], limits, warnings) for candidate in candidates]
 
 
-def parity_key(subject: Subject, candidate: Candidate, dataset: Dataset) -> str:
+def parity_key(opened: OpenedBundle, candidate: Candidate, dataset: Dataset) -> str:
     """What a parity record depends on."""
-    use = subject.calibration_of(candidate)
+    use = opened.calibration_of(candidate)
     return key_of(
-        candidate=str(candidate), made_from=subject.made_from(candidate), reference=subject.made_from(REFERENCE),
+        candidate=str(candidate), made_from=opened.made_from(candidate), reference=opened.made_from(REFERENCE),
         data=dataset.sha256, crops=dataset.crops, excluded=use and use.key, packages=_deps.versions(),
     )  # fmt: skip
 
@@ -169,7 +169,7 @@ Answers = Callable[[NDArray[Any], Mapping[str, NDArray[Any]]], Mapping[str, NDAr
 
 
 def compare(
-    subject: Subject,
+    opened: OpenedBundle,
     candidates: list[Candidate],
     dataset: Dataset,
     *,
@@ -181,7 +181,7 @@ def compare(
     """Run candidates and eager over the same batches once.
 
     Args:
-        subject: the opened bundle.
+        opened: the opened bundle.
         candidates: what is compared; each on the images that its own file was not calibrated on.
         dataset: images, and labels where there are any.
         batch: inferences at a time; with several crops, of an image's views.
@@ -194,8 +194,8 @@ def compare(
     """
     judged: dict[Candidate, _Judged] = {}
     with ExitStack() as stack:
-        loaded = _loaded(subject, candidates, threads, stack, guard)
-        judged = {candidate: _Judged(subject.seen(candidate)) for candidate in candidates if candidate in loaded}
+        loaded = _loaded(opened, candidates, threads, stack, guard)
+        judged = {candidate: _Judged(opened.seen(candidate)) for candidate in candidates if candidate in loaded}
         digested = any(state.seen for state in judged.values())
         for part in dataset.batches(max(1, batch // dataset.crops), lambda done: progress("verify", done, len(dataset))):
             expected = _answers(loaded[REFERENCE], part.images, dataset.crops, batch)
@@ -207,7 +207,7 @@ def compare(
                     judged[candidate] = state
         described = {candidate: dict(loaded[candidate].describe()) for candidate in judged}
     return {
-        candidate: _record(subject, candidate, judged[candidate], dataset, batch, described[candidate])
+        candidate: _record(opened, candidate, judged[candidate], dataset, batch, described[candidate])
         for candidate in candidates
         if candidate in judged
     }
@@ -220,9 +220,9 @@ def _answering(backend: Backend, candidate: Candidate, crops: int, batch: int) -
 
 
 def _record(
-    subject: Subject, candidate: Candidate, state: _Judged, dataset: Dataset, batch: int, runtime: dict[str, Any]
+    opened: OpenedBundle, candidate: Candidate, state: _Judged, dataset: Dataset, batch: int, runtime: dict[str, Any]
 ) -> ParityRecord:
-    images, use = len(dataset) - len(dataset.skipped) - state.excluded, subject.calibration_of(candidate)
+    images, use = len(dataset) - len(dataset.skipped) - state.excluded, opened.calibration_of(candidate)
     if not images:
         raise DataError(f"{candidate.artifact} was calibrated on all images of {dataset.source}: verify it on others")
     data = JudgedData(
@@ -232,20 +232,20 @@ def _record(
         judged_on=key_of(data=dataset.sha256, crops=dataset.crops, excluded=use.key if use and state.excluded else None),
     )  # fmt: skip
     return ParityRecord(
-        candidate=str(candidate), made_from=subject.made_from(candidate), reference=subject.made_from(REFERENCE), data=data,
+        candidate=str(candidate), made_from=opened.made_from(candidate), reference=opened.made_from(REFERENCE), data=data,
         batch=batch, runtime=runtime, created=now(), report=state.comparison.report(),
     )  # fmt: skip
 
 
 def _loaded(
-    subject: Subject, candidates: list[Candidate], threads: int | None, stack: ExitStack, guard: Guard
+    opened: OpenedBundle, candidates: list[Candidate], threads: int | None, stack: ExitStack, guard: Guard
 ) -> dict[Candidate, Backend]:
     """The reference, and the candidates that load."""
-    loaded = {REFERENCE: stack.enter_context(subject.backend(REFERENCE, threads))}
+    loaded = {REFERENCE: stack.enter_context(opened.backend(REFERENCE, threads))}
     for candidate in candidates:
         if candidate not in loaded:
             with guard(candidate):
-                loaded[candidate] = subject.backend(candidate, threads)
+                loaded[candidate] = opened.backend(candidate, threads)
                 stack.callback(_close, loaded[candidate], candidate, guard)
     return loaded
 
@@ -284,9 +284,9 @@ def _answers(backend: Backend, images: NDArray[Any], crops: int, batch: int) -> 
     return {name: average_views(name, np.concatenate([part[name] for part in parts]), crops) for name in parts[0]}
 
 
-def accuracy_warning(subject: Subject, records: Iterable[ParityRecord]) -> tuple[str, ...]:
+def accuracy_warning(opened: OpenedBundle, records: Iterable[ParityRecord]) -> tuple[str, ...]:
     """Whether the reference stays far below what its weights are said to reach: most often the preprocessing is another's."""
-    model, reported = subject.description, subject.description.weights.top1_accuracy
+    model, reported = opened.description, opened.description.weights.top1_accuracy
     measured = [(record.report.reference_top1_accuracy, record.data) for record in records]
     known = [(value, data) for value, data in measured if value is not None]
     if reported is None or not known:
@@ -303,16 +303,20 @@ def accuracy_warning(subject: Subject, records: Iterable[ParityRecord]) -> tuple
 
 
 def verdict(
-    subject: Subject, candidate: Candidate, record: ParityRecord, limits: Mapping[str, float], warnings: tuple[str, ...] = ()
+    opened: OpenedBundle,
+    candidate: Candidate,
+    record: ParityRecord,
+    limits: Mapping[str, float],
+    warnings: tuple[str, ...] = (),
 ) -> Verdict:
     """Judge a parity record, now made or from the manifest. warnings: what else makes it unsafe."""
     report = record.report
     failures = judge(report, candidate.precision, limits)
-    warnings += (*record.data.notes, *accuracy_warning(subject, [record]))
+    warnings += (*record.data.notes, *accuracy_warning(opened, [record]))
     if failures and candidate.precision is Precision.INT8 and candidate.device == "cpu" and "simulate" not in candidate.options:
         warnings += () if exact_int8() else (_SATURATES,)
     return Verdict(
         candidate=candidate, data=record.data, report=report, failures=failures, warnings=tuple(dict.fromkeys(warnings)),
-        preprocessing=describe_preprocessing(subject.description),
+        preprocessing=describe_preprocessing(opened.description),
         checks=tuple(check_gates(report, candidate.precision, limits)),
     )  # fmt: skip

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from resnet_deploy.parity.confidence import paired_interval, unpack, unpaired_interval
+from resnet_deploy.reporting.formatting import number
 from resnet_deploy.reporting.rows import Report
-from resnet_deploy.reporting.words import number
 
 CLEAR = 0.01  # a fall of more than a point that chance may explain is no pass
 _EXACT = 1e-9

@@ -29,9 +29,9 @@ from numpy.typing import NDArray
 
 from resnet_deploy.errors import UsageError
 from resnet_deploy.reporting.accuracy import AccuracyChange, accuracies, images_differ
-from resnet_deploy.reporting.background import verdict
+from resnet_deploy.reporting.context import verdict
+from resnet_deploy.reporting.formatting import number
 from resnet_deploy.reporting.rows import Report, Row, key_of_row, rows
-from resnet_deploy.reporting.words import number
 
 ROUNDS = 6  # of `MeasureConfig`
 NARROW = 0.10  # what counts as the same where no limit says it

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from resnet_deploy.reporting import background, sections
+from resnet_deploy.reporting import context, sections
 from resnet_deploy.reporting.document import Document, Tile
 from resnet_deploy.reporting.facts import assumed
+from resnet_deploy.reporting.formatting import count, counted, milliseconds
 from resnet_deploy.reporting.rows import Report, Row, at_batches, busiest, fastest, rows, summary
-from resnet_deploy.reporting.words import count, counted, milliseconds
 
 _SEVERITIES = ("problem", "warning", "advice")
 
@@ -24,11 +24,11 @@ def document(report: Report) -> Document:
         decision=(report.get("decision") or {}).get("text"),
         summary=summary(report, found), tiles=_tiles(found), notices=_notices(report),
         sections=[
-            *background.measured(report), *background.prepared(report), *background.failures(report),
+            *context.measured(report), *context.prepared(report), *context.failures(report),
             *sections.results(found), *sections.parts(found),
             *sections.distributions(found), *sections.parity(found), *sections.roofline(found), *sections.profiles(report),
-            *background.scenarios(report), *background.trtexec(report), *background.conditions(report, found),
-            *background.versions(report), *background.again(report), *background.reading(),
+            *context.scenarios(report), *context.trtexec(report), *context.conditions(report, found),
+            *context.versions(report), *context.again(report), *context.reading(),
         ],
     )  # fmt: skip
 

@@ -11,7 +11,7 @@ from resnet_deploy.charts.svg import Axis, Lane, Scale, lanes, mark, swatch
 from resnet_deploy.reporting.compare import Change, RunComparison
 from resnet_deploy.reporting.document import Document, Section, Table, Tile
 from resnet_deploy.reporting.figures import NEUTRAL, Figure
-from resnet_deploy.reporting.words import count, counted, milliseconds, percent
+from resnet_deploy.reporting.formatting import count, counted, milliseconds, percent
 
 _LOOK = {"slower": (1, 4), "faster": (2, 2), "same": (NEUTRAL, 0), "inconclusive": (3, 1)}
 _EVIDENCE = {"samples": "all samples", "iqr": "spread of the middle half", "none": "one and the same measurement"}

@@ -9,8 +9,8 @@ from typing import Any
 
 from resnet_deploy.backends.table import BACKENDS
 from resnet_deploy.precisions import PRECISIONS
+from resnet_deploy.reporting.formatting import number
 from resnet_deploy.reporting.rows import Report
-from resnet_deploy.reporting.words import number
 
 ASSUMED = "assumed"
 _NAMED = ("head", "input", "image_size", "resize", "num_classes", "max_batch", "opset")

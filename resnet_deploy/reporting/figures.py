@@ -12,8 +12,8 @@ from markupsafe import Markup
 from resnet_deploy.charts.markup import el
 from resnet_deploy.charts.svg import COLOURS, Axis, Lane, Line, Point, Scale, bar, compact, lanes, swatch, xy
 from resnet_deploy.precisions import PRECISIONS
+from resnet_deploy.reporting.formatting import count, milliseconds, number, percent, scientific
 from resnet_deploy.reporting.rows import Row, best_of_each, pareto, series
-from resnet_deploy.reporting.words import count, milliseconds, number, percent, scientific
 
 _SHAPES = {"tf32": 5}  # of what is not in the table of precisions
 _OTHER_SHAPE = 6

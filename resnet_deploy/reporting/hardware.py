@@ -11,8 +11,8 @@ from markupsafe import Markup
 from resnet_deploy.charts.markup import el, join
 from resnet_deploy.charts.svg import Axis, Lane, Scale, lanes, mark, swatch
 from resnet_deploy.reporting.figures import NEUTRAL, THROUGHPUT, Figure, bar_key, colours
+from resnet_deploy.reporting.formatting import count, milliseconds, number, percent
 from resnet_deploy.reporting.rows import Row
-from resnet_deploy.reporting.words import count, milliseconds, number, percent
 
 # trtexec's names of them stand beside ours in the tables.
 PARTS = (("h2d", "to the device", 0), ("compute", "compute", 2), ("d2h", "back from it", 1), ("rest", "the rest", NEUTRAL))

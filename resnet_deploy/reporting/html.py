@@ -10,7 +10,7 @@ from resnet_deploy.charts.markup import el, join
 from resnet_deploy.charts.svg import NARROW, WIDE, style
 from resnet_deploy.reporting.document import Document, Section, Table, Tile
 from resnet_deploy.reporting.figures import Figure
-from resnet_deploy.reporting.words import counted
+from resnet_deploy.reporting.formatting import counted
 
 # Whatever a name in a report would make the browser do, it may neither load nor send anything.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"

@@ -8,7 +8,7 @@ from typing import Any
 
 from resnet_deploy._json import convert
 from resnet_deploy.parity.gates import GateCheck, describe_gates
-from resnet_deploy.reporting.words import count, counted, milliseconds, number
+from resnet_deploy.reporting.formatting import count, counted, milliseconds, number
 
 Report = Mapping[str, Any]
 

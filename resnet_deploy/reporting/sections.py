@@ -11,8 +11,8 @@ import numpy as np
 from resnet_deploy.parity.confidence import describe_difference
 from resnet_deploy.reporting import figures, hardware
 from resnet_deploy.reporting.document import Section, Table
+from resnet_deploy.reporting.formatting import blank, count, counted, milliseconds, number, percent, scientific
 from resnet_deploy.reporting.rows import Report, Row, at_batches, best_of_each, pareto
-from resnet_deploy.reporting.words import blank, count, counted, milliseconds, number, percent, scientific
 
 _PARTS = (0, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1)  # of the samples of a row, for the table of latencies
 CANDIDATE = frozenset({"backend", "device", "precision"})

@@ -11,8 +11,8 @@ from resnet_deploy._files import write_atomic, writing
 from resnet_deploy.bundle.names import BENCH, CALIBRATION, MANIFEST, SAMPLES
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import BundleError, UsageError, carrying
+from resnet_deploy.reporting.formatting import points, share
 from resnet_deploy.reporting.recorded import encode_report, keep_report, load_report
-from resnet_deploy.reporting.words import points, share
 
 if TYPE_CHECKING:
     from resnet_deploy.reporting.compare import RunComparison

@@ -188,12 +188,12 @@ def measure(
     progress: Callable[[int, int], None] | None = None,
     *,
     watch: Watch | None = None,
-    lost: dict[str, Exception] | None = None,
+    failed: dict[str, Exception] | None = None,
     at: Callable[[str], AbstractContextManager[None]] | None = None,
 ) -> dict[str, Measurement]:
     """Measure backends by name, interleaved, each on its batch of images, (N, ...).
 
-    progress: told rounds done and rounds in all. watch: watches the machine during each turn. lost: takes the errors of
+    progress: told rounds done and rounds in all. watch: watches the machine during each turn. failed: takes the errors of
     backends that die, and the others go on; without it, raises whatever a backend raises. at: what a backend does happens
     within it. Raises Interrupted on Ctrl-C.
     """
@@ -208,9 +208,9 @@ def measure(
             with contextlib.nullcontext() if at is None else at(name):
                 part(runs[name], config)
         except Exception as exc:
-            if lost is None:
+            if failed is None:
                 raise
-            lost[name] = exc
+            failed[name] = exc
             del runs[name]
 
     try:

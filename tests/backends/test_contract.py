@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from resnet_deploy.backends.candidate import Candidate
-from resnet_deploy.bundle.opened import Subject
+from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import GraphError, UnavailableError, UsageError
 from tests.helpers.contract import CUDA, IMAGES, contract, load
@@ -34,7 +34,7 @@ def test_a_missing_gpu_is_an_error_and_never_a_fall_back(digits_bundle: Bundle, 
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     with pytest.raises(UnavailableError) as caught:
-        Subject(digits_bundle).backend(Candidate.parse(text), threads=1)
+        OpenedBundle(digits_bundle).backend(Candidate.parse(text), threads=1)
     assert caught.value.exit_code == 3
 
 
@@ -79,9 +79,9 @@ def test_threads_that_are_not_given_are_all_again(digits_bundle: Bundle) -> None
     """torch has one number for the whole process: what one backend sets, the next must not inherit."""
     code = (
         "import sys, torch; torch.set_num_threads(3)\n"  # what the process started with
-        "from resnet_deploy.bundle.store import Bundle; from resnet_deploy.bundle.opened import Subject\n"
-        "from resnet_deploy.pipeline.verify import REFERENCE; subject = Subject(Bundle.open(sys.argv[1]))\n"
-        "print([subject.backend(REFERENCE, n).describe()['threads'] for n in (None, 1, None)], torch.get_num_threads())"
+        "from resnet_deploy.bundle.store import Bundle; from resnet_deploy.bundle.opened import OpenedBundle\n"
+        "from resnet_deploy.pipeline.verify import REFERENCE; opened = OpenedBundle(Bundle.open(sys.argv[1]))\n"
+        "print([opened.backend(REFERENCE, n).describe()['threads'] for n in (None, 1, None)], torch.get_num_threads())"
     )
     done = subprocess.run([sys.executable, "-c", code, str(digits_bundle.path)], capture_output=True, text=True)
     assert done.stdout == "[3, 1, 3] 3\n", done.stderr

@@ -14,7 +14,7 @@ from resnet_deploy.backends.onnxruntime import profile as ort_profile
 from resnet_deploy.backends.onnxruntime import session as ort_session
 from resnet_deploy.backends.onnxruntime.cuda import OrtCudaBackend
 from resnet_deploy.backends.streams import Stream, StreamBackend
-from resnet_deploy.bundle.opened import Subject
+from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import UnavailableError, UsageError
 from resnet_deploy.pipeline.verify import REFERENCE
@@ -40,12 +40,12 @@ def make(digits_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mak
     apart = ort_profile.record_apart
     monkeypatch.setattr(ort_session, "_open", on_the_cpu)
     monkeypatch.setattr(ort_profile, "record_apart", lambda path, candidate, *rest: apart(path, "onnxruntime", *rest))
-    subject = Subject(digits_bundle)
+    opened = OpenedBundle(digits_bundle)
 
     def build(text: str) -> StreamBackend:
         candidate, device = Candidate.parse(text), HostDevice()
         if candidate.backend == "eager":
-            return EagerCudaBackend(subject.model, candidate, threads=1, device=device)  # type: ignore[arg-type]
+            return EagerCudaBackend(opened.model, candidate, threads=1, device=device)  # type: ignore[arg-type]
         return OrtCudaBackend(digits_bundle.artifact("model.fp32.onnx"), candidate, threads=1, device=device)  # type: ignore[arg-type]
 
     yield build
@@ -53,9 +53,9 @@ def make(digits_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mak
 
 @pytest.mark.parametrize("text", ALL)
 def test_contract(make: Make, digits_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    known = Subject.backend
+    known = OpenedBundle.backend
     monkeypatch.setattr(
-        Subject, "backend", lambda self, asked, threads: known(self, asked, threads) if asked == REFERENCE else make(text)
+        OpenedBundle, "backend", lambda self, asked, threads: known(self, asked, threads) if asked == REFERENCE else make(text)
     )
     contract(digits_bundle, text)
 
@@ -137,12 +137,12 @@ def test_a_graph_is_captured_once_a_shape_and_stream(make: Make) -> None:
 
 def test_on_the_cpu_there_is_nothing_of_it(digits_bundle: Bundle) -> None:
     for text in ("eager", "onnxruntime", "openvino"):
-        with Subject(digits_bundle).backend(Candidate.parse(text), 1) as backend:
+        with OpenedBundle(digits_bundle).backend(Candidate.parse(text), 1) as backend:
             backend.bind(IMAGES)
             assert backend.stages() is None and backend.run_queued(0.01) is None and backend.settings() == {}
     for text in ("eager:streams=2", "eager:cuda_graph"):
         with pytest.raises(UsageError, match="need a CUDA device"):
-            Subject(digits_bundle).backend(Candidate.parse(text), 1)
+            OpenedBundle(digits_bundle).backend(Candidate.parse(text), 1)
 
 
 def test_without_a_device_it_is_said(digits_bundle: Bundle) -> None:

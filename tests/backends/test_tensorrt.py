@@ -14,7 +14,7 @@ from resnet_deploy.backends.eager.backend import EagerBackend
 from resnet_deploy.backends.streams import SHAPES
 from resnet_deploy.backends.tensorrt import backend as module
 from resnet_deploy.backends.tensorrt.backend import TensorRtBackend
-from resnet_deploy.bundle.opened import Subject
+from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.engine.plan import Origin
 from resnet_deploy.errors import EngineError, IntegrityError, UnavailableError, UsageError
@@ -54,15 +54,15 @@ def make(monkeypatch: pytest.MonkeyPatch, digits_bundle: Bundle) -> Iterator[Mak
 )
 def test_contract(make: Make, digits_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setattr(
-        Subject, "backend", lambda self, candidate, threads: make(text) if candidate != REFERENCE else eager(self)
+        OpenedBundle, "backend", lambda self, candidate, threads: make(text) if candidate != REFERENCE else eager(self)
     )
     contract(digits_bundle, text)
 
 
-def eager(subject: Subject) -> Any:
+def eager(opened: OpenedBundle) -> Any:
     from resnet_deploy.backends.eager.backend import EagerBackend
 
-    return EagerBackend(subject.model, REFERENCE, threads=1)
+    return EagerBackend(opened.model, REFERENCE, threads=1)
 
 
 def test_a_graph_for_each_shape_captured_once(make: Make) -> None:

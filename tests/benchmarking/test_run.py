@@ -21,8 +21,8 @@ from resnet_deploy.backends.onnxruntime.backend import OrtBackend
 from resnet_deploy.benchmarking import sweep as timing
 from resnet_deploy.benchmarking.settings import MeasureOptions
 from resnet_deploy.bundle.manifest import GraphFile
-from resnet_deploy.bundle.opened import Subject
-from resnet_deploy.bundle.results import Ledger
+from resnet_deploy.bundle.opened import OpenedBundle
+from resnet_deploy.bundle.results import ResultStore
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import BackendError, StorageError, UsageError
 from resnet_deploy.pipeline.candidates import candidates_of, choose_candidates
@@ -194,8 +194,8 @@ def test_a_full_disk_loses_no_figure(bundle: Path, monkeypatch: pytest.MonkeyPat
         patch.setattr(Bundle, "transaction", full)
         report = load(run("bench", bundle, *ARGS, "--json"))
     assert len(report["results"]) == 6 and "No space left" in report["warnings"][-1]
-    ledger = Ledger(Bundle.open(bundle))
-    assert ledger.keep("parity", {}) and ledger.warnings == []
+    store = ResultStore(Bundle.open(bundle))
+    assert store.keep("parity", {}) and store.warnings == []
 
 
 def test_conditions_are_recorded_beside_each_figure(bundle: Path) -> None:
@@ -281,14 +281,14 @@ def test_the_roof_and_what_the_results_say(bundle: Path, monkeypatch: pytest.Mon
 
 
 def on_a_fake_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    known = Subject.backend
+    known = OpenedBundle.backend
 
-    def backend(self: Subject, candidate: Candidate, threads: int | None) -> Any:
+    def backend(self: OpenedBundle, candidate: Candidate, threads: int | None) -> Any:
         if candidate.device == "cpu":
             return known(self, candidate, threads)
         return EagerCudaBackend(self.model, candidate, threads=threads, device=HostDevice())  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Subject, "backend", backend)
+    monkeypatch.setattr(OpenedBundle, "backend", backend)
 
 
 def test_trtexecs_terms_with_their_settings(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ import pytest
 from resnet_deploy.bundle import locks
 from resnet_deploy.bundle.manifest import SamplesFile
 from resnet_deploy.bundle.names import DRAFT, MANIFEST, SAMPLES, STAGING
-from resnet_deploy.bundle.results import Ledger
+from resnet_deploy.bundle.results import ResultStore
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.bundle.transaction import changing
 from resnet_deploy.errors import BundleError, ConflictError
@@ -185,12 +185,12 @@ def test_drafts_of_killed_runs_are_swept_and_those_of_the_living_stay(tmp_path: 
 
 def test_a_ledger_keeps_in_memory_what_the_bundle_does_not_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = make(tmp_path, 1)
-    ledger = Ledger(bundle)
+    store = ResultStore(bundle)
     with monkeypatch.context() as patch:
         patch.setattr(locks, "WAIT_S", 0.0)
         with locks.locked(tmp_path):
-            assert not ledger.keep("parity", {KEYS[0]: parity(bundle)})
-    assert KEYS[0] in bundle.manifest.parity and "another process is writing" in ledger.warnings[0]
+            assert not store.keep("parity", {KEYS[0]: parity(bundle)})
+    assert KEYS[0] in bundle.manifest.parity and "another process is writing" in store.warnings[0]
     assert Bundle.open(tmp_path).manifest.parity == {}
 
 

@@ -123,18 +123,18 @@ def _artifacts(rng: random.Random, bundle: Any, out: Path) -> None:
         bundle.artifact(name)
 
 
-def _subject(rng: random.Random, bundle: Any, out: Path) -> None:
+def _opened(rng: random.Random, bundle: Any, out: Path) -> None:
     """What verify and bench ask of it before they run."""
     from resnet_deploy.backends.candidate import Candidate
-    from resnet_deploy.bundle.opened import Subject
+    from resnet_deploy.bundle.opened import OpenedBundle
 
-    subject = Subject(bundle)
-    subject.max_batch, subject.preprocessing, subject.input_spec  # noqa: B018
-    dataset = subject.data("random:2")
+    opened = OpenedBundle(bundle)
+    opened.max_batch, opened.preprocessing, opened.input_spec  # noqa: B018
+    dataset = opened.data("random:2")
     list(dataset.batches(2))
     for text in ("onnxruntime", "onnxruntime:int8", "tensorrt-rtx:fp16"):
-        subject.seen(Candidate.parse(text))
-        subject.made_from(Candidate.parse(text))
+        opened.seen(Candidate.parse(text))
+        opened.made_from(Candidate.parse(text))
 
 
 def _verify(rng: random.Random, bundle: Any, out: Path) -> None:
@@ -190,7 +190,7 @@ def _text_of_export(rng: random.Random, bundle: Any, out: Path) -> None:
     exported(bundle)
 
 
-READERS = (_artifacts, _subject, _report, _report, _compare, _triton, _triton, _cpp, _again, _text_of_export, _verify)
+READERS = (_artifacts, _opened, _report, _report, _compare, _triton, _triton, _cpp, _again, _text_of_export, _verify)
 
 
 # Changes. Each returns what must not be believed, or None where the change may be meant.

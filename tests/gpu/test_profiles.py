@@ -10,7 +10,7 @@ import pytest
 import resnet_deploy as rd
 from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.benchmarking.layers.profile import Profile, profile
-from resnet_deploy.bundle.opened import Subject
+from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import MissingPackageError, UnavailableError
 from resnet_deploy.pipeline.build import ensure_plan
@@ -30,11 +30,11 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 def profiled(bundle: Bundle, text: str, batch: int = 5) -> Profile:
-    subject, candidate = Subject(bundle), Candidate.parse(text)
+    opened, candidate = OpenedBundle(bundle), Candidate.parse(text)
     try:
         if candidate.backend.startswith("tensorrt"):
-            ensure_plan(subject, candidate, (1, 5, 8))
-        backend = subject.backend(candidate, 1)
+            ensure_plan(opened, candidate, (1, 5, 8))
+        backend = opened.backend(candidate, 1)
     except (MissingPackageError, UnavailableError) as exc:
         pytest.skip(str(exc))
     with backend:

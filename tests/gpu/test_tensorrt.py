@@ -13,7 +13,7 @@ import pytest
 import resnet_deploy as rd
 from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.bundle.manifest import PlanFile
-from resnet_deploy.bundle.opened import Subject
+from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import MissingPackageError, UnavailableError, UsageError
 from tests.helpers.contract import IMAGES, contract
@@ -42,7 +42,7 @@ def test_contract(bundle: Bundle, flavour: str, options: str) -> None:
 @pytest.mark.parametrize("flavour", FLAVOURS)
 def test_trtexecs_terms(bundle: Bundle, flavour: str, options: str) -> None:
     ready(bundle, f"{flavour}:{options}")
-    with Subject(bundle).backend(Candidate.parse(f"{flavour}:{options}"), 1) as backend:
+    with OpenedBundle(bundle).backend(Candidate.parse(f"{flavour}:{options}"), 1) as backend:
         backend.bind(IMAGES)
         for _ in range(5):
             stages = backend.stages()
@@ -67,8 +67,8 @@ def test_real_images_pass_the_gates_and_the_precision_is_proven(bundle: Bundle, 
 def test_every_head(tmp_path: Path, flavour: str, head: str) -> None:
     other = rd.export("resnet20", tmp_path / "b", weights=DIGITS, input="uint8", head=head, max_batch=8)
     ready(other, flavour)
-    subject = Subject(other)
-    with subject.backend(Candidate.parse(flavour), 1) as backend, subject.backend(Candidate.parse("eager"), 1) as eager:
+    opened = OpenedBundle(other)
+    with opened.backend(Candidate.parse(flavour), 1) as backend, opened.backend(Candidate.parse("eager"), 1) as eager:
         found, expected = backend.infer(IMAGES), eager.infer(IMAGES)
     for name, values in expected.items():
         np.testing.assert_allclose(found[name], values, rtol=1e-3, atol=1e-4)
@@ -81,7 +81,7 @@ def test_profiles_switch_and_batches_outside_are_refused(bundle: Bundle, tmp_pat
         rd.build(other, flavour=flavour, batch=("1", "3:4:5"))
     except MissingPackageError as exc:
         pytest.skip(str(exc))
-    with Subject(other).backend(Candidate.parse(flavour), 1) as backend:
+    with OpenedBundle(other).backend(Candidate.parse(flavour), 1) as backend:
         for size in (1, 5, 3, 1, 4):
             assert backend.infer(IMAGES[:size])["logits"].shape == (size, 10)
         with pytest.raises(UsageError, match="holds batch 2"):
@@ -101,7 +101,7 @@ def test_a_plan_for_another_gpu_is_refused(bundle: Bundle, tmp_path: Path, flavo
     with other.transaction() as change:
         change.update(lambda manifest: msgspec.structs.replace(manifest, artifacts={**manifest.artifacts, **foreign}))
     with pytest.raises(UnavailableError, match="Another GPU"):
-        Subject(other).backend(Candidate.parse(flavour), 1)
+        OpenedBundle(other).backend(Candidate.parse(flavour), 1)
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
@@ -112,7 +112,7 @@ def test_short_of_memory(bundle: Bundle, flavour: str) -> None:
     free, _ = torch.cuda.mem_get_info()
     hog = torch.empty(max(0, free - (64 << 20)), dtype=torch.uint8, device="cuda")
     try:
-        with Subject(bundle).backend(Candidate.parse(f"{flavour}:streams=64"), 1) as backend:
+        with OpenedBundle(bundle).backend(Candidate.parse(f"{flavour}:streams=64"), 1) as backend:
             backend.infer(IMAGES)
     except UnavailableError as exc:
         assert "memory" in str(exc)
@@ -123,7 +123,7 @@ def test_short_of_memory(bundle: Bundle, flavour: str) -> None:
 
 def test_onnxruntimes_tensorrt_provider_really_runs(bundle: Bundle) -> None:
     try:
-        backend = Subject(bundle).backend(Candidate.parse("onnxruntime:tensorrt"), 1)
+        backend = OpenedBundle(bundle).backend(Candidate.parse("onnxruntime:tensorrt"), 1)
     except UnavailableError as exc:
         pytest.skip(str(exc))
     with backend:

@@ -7,7 +7,7 @@ import pytest
 
 from resnet_deploy.backends.base import Backend
 from resnet_deploy.backends.candidate import Candidate
-from resnet_deploy.bundle.opened import Subject
+from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import UnavailableError, UsageError
 from resnet_deploy.pipeline.verify import REFERENCE
@@ -22,7 +22,7 @@ TOLERANCE = {Precision.FP32: 1e-5, Precision.FP16: 2e-2, Precision.BF16: 5e-2}
 def load(bundle: Bundle, text: str) -> Backend:
     """A backend, or a skip that says what is missing. Only a missing device may skip: CPU backends are all installed."""
     try:
-        return Subject(bundle).backend(Candidate.parse(text), threads=1)
+        return OpenedBundle(bundle).backend(Candidate.parse(text), threads=1)
     except UnavailableError as exc:
         if "cuda" not in text:
             raise
@@ -31,7 +31,7 @@ def load(bundle: Bundle, text: str) -> Backend:
 
 def contract(bundle: Bundle, text: str) -> None:
     """What every backend promises."""
-    with load(bundle, text) as backend, Subject(bundle).backend(REFERENCE, threads=1) as eager:
+    with load(bundle, text) as backend, OpenedBundle(bundle).backend(REFERENCE, threads=1) as eager:
         assert backend.candidate == Candidate.parse(text)
         assert backend.input_spec == eager.input_spec and backend.output_names == eager.output_names == ("logits",)
         expected = eager.infer(IMAGES)["logits"]

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.bundle.codec import signed
 from resnet_deploy.bundle.names import MANIFEST
-from resnet_deploy.bundle.opened import Subject
+from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.data.preprocessing import normalize
 from resnet_deploy.serving.cpp.write import SOURCES
@@ -109,12 +109,12 @@ def answers(program: Path, bundle: Path, images: list[str], *options: str) -> li
 
 
 def expected(bundle: Bundle, backend: str = "onnxruntime") -> dict[str, NDArray[Any]]:
-    subject = Subject(bundle)
+    opened = OpenedBundle(bundle)
     pixels: NDArray[Any] = PIXELS
-    if subject.description.input_format is InputFormat.FLOAT:
-        pixels = normalize(PIXELS, subject.preprocessing)
+    if opened.description.input_format is InputFormat.FLOAT:
+        pixels = normalize(PIXELS, opened.preprocessing)
         pixels = pixels.astype(np.float16) if ":fp16" in backend else pixels
-    with subject.backend(Candidate.parse(backend), threads=None) as running:
+    with opened.backend(Candidate.parse(backend), threads=None) as running:
         return {name: np.array(values) for name, values in running.infer(pixels).items()}
 
 

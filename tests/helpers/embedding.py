@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 import resnet_deploy as rd
-from resnet_deploy.bundle.opened import Subject
+from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.bundle.store import Bundle
 from tests.helpers.paths import ROOT
 
@@ -39,14 +39,14 @@ def answers(bundle: Bundle, paths: Iterable[str | Path], backend: str = "onnxrun
     from resnet_deploy.backends.candidate import Candidate
     from resnet_deploy.data.preprocessing import Transform
 
-    subject = Subject(bundle)
-    transform = Transform(preprocessing=subject.preprocessing, input_format=subject.description.input_format)
+    opened = OpenedBundle(bundle)
+    transform = Transform(preprocessing=opened.preprocessing, input_format=opened.description.input_format)
     images = []
     for path in paths:
         with Image.open(path) as image:
             images.append(transform(image))
     stacked, found = np.stack(images), []
-    with subject.backend(Candidate.parse(backend), 1) as loaded:
+    with opened.backend(Candidate.parse(backend), 1) as loaded:
         for start in range(0, len(stacked), batch):
             found.append({name: np.array(value) for name, value in loaded.infer(stacked[start : start + batch]).items()})
     return {name: np.concatenate([part[name] for part in found]) for name in found[0]}

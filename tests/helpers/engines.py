@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from resnet_deploy.backends.candidate import Candidate
-from resnet_deploy.bundle.opened import Subject
+from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.engine.build import Built, build_plan
 from resnet_deploy.engine.flavours import TENSORRT_RTX
@@ -33,6 +33,6 @@ def build_report(path: Path, target: str) -> dict[str, str]:
 def ready(bundle: Bundle, text: str, batches: tuple[int, ...] = (1, 5, 8)) -> None:
     """Plans that a backend needs, or a skip where its package is missing."""
     try:
-        ensure_plan(Subject(bundle), Candidate.parse(text), batches)
+        ensure_plan(OpenedBundle(bundle), Candidate.parse(text), batches)
     except MissingPackageError as exc:
         pytest.skip(str(exc))

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import resnet_deploy as rd
-from resnet_deploy.bundle.opened import Subject
+from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.data.sources import open_data
 from resnet_deploy.errors import CalibrationError, UsageError
 from resnet_deploy.graph.graph import Graph
@@ -221,5 +221,5 @@ def test_every_image_that_was_given_counts_as_seen_and_twice_gives_the_same_file
     ]  # fmt: skip
     files = [bundle.artifact("calibration.json") for bundle in bundles]
     assert files[0].read_bytes() == files[1].read_bytes()
-    images = np.concatenate([part.images for part in Subject(bundles[0]).data(digits[1]).batches(64)])
+    images = np.concatenate([part.images for part in OpenedBundle(bundles[0]).data(digits[1]).batches(64)])
     assert sorted(Calibration.load(files[0]).images) == sorted(map(image_digest, images)) and len(images) == 64

@@ -14,7 +14,7 @@ import pytest
 from resnet_deploy.errors import UsageError
 from resnet_deploy.reporting.compare import ROUNDS, RunComparison, compare_reports, judge_interval
 from resnet_deploy.reporting.differences import summary
-from resnet_deploy.reporting.words import points, share
+from resnet_deploy.reporting.formatting import points, share
 from resnet_deploy.timing.measure import MeasureConfig
 from tests.helpers.reports import full, small
 

@@ -21,10 +21,10 @@ from resnet_deploy.reporting.compare import compare_reports
 from resnet_deploy.reporting.content import document
 from resnet_deploy.reporting.document import Document, Section
 from resnet_deploy.reporting.facts import commands, folded
+from resnet_deploy.reporting.formatting import metric, metric_name, milliseconds
 from resnet_deploy.reporting.recorded import load_report
 from resnet_deploy.reporting.rows import pareto, rows
 from resnet_deploy.reporting.schema import read_report
-from resnet_deploy.reporting.words import metric, metric_name, milliseconds
 from resnet_deploy.reporting.writing import render
 from resnet_deploy.terminal import report as terminal
 from tests.helpers.reports import full, small

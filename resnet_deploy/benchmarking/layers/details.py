@@ -14,7 +14,7 @@ from resnet_deploy.benchmarking.crashes import Crashes
 from resnet_deploy.benchmarking.layers.profile import Profile, profile_all
 from resnet_deploy.benchmarking.layers.trtexec import Comparison, check, find_tools
 from resnet_deploy.benchmarking.report import BenchReport
-from resnet_deploy.bundle.opened import Subject
+from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.specs import OptionGroup, Progress
 
 
@@ -22,7 +22,7 @@ from resnet_deploy.specs import OptionGroup, Progress
 class Measured:
     """What was measured. duration_s: of each measurement, and of trtexec's."""
 
-    subject: Subject
+    opened: OpenedBundle
     candidates: list[Candidate]
     batches: tuple[int, ...]
     duration_s: float
@@ -56,10 +56,10 @@ class DetailOptions(OptionGroup):
         profiles: list[Profile] = []
         interrupted = False
         try:
-            for one in check(job.subject, tools, job.candidates, report.results, job.duration_s, job.progress):
+            for one in check(job.opened, tools, job.candidates, report.results, job.duration_s, job.progress):
                 compared.append(one)
             for found in profile_all(
-                job.subject, job.candidates, job.batches if self.profile else (), images, threads=job.threads, fresh=job.fresh,
+                job.opened, job.candidates, job.batches if self.profile else (), images, threads=job.threads, fresh=job.fresh,
                 progress=job.progress, warn=warnings.append, crashes=job.crashes,
             ):  # fmt: skip
                 profiles.append(found)

@@ -11,8 +11,6 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from resnet_deploy import _deps
-from resnet_deploy._machine import cores, cpu_name, gpus
 from resnet_deploy.backends.base import Backend
 from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.backends.layers import WARM_UPS
@@ -20,7 +18,8 @@ from resnet_deploy.benchmarking.crashes import PROFILE, Crashes, Step
 from resnet_deploy.bundle.codec import key_of, now
 from resnet_deploy.bundle.manifest import ProfilesFile
 from resnet_deploy.bundle.names import PROFILES
-from resnet_deploy.bundle.opened import Subject
+from resnet_deploy.bundle.opened import OpenedBundle
+from resnet_deploy.bundle.results import environment
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import BundleError, DeployError, StorageError
 from resnet_deploy.specs import Progress
@@ -61,7 +60,7 @@ class Profile:
 
 
 def profile_all(
-    subject: Subject,
+    opened: OpenedBundle,
     candidates: Iterable[Candidate],
     batches: Iterable[int],
     images: Callable[[int], NDArray[Any]],
@@ -77,9 +76,9 @@ def profile_all(
     What the bundle has of the same file, versions, machine and threads is reused, unless fresh; warn: told why the bundle did
     not take what is new. A backend that fails has an error in its profile, and the others go on.
     """
-    sizes, known, crashes = list(batches), _known(subject.bundle), crashes or Crashes()
+    sizes, known, crashes = list(batches), _known(opened.bundle), crashes or Crashes()
     for candidate in candidates if sizes else ():
-        keys = {size: _key(subject, candidate, size, threads) for size in sizes}
+        keys = {size: _key(opened, candidate, size, threads) for size in sizes}
         found = {} if fresh else {size: Profile(**known[key]) for size, key in keys.items() if key in known}
         made: dict[int, Profile] = {}
         steps = {size: Step(candidate=str(candidate), batch=size, kind=PROFILE) for size in sizes}
@@ -87,7 +86,7 @@ def profile_all(
         missing = [size for size in sizes if size not in found]
         try:
             if missing:
-                with crashes.at(steps[missing[0]]), subject.backend(candidate, threads) as backend:
+                with crashes.at(steps[missing[0]]), opened.backend(candidate, threads) as backend:
                     for size in missing:
                         progress(f"profile {candidate} batch {size}", 0, None)
                         with crashes.at(steps[size]):
@@ -96,7 +95,7 @@ def profile_all(
             said = str(exc) if isinstance(exc, DeployError) else f"{type(exc).__name__}: {exc}"
             found |= {size: _failed(candidate, size, said) for size in missing if size not in made}
         finally:  # Ctrl-C too loses nothing
-            _keep(subject.bundle, {keys[size]: one for size, one in made.items()}, warn)
+            _keep(opened.bundle, {keys[size]: one for size, one in made.items()}, warn)
         yield from ((found | made)[size] for size in sizes)
 
 
@@ -138,10 +137,10 @@ def _failed(candidate: Candidate, batch: int, error: str) -> Profile:
     )  # fmt: skip
 
 
-def _key(subject: Subject, candidate: Candidate, batch: int, threads: int) -> str:
+def _key(opened: OpenedBundle, candidate: Candidate, batch: int, threads: int) -> str:
     return key_of(
-        candidate=str(candidate), made_from=subject.made_from(candidate), batch=batch, threads=threads, cpu=cpu_name(),
-        cores=cores(), gpus=gpus() if candidate.device == "cuda" else [], packages=_deps.versions(),
+        candidate=str(candidate), made_from=opened.made_from(candidate), batch=batch, threads=threads,
+        **environment(candidate.device),
     )  # fmt: skip
 
 

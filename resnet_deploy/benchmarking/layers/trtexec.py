@@ -18,7 +18,7 @@ from typing import Any
 from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.benchmarking.report import Latency, Result
 from resnet_deploy.bundle.manifest import PlanFile
-from resnet_deploy.bundle.opened import Subject
+from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.engine.flavours import TENSORRT, TENSORRT_RTX, version_tuple
 from resnet_deploy.engine.options import Profile, best_profile
 from resnet_deploy.errors import BackendError, UnavailableError, UsageError
@@ -175,7 +175,7 @@ def run(line: Sequence[str], duration_s: float) -> tuple[float, dict[str, float]
 
 
 def check(
-    subject: Subject, tools: dict[str, str], candidates: Iterable[Candidate], results: Iterable[Result], duration_s: float,
+    opened: OpenedBundle, tools: dict[str, str], candidates: Iterable[Candidate], results: Iterable[Result], duration_s: float,
     progress: Progress,
 ) -> Iterator[Comparison]:  # fmt: skip
     """Run the tool for every result of a plan, and compare. One that fails has an error, and the others go on."""
@@ -184,11 +184,11 @@ def check(
         candidate = by_name.get((result.backend, result.device, result.precision))
         if candidate is not None:
             progress(f"trtexec {candidate} batch {result.batch}", 0, None)
-            yield _compare(subject, tools[candidate.backend], candidate, result, duration_s)
+            yield _compare(opened, tools[candidate.backend], candidate, result, duration_s)
 
 
-def _compare(subject: Subject, tool: str, candidate: Candidate, result: Result, duration_s: float) -> Comparison:
-    settings, version = settings_of(subject, candidate, result, duration_s)
+def _compare(opened: OpenedBundle, tool: str, candidate: Candidate, result: Result, duration_s: float) -> Comparison:
+    settings, version = settings_of(opened, candidate, result, duration_s)
     line = command(tool, settings, candidate.backend, version)
     told = {name: value for name, value in asdict(settings).items() if name not in {"plan", "input"}}
     figures: list[Figure] = []
@@ -205,14 +205,14 @@ def _compare(subject: Subject, tool: str, candidate: Candidate, result: Result, 
     )  # fmt: skip
 
 
-def settings_of(subject: Subject, candidate: Candidate, result: Result, duration_s: float) -> tuple[Settings, str]:
+def settings_of(opened: OpenedBundle, candidate: Candidate, result: Result, duration_s: float) -> tuple[Settings, str]:
     """What a result was measured with, and the version that built its plan."""
-    name = subject.file(candidate)
-    plan = subject.bundle.manifest.files(PlanFile)[name]
+    name = opened.file(candidate)
+    plan = opened.bundle.manifest.files(PlanFile)[name]
     told = getattr(result, "settings", None) or {}
-    spec = subject.input_spec
+    spec = opened.input_spec
     settings = Settings(
-        plan=subject.bundle.artifact(name).resolve(), input=spec.name, duration_s=duration_s,
+        plan=opened.bundle.artifact(name).resolve(), input=spec.name, duration_s=duration_s,
         shape=(result.batch, *(int(size) for size in spec.shape[1:])),
         profile=best_profile(map(Profile.parse, plan.profiles), result.batch) or 0,
         cuda_graph=told.get("cuda_graph", "no_cuda_graph" not in candidate.options),

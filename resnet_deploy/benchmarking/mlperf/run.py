@@ -8,7 +8,6 @@ from typing import Any
 import msgspec
 
 from resnet_deploy import _deps
-from resnet_deploy._machine import cores, cpu_name, gpus
 from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.benchmarking.crashes import SCENARIO, Crashes, Step
 from resnet_deploy.benchmarking.mlperf.samples import Library
@@ -17,9 +16,9 @@ from resnet_deploy.benchmarking.report import ScenarioResult
 from resnet_deploy.bundle.codec import key_of, now
 from resnet_deploy.bundle.manifest import LoadGenLog, Manifest
 from resnet_deploy.bundle.names import loadgen_prefix
-from resnet_deploy.bundle.opened import Subject
+from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.bundle.records import ScenarioRecord
-from resnet_deploy.bundle.results import Ledger
+from resnet_deploy.bundle.results import ResultStore, environment
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.bundle.transaction import Transaction
 from resnet_deploy.data.dataset import Dataset
@@ -39,7 +38,7 @@ class ScenarioRun:
 
     def __init__(
         self,
-        subject: Subject,
+        opened: OpenedBundle,
         dataset: Dataset,
         options: ScenarioOptions,
         *,
@@ -47,26 +46,26 @@ class ScenarioRun:
         threads: int,
         fresh: bool = False,
         progress: Progress = silent,
-        ledger: Ledger | None = None,
+        store: ResultStore | None = None,
         spin_wait: bool = True,
         crashes: Crashes | None = None,
     ) -> None:
         if options.judged:
             _deps.require("mlperf_loadgen", extra="loadgen")
-        kind = subject.description.head.kind.value
+        kind = opened.description.head.kind.value
         if options.accuracy and (dataset.labels is None or kind not in _CLASSES):
             lacking = f"{dataset.source} has no labels" if dataset.labels is None else f"the head {kind} names no class"
             raise UsageError(f"--accuracy needs labelled images and a head of classes; {lacking}")
-        self.subject, self.dataset, self.options = subject, dataset, options
+        self.opened, self.dataset, self.options = opened, dataset, options
         self.max_batch, self.threads, self.fresh, self.progress = max_batch, threads, fresh, progress
         self.spin_wait, self.crashes = spin_wait, crashes or Crashes()
-        self.ledger = ledger or Ledger(subject.bundle)
+        self.store = store or ResultStore(opened.bundle)
         self.found: dict[Candidate, dict[str, ScenarioRecord]] = {}
         self._libraries: dict[frozenset[str], Library] = {}
 
     def library(self, candidate: Candidate) -> Library:
         """The images that a candidate has not seen, read when the first run needs them."""
-        seen = self.subject.seen(candidate)
+        seen = self.opened.seen(candidate)
         if seen not in self._libraries:
             self._libraries[seen] = Library(self.dataset, seen=seen, everything=self.options.accuracy)
         return self._libraries[seen]
@@ -82,7 +81,7 @@ class ScenarioRun:
     def run(self, candidate: Candidate) -> None:
         """Run a candidate's scenarios into `found`. Each is kept in the bundle as soon as it is made; one of a backend that
         fails has an `error`, is not kept, and what was to come after it has none either."""
-        bundle, order = self.subject.bundle, sorted(self.options.judged, key=lambda name: name == "server")
+        bundle, order = self.opened.bundle, sorted(self.options.judged, key=lambda name: name == "server")
         keys = {scenario: self._key(candidate, scenario) for scenario in order}
         known = {} if self.fresh else {name: entry for name, key in keys.items() if (entry := _known(bundle, key)) is not None}
         missing = [scenario for scenario in order if scenario not in known]
@@ -97,7 +96,7 @@ class ScenarioRun:
             return
         for scenario, record, logs in self._run(candidate, missing, self.library(candidate), known.get("offline")):
             if record.error is None:
-                record = _keep(self.ledger, keys[scenario], record, logs)
+                record = _keep(self.store, keys[scenario], record, logs)
             self.found.setdefault(candidate, {})[scenario] = record
 
     def results(self, judged: dict[Candidate, Verdict]) -> list[ScenarioResult]:
@@ -115,7 +114,7 @@ class ScenarioRun:
         left, runtime = list(scenarios), {}
         try:
             first = self.crashes.at(self._step(candidate, scenarios[0]))
-            with first, self.subject.backend(candidate, self.threads) as backend:
+            with first, self.opened.backend(candidate, self.threads) as backend:
                 backend.spin_wait = self.spin_wait
                 runtime = backend.describe()
                 runner = Runner(
@@ -152,18 +151,17 @@ class ScenarioRun:
         if library is not None and library.limited and figures.metrics:
             notes = [f"timed on {library.capacity} images, the most that are held in memory"]
         return ScenarioRecord(
-            candidate=str(candidate), made_from=self.subject.made_from(candidate), scenario=scenario,  # type: ignore[arg-type]
+            candidate=str(candidate), made_from=self.opened.made_from(candidate), scenario=scenario,  # type: ignore[arg-type]
             valid=figures.valid, reason=figures.reason, notes=(*figures.notes, *notes), metrics=figures.metrics, log_files=(),
             threads=self.threads, runtime=runtime, measured=now(), **about,
         )  # fmt: skip
 
     def _key(self, candidate: Candidate, scenario: str) -> str:
-        use = self.subject.calibration_of(candidate)
+        use = self.opened.calibration_of(candidate)
         return key_of(
-            candidate=str(candidate), made_from=self.subject.made_from(candidate), scenario=scenario,
+            candidate=str(candidate), made_from=self.opened.made_from(candidate), scenario=scenario,
             options=self.options.key(scenario), data=self.dataset.sha256, excluded=use and use.key,
-            max_batch=self.max_batch, threads=self.threads, cpu=cpu_name(), cores=cores(),
-            gpus=gpus(needed=True) if candidate.device == "cuda" else [], packages=_deps.versions(),
+            max_batch=self.max_batch, threads=self.threads, **environment(candidate.device),
             **({"spin_wait": False} if candidate.device == "cuda" and not self.spin_wait else {}),
         )  # fmt: skip
 
@@ -190,7 +188,7 @@ def _known(bundle: Bundle, key: str) -> ScenarioRecord | None:
     return record
 
 
-def _keep(ledger: Ledger, key: str, record: ScenarioRecord, logs: dict[str, bytes]) -> ScenarioRecord:
+def _keep(store: ResultStore, key: str, record: ScenarioRecord, logs: dict[str, bytes]) -> ScenarioRecord:
     """Record a scenario in place of the candidate's last one, with its logs; returns it with the names of those that were
     kept."""
     prefix = loadgen_prefix(record.candidate, record.scenario)
@@ -209,4 +207,4 @@ def _keep(ledger: Ledger, key: str, record: ScenarioRecord, logs: dict[str, byte
             change.write(prefix + suffix, content)
             change.add(prefix + suffix, LoadGenLog, key=key)
 
-    return logged if ledger.keep("scenarios", {key: logged}, write) else record
+    return logged if store.keep("scenarios", {key: logged}, write) else record

@@ -7,14 +7,14 @@ from dataclasses import asdict
 from typing import Any
 
 from resnet_deploy import _deps, _json
-from resnet_deploy._machine import cores, cpu_name, gpus
+from resnet_deploy._machine import gpus
 from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.benchmarking.roofline.devices import Roof, find_roof, measure_roof
 from resnet_deploy.benchmarking.roofline.floor import floor
 from resnet_deploy.benchmarking.settings import MeasureOptions
 from resnet_deploy.bundle.codec import key_of
 from resnet_deploy.bundle.records import CeilingRecord
-from resnet_deploy.bundle.results import Ledger
+from resnet_deploy.bundle.results import ResultStore, environment
 from resnet_deploy.errors import UsageError
 from resnet_deploy.models import registry
 from resnet_deploy.specs import Progress
@@ -23,8 +23,8 @@ from resnet_deploy.specs import Progress
 class Roofs:
     """Roofs of the devices that candidates run on. Without `measure_roof`, a CPU has none, and a GPU only a published one."""
 
-    def __init__(self, options: MeasureOptions, ledger: Ledger, *, threads: int, fresh: bool, progress: Progress) -> None:
-        self._options, self._ledger, self._threads, self._fresh = options, ledger, threads, fresh
+    def __init__(self, options: MeasureOptions, store: ResultStore, *, threads: int, fresh: bool, progress: Progress) -> None:
+        self._options, self._store, self._threads, self._fresh = options, store, threads, fresh
         self._progress = progress
         self._known: dict[str, Roof | None] = {}
 
@@ -65,11 +65,8 @@ class Roofs:
         return find_roof(found[0]["name"]) if found else None
 
     def _measured(self, device: str) -> Roof:
-        key = key_of(
-            device=device, cpu=cpu_name(), cores=cores(), threads=self._threads,
-            gpus=gpus(needed=True) if device == "cuda" else [], torch=_deps.version("torch"),
-        )  # fmt: skip
-        known = self._ledger.bundle.manifest.roofs.get(key)
+        key = key_of(device=device, threads=self._threads, **environment(device, torch=_deps.version("torch")))
+        known = self._store.bundle.manifest.roofs.get(key)
         if known is not None and not self._fresh:
             return Roof(**_json.plain(known) | {"names": known.names})
         self._progress(f"measure the ceilings of {device}", 0, None)
@@ -77,5 +74,5 @@ class Roofs:
 
         torch.set_num_threads(self._threads)
         roof = measure_roof(device)
-        self._ledger.keep("roofs", {key: CeilingRecord(**asdict(roof))})
+        self._store.keep("roofs", {key: CeilingRecord(**asdict(roof))})
         return roof

@@ -15,7 +15,7 @@ from resnet_deploy._files import drafted, sha256_file, writing
 from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.backends.table import BACKENDS
 from resnet_deploy.bundle.fields import Sha256
-from resnet_deploy.bundle.opened import Subject
+from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import BundleError, UsageError
 from resnet_deploy.pipeline.restore import restore
@@ -69,17 +69,17 @@ def write_cpp(
     if precision not in PRECISIONS:
         raise UsageError(f"unknown precision {precision!r}; choose {', '.join(PRECISIONS)}")
     candidate = Candidate.parse(f"{backend}:{precision}")
-    subject = Subject(Bundle.open(bundle))
-    names = tuple(subject.plans(candidate)) if candidate.row.runs == "plan" else (subject.graph(candidate),)
+    opened = OpenedBundle(Bundle.open(bundle))
+    names = tuple(opened.plans(candidate)) if candidate.row.runs == "plan" else (opened.graph(candidate),)
     output = Path(output)
     if output.exists() and not output.is_dir():
         raise BundleError(f"{output} is a file; a project is a folder")
-    restore(subject.bundle, names, silent)
+    restore(opened.bundle, names, silent)
     with writing(output):
         output.parent.mkdir(parents=True, exist_ok=True)
     with drafted(output.parent, f".{output.name}.") as folder, writing(output):
         project = folder / "project"
-        _write(subject.bundle, project, names, backend)
+        _write(opened.bundle, project, names, backend)
         if output.is_dir() and any(output.iterdir()):
             _refresh(output, project)
         else:

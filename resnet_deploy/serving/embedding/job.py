@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from resnet_deploy import limits
 from resnet_deploy.backends.base import Backend, Outputs
 from resnet_deploy.backends.candidate import Candidate
-from resnet_deploy.bundle.opened import Subject
+from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.data.preprocessing import MAX_PIXELS, Transform
 from resnet_deploy.errors import UsageError
 from resnet_deploy.serving.embedding.decoding import Decoder
@@ -105,7 +105,7 @@ class Embedding:
 class Job:
     """What a run works on. scratch: a folder for unnamed files; that for temporary ones where None."""
 
-    subject: Subject
+    opened: OpenedBundle
     options: EmbedOptions
     listing: Listing
     missing: list[tuple[int, int]]
@@ -113,13 +113,13 @@ class Job:
 
     @property
     def batch(self) -> int:
-        return min(self.options.batch, self.subject.max_batch)
+        return min(self.options.batch, self.opened.max_batch)
 
     @property
     def decoder(self) -> Decoder:
         most = self.options.max_pixels
         transform = Transform(
-            preprocessing=self.subject.preprocessing, input_format=self.subject.description.input_format, max_pixels=most
+            preprocessing=self.opened.preprocessing, input_format=self.opened.description.input_format, max_pixels=most
         )
         return Decoder(transform=transform, max_pixels=most)
 
@@ -128,15 +128,15 @@ class Job:
 Result = tuple[int, Sequence[bytes], Sequence["str | None"], Outputs]
 
 
-def outputs_of(subject: Subject) -> list[TensorSpec]:
+def outputs_of(opened: OpenedBundle) -> list[TensorSpec]:
     """The tensors that a row of the table has, a column each."""
-    return list(subject.description.outputs)
+    return list(opened.description.outputs)
 
 
-def columns_of(subject: Subject) -> dict[str, str]:
+def columns_of(opened: OpenedBundle) -> dict[str, str]:
     """The columns of the table by name, with their types in words."""
-    lists = {spec.name: f"{'int64' if 'int' in spec.dtype else 'float32'} [{spec.shape[1]}]" for spec in outputs_of(subject)}
-    named = "topk_indices" in lists and subject.description.class_names is not None
+    lists = {spec.name: f"{'int64' if 'int' in spec.dtype else 'float32'} [{spec.shape[1]}]" for spec in outputs_of(opened)}
+    named = "topk_indices" in lists and opened.description.class_names is not None
     return {"path": "string", **lists, **({LABELS: lists["topk_indices"].replace("int64", "string")} if named else {})}
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from resnet_deploy._deps import require, version
 from resnet_deploy.backends.candidate import Candidate
-from resnet_deploy.bundle.opened import Subject
+from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import BackendError, DeployError, IntegrityError, UnavailableError
 from resnet_deploy.serving.embedding.decoding import Decoder
@@ -99,8 +99,8 @@ def _model(job: Job) -> dict[str, Any]:
     """What an actor loads; the hash is what this machine would run."""
     candidate, threads = job.options.candidate, job.options.threads
     threads = threads or (1 if candidate.device == "cpu" else None)
-    bundle = str(job.subject.bundle.path.resolve())
-    return {"bundle": bundle, "backend": str(candidate), "threads": threads, "sha256": job.subject.made_from(candidate)}
+    bundle = str(job.opened.bundle.path.resolve())
+    return {"bundle": bundle, "backend": str(candidate), "threads": threads, "sha256": job.opened.made_from(candidate)}
 
 
 def _pipeline(paths: Any, job: Job, found: Mapping[str, float]) -> Any:
@@ -144,13 +144,13 @@ class Model:
     def __init__(
         self, *, bundle: str, backend: str, threads: int | None, sha256: str, decoding: dict[str, Any] | None = None
     ) -> None:
-        candidate, subject = Candidate.parse(backend), Subject(Bundle.open(bundle))
-        if (found := subject.made_from(candidate)) != sha256:
+        candidate, opened = Candidate.parse(backend), OpenedBundle(Bundle.open(bundle))
+        if (found := opened.made_from(candidate)) != sha256:
             raise IntegrityError(
                 f"{bundle} is another one on {os.uname().nodename}: its file for {backend} has the SHA-256 {found[:16]}…, "
                 f"not {sha256[:16]}…"
             )
-        self._backend = subject.backend(candidate, threads)
+        self._backend = opened.backend(candidate, threads)
         self._decoding = decoding
 
     def __call__(self, block: Columns) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from resnet_deploy import _deps, _json
 from resnet_deploy._deprecated import renamed
 from resnet_deploy._machine import cores
 from resnet_deploy._text import text_of
-from resnet_deploy.bundle.opened import Subject
+from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import DataError
 from resnet_deploy.serving.embedding.decoders import Decoders
@@ -62,23 +62,23 @@ def embed(
     """
     start_s, asked = time.perf_counter(), EmbedOptions(**options)
     _deps.require("pyarrow", extra="parquet")
-    subject = Subject(bundle if isinstance(bundle, Bundle) else Bundle.open(bundle))
-    check_outputs(outputs_of(subject))
-    subject.bundle.artifact(subject.file(asked.candidate))
+    opened = OpenedBundle(bundle if isinstance(bundle, Bundle) else Bundle.open(bundle))
+    check_outputs(outputs_of(opened))
+    opened.bundle.artifact(opened.file(asked.candidate))
     with Output(Path(output)) as target:
         progress("list", 0, None)
         listing = list_images(images, target.path.parent)
         with listing.file:
             progress("check", 0, None)
-            summary = target.open(_request(subject, asked, listing), overwrite=overwrite)
+            summary = target.open(_request(opened, asked, listing), overwrite=overwrite)
             before, runtime = listing.count, dict[str, Any]()
             if summary is None:
-                job = Job(subject=subject, options=asked, listing=listing, missing=[], scratch=target.path.parent)
+                job = Job(opened=opened, options=asked, listing=listing, missing=[], scratch=target.path.parent)
                 summary, before, runtime = _finish(job, target, progress)
         if summary.bad:
             _judge(target.bad_path, summary, strict=asked.strict)
     return Embedding(
-        output=target.path, images=summary.images, bad=summary.bad, before=before, columns=columns_of(subject),
+        output=target.path, images=summary.images, bad=summary.bad, before=before, columns=columns_of(opened),
         bad_table=target.bad_path if summary.bad else None, backend=str(asked.candidate), runtime=runtime,
         wall_s=time.perf_counter() - start_s, warnings=target.parts.warnings,
     )  # fmt: skip
@@ -102,17 +102,17 @@ def _finish(job: Job, target: Output, progress: Progress) -> tuple[Summary, int,
     raise AssertionError
 
 
-def _request(subject: Subject, asked: EmbedOptions, listing: Listing) -> Request:
+def _request(opened: OpenedBundle, asked: EmbedOptions, listing: Listing) -> Request:
     """What the output depends on: equal requests, equal outputs."""
-    described, candidate = _json.plain(subject.description), asked.candidate
+    described, candidate = _json.plain(opened.description), asked.candidate
     return Request(
         architecture=described["architecture"],
         head=described["request"]["head"],
-        file=subject.made_from(candidate),
+        file=opened.made_from(candidate),
         backend=str(candidate),
         images=ImageSet(count=listing.count, sha256=listing.sha256),
         preprocessing=PixelSettings.of(
-            subject.preprocessing, input_format=described["input_format"], max_pixels=asked.max_pixels
+            opened.preprocessing, input_format=described["input_format"], max_pixels=asked.max_pixels
         ),
         packages={name: _deps.version(name) for name in ("pillow", "numpy", candidate.row.package)},
     )
@@ -135,7 +135,7 @@ def _run(job: Job, target: Output, progress: Progress) -> dict[str, Any]:
     runtime: dict[str, Any] = {}
     done = total - sum(stop - start for start, stop in job.missing)
     progress("embed", done, total)
-    outputs, class_names = outputs_of(job.subject), job.subject.description.class_names
+    outputs, class_names = outputs_of(job.opened), job.opened.description.class_names
     with PartWriter(target.parts, lambda: Answers(outputs, class_names), job.options.checkpoint_s) as writer:
         for start, paths, reasons, answers in results(job, runtime.update):
             first_bad = writer.add(start, paths, reasons, answers)
@@ -151,7 +151,7 @@ def local_results(job: Job, describe: Callable[[dict[str, Any]], None]) -> Itera
     workers = job.options.workers or cores()
     with (
         Decoders(job.decoder, workers=workers, batch=job.batch, scratch=job.scratch) as decoders,
-        job.subject.backend(job.options.candidate, job.options.threads) as backend,
+        job.opened.backend(job.options.candidate, job.options.threads) as backend,
     ):
         describe(backend.describe() | {"workers": workers})
         for part in decoders.decoded(job.listing.batches(job.missing, job.batch)):

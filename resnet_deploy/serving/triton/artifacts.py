@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.bundle.manifest import PlanFile
-from resnet_deploy.bundle.opened import Subject
+from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.engine.flavours import TENSORRT, version_tuple
 from resnet_deploy.engine.options import Profile, best_profile
 from resnet_deploy.engine.plan import Origin
@@ -36,13 +36,13 @@ class Artifact:
     warnings: tuple[str, ...] = ()
 
 
-def choose_artifact(subject: Subject, options: TritonOptions) -> Artifact:
+def choose_artifact(opened: OpenedBundle, options: TritonOptions) -> Artifact:
     """The graph or the plans to serve. Raises UsageError where they have not been made or do not serve every batch,
     ServingError where a server's TensorRT cannot read them, or where no batch keeps the latency bound."""
     backend = options.flavour if options.runs_plans else options.platform
     device = "cuda" if options.on_gpu else "cpu"
     candidate = Candidate.parse(f"{backend}:{device},{options.precision}")
-    found = _plans(subject, candidate, options) if options.runs_plans else _graph(subject, candidate)
+    found = _plans(opened, candidate, options) if options.runs_plans else _graph(opened, candidate)
     if options.max_batch is not None and options.max_batch > found.max_batch:
         raise UsageError(
             f"{next(iter(found.files.values()))} is for batches up to {found.max_batch}, not {options.max_batch}; build or "
@@ -50,22 +50,20 @@ def choose_artifact(subject: Subject, options: TritonOptions) -> Artifact:
         )
     largest, delay_s = options.max_batch or found.max_batch, DELAY_S if options.max_delay_s is None else options.max_delay_s
     if options.latency_bound_s is not None:
-        largest, delay_s = _within(subject, found, options, options.latency_bound_s, largest)
+        largest, delay_s = _within(opened, found, options, options.latency_bound_s, largest)
     preferred = tuple(size for size in found.preferred if size <= largest)
     return replace(found, max_batch=largest, preferred=preferred, delay_s=delay_s)
 
 
-def _graph(subject: Subject, candidate: Candidate) -> Artifact:
-    name = subject.graph(candidate)
-    inputs, outputs = interface(subject.bundle.artifact(name))
-    return Artifact(
-        candidate=candidate, files={"model.onnx": name}, inputs=inputs, outputs=outputs, max_batch=subject.max_batch
-    )
+def _graph(opened: OpenedBundle, candidate: Candidate) -> Artifact:
+    name = opened.graph(candidate)
+    inputs, outputs = interface(opened.bundle.artifact(name))
+    return Artifact(candidate=candidate, files={"model.onnx": name}, inputs=inputs, outputs=outputs, max_batch=opened.max_batch)
 
 
-def _plans(subject: Subject, candidate: Candidate, options: TritonOptions) -> Artifact:
-    plans = subject.plans(candidate) if options.plan is None else _named(subject, candidate, options.plan)
-    build = f"resnet-deploy build {subject.bundle.path} --precision {candidate.precision.value}"
+def _plans(opened: OpenedBundle, candidate: Candidate, options: TritonOptions) -> Artifact:
+    plans = opened.plans(candidate) if options.plan is None else _named(opened, candidate, options.plan)
+    build = f"resnet-deploy build {opened.bundle.path} --precision {candidate.precision.value}"
     if options.release is not None:
         version = tensorrt_of(options.release)
         readable = {name: plan for name, plan in plans.items() if fits(plan.origin, version)}
@@ -84,7 +82,7 @@ def _plans(subject: Subject, candidate: Candidate, options: TritonOptions) -> Ar
             f"{next(iter(plans))} has no profile for batch {gap}, and Triton forms batches of every size: build it with "
             f"`{build} --batch 1:{largest}:{largest}`"
         )
-    inputs, outputs = interface(subject.bundle.artifact(candidate.artifact))
+    inputs, outputs = interface(opened.bundle.artifact(candidate.artifact))
     origins = {name: plan.origin for name, plan in plans.items()}
     files, by_capability = _files(origins)
     return Artifact(
@@ -94,8 +92,8 @@ def _plans(subject: Subject, candidate: Candidate, options: TritonOptions) -> Ar
     )  # fmt: skip
 
 
-def _named(subject: Subject, candidate: Candidate, name: str) -> dict[str, PlanFile]:
-    plans = subject.plans(candidate)
+def _named(opened: OpenedBundle, candidate: Candidate, name: str) -> dict[str, PlanFile]:
+    plans = opened.plans(candidate)
     if name not in plans:
         raise UsageError(f"{name} is not a plan of {candidate.artifact} for {candidate.backend}; there is {', '.join(plans)}")
     return {name: plans[name]}
@@ -137,13 +135,13 @@ def _warnings(options: TritonOptions, origin: Origin) -> list[str]:
     return found
 
 
-def _within(subject: Subject, found: Artifact, options: TritonOptions, bound_s: float, largest: int) -> tuple[int, float]:
+def _within(opened: OpenedBundle, found: Artifact, options: TritonOptions, bound_s: float, largest: int) -> tuple[int, float]:
     """The largest batch that keeps a latency bound, and the delay that does; a delay that was asked for stays.
 
     A request waits until the batch before it is done, or for the delay where that is longer, and then for its own. Instances
     on one device share it: each takes as many times as long.
     """
-    busy_s = {size: options.copies * p99_s for size, p99_s in _measured(subject, found).items()}
+    busy_s = {size: options.copies * p99_s for size, p99_s in _measured(opened, found).items()}
     asked_s = options.max_delay_s or 0.0
     needed_s = {size: time_s + max(time_s, asked_s) for size, time_s in busy_s.items()}
     kept = [size for size, time_s in needed_s.items() if size <= largest and time_s <= bound_s]
@@ -158,17 +156,17 @@ def _within(subject: Subject, found: Artifact, options: TritonOptions, bound_s: 
     return max(kept), delay_s
 
 
-def _measured(subject: Subject, found: Artifact) -> dict[int, float]:
+def _measured(opened: OpenedBundle, found: Artifact) -> dict[int, float]:
     """The p99 latency in seconds of what is served, by batch size; of several measurements the newest."""
-    hashes = {subject.bundle.sha256(name) for name in found.files.values()}
+    hashes = {opened.bundle.sha256(name) for name in found.files.values()}
     records = [
         record
-        for record in subject.bundle.manifest.measurements.values()
+        for record in opened.bundle.manifest.measurements.values()
         if record.made_from in hashes and record.candidate == str(found.candidate) and not record.partial
     ]
     if not records:
         raise UsageError(
-            f"{subject.bundle.path} has no measurement of {', '.join(found.files.values())} to keep a latency bound by; take "
-            f"it with `resnet-deploy bench {subject.bundle.path} --backend {found.candidate}`, or leave --latency-bound out"
+            f"{opened.bundle.path} has no measurement of {', '.join(found.files.values())} to keep a latency bound by; take "
+            f"it with `resnet-deploy bench {opened.bundle.path} --backend {found.candidate}`, or leave --latency-bound out"
         )
     return {record.batch: record.latency_s.p99 for record in sorted(records, key=lambda record: record.measured)}

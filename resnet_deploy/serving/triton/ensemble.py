@@ -8,7 +8,7 @@ from typing import Any
 
 import resnet_deploy
 from resnet_deploy import _json
-from resnet_deploy.bundle.opened import Subject
+from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.errors import UsageError
 from resnet_deploy.serving.triton.model_config import new_config, string_parameters, to_dict
 from resnet_deploy.serving.triton.options import TritonOptions
@@ -23,17 +23,17 @@ _SHARED = ("__init__.py", "errors.py", "limits.py", "specs.py", "data/__init__.p
 _NO_CACHE = {"__pycache__": File()}
 
 
-def ensemble(subject: Subject, network: Model, options: TritonOptions, labels: list[str] | None) -> list[Model]:
+def ensemble(opened: OpenedBundle, network: Model, options: TritonOptions, labels: list[str] | None) -> list[Model]:
     """The models around a network: decode, for scores of classes classify, and the one that clients call last.
 
     Raises UsageError where one of them would meet bfloat16, which Triton's Python models cannot read or write.
     """
-    kind = subject.description.head.kind.value
+    kind = opened.description.head.kind.value
     scored = kind in {HeadKind.LOGITS.value, HeadKind.PROBABILITIES.value}
     met = to_dict(network.config)["input"] + (to_dict(network.config)["output"] if scored else [])
     if any(entry["data_type"] == "TYPE_BF16" for entry in met):
         raise UsageError("Triton's Python models cannot read or write bfloat16; export without --native-io for --ensemble")
-    decode = _decode(subject, network, options)
+    decode = _decode(opened, network, options)
     classify = [_classify(network, options, kind, labels)] if scored else []
     steps = [
         _step(decode, {"image": "jpeg"}, {"pixels": "pixels"}),
@@ -64,9 +64,9 @@ def _identity(network: Model) -> dict[str, str]:
     return {IDENTITY: network.config.parameters[IDENTITY].string_value}
 
 
-def _decode(subject: Subject, network: Model, options: TritonOptions) -> Model:
+def _decode(opened: OpenedBundle, network: Model, options: TritonOptions) -> Model:
     pixels = network.config.input[0]
-    model = _json.plain(subject.description)
+    model = _json.plain(opened.description)
     parameters = {"preprocessing": json.dumps(model["preprocessing"]), "input_format": model["input_format"]}
     config = _python(
         network, "decode", options,

@@ -9,7 +9,7 @@ from typing import Any
 from resnet_deploy._deprecated import renamed
 from resnet_deploy.backends.table import BACKENDS
 from resnet_deploy.bundle.names import slug
-from resnet_deploy.bundle.opened import Subject
+from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import DataError, UsageError
 from resnet_deploy.serving.triton.artifacts import Artifact, choose_artifact
@@ -65,32 +65,32 @@ def write_triton(bundle: Bundle | str | Path, output: str | Path, *, progress: P
         RepositoryError: the folder is another model's, or its configuration was edited.
     """
     asked = TritonOptions(**options)
-    subject = Subject(Bundle.open(bundle))
-    artifact = choose_artifact(subject, asked)
-    name = asked.name or slug(subject.description.architecture)
-    labels = _labels(subject, asked)
+    opened = OpenedBundle(Bundle.open(bundle))
+    artifact = choose_artifact(opened, asked)
+    name = asked.name or slug(opened.description.architecture)
+    labels = _labels(opened, asked)
     progress("copy", 0, None)
-    models = [_model(subject, artifact, asked, name, labels)]
+    models = [_model(opened, artifact, asked, name, labels)]
     warnings = list(artifact.warnings)
     if asked.ensemble is not None:
-        models += ensemble(subject, models[0], asked, labels)
+        models += ensemble(opened, models[0], asked, labels)
         warnings.append(f"{name}_decode needs Pillow in the server's Python: pip install pillow in its image")
     if asked.response_cache:
         warnings.append("start the server with --cache-config=local,size=BYTES: without it nothing is cached")
     return Repository(path=Path(output), models=add(Path(output), models), warnings=warnings)
 
 
-def _model(subject: Subject, artifact: Artifact, options: TritonOptions, name: str, labels: list[str] | None) -> Model:
+def _model(opened: OpenedBundle, artifact: Artifact, options: TritonOptions, name: str, labels: list[str] | None) -> Model:
     files = {
-        file: File(path=subject.bundle.artifact(source), sha256=subject.bundle.sha256(source))
+        file: File(path=opened.bundle.artifact(source), sha256=opened.bundle.sha256(source))
         for file, source in artifact.files.items()
     }
     beside = {} if labels is None else {LABELS: File(content="".join(f"{label}\n" for label in labels).encode())}
-    return Model(config=_config(subject, artifact, options, name, bool(labels)), version=files, beside=beside)
+    return Model(config=_config(opened, artifact, options, name, bool(labels)), version=files, beside=beside)
 
 
-def _config(subject: Subject, artifact: Artifact, options: TritonOptions, name: str, labelled: bool) -> Any:
-    layout = "FORMAT_NHWC" if subject.description.input_format is InputFormat.UINT8 else "FORMAT_NCHW"
+def _config(opened: OpenedBundle, artifact: Artifact, options: TritonOptions, name: str, labelled: bool) -> Any:
+    layout = "FORMAT_NHWC" if opened.description.input_format is InputFormat.UINT8 else "FORMAT_NCHW"
     fields: dict[str, Any] = {
         "name": name, "platform": BACKENDS[options.platform].triton, "backend": options.platform,
         "max_batch_size": artifact.max_batch,
@@ -100,7 +100,7 @@ def _config(subject: Subject, artifact: Artifact, options: TritonOptions, name: 
         "dynamic_batching": {
             "preferred_batch_size": artifact.preferred, "max_queue_delay_microseconds": round(artifact.delay_s * 1e6)
         },
-        "parameters": string_parameters({IDENTITY: _identity(subject), **_backend_parameters(options)}),
+        "parameters": string_parameters({IDENTITY: _identity(opened), **_backend_parameters(options)}),
     }  # fmt: skip
     if artifact.by_capability is None:
         fields["default_model_filename"] = next(iter(artifact.files))
@@ -115,9 +115,9 @@ def _config(subject: Subject, artifact: Artifact, options: TritonOptions, name: 
     return new_config(**fields)
 
 
-def _identity(subject: Subject) -> str:
+def _identity(opened: OpenedBundle) -> str:
     """Whose model it is: what all its versions share. Weights and precision are a version's own."""
-    model = subject.description
+    model = opened.description
     transform = model.preprocessing
     return (
         f"{model.architecture}, {model.num_classes} classes, {model.input_format.value} input of {transform.crop} pixels "
@@ -149,9 +149,9 @@ def _warm_up(artifact: Artifact) -> list[dict[str, Any]]:
     return [{"name": f"batch_{size}", "batch_size": size, "inputs": inputs} for size in sizes]
 
 
-def _labels(subject: Subject, options: TritonOptions) -> list[str] | None:
+def _labels(opened: OpenedBundle, options: TritonOptions) -> list[str] | None:
     """Names of the classes, where the head scores classes and they are known. Raises DataError for a file that cannot be."""
-    model = subject.description
+    model = opened.description
     scores = model.head.kind in {HeadKind.LOGITS, HeadKind.PROBABILITIES}
     if options.labels is None:
         return list(model.class_names) if scores and model.class_names is not None else None

@@ -24,7 +24,7 @@ from resnet_deploy.backends.onnxruntime.profile import record_apart
 from resnet_deploy.backends.onnxruntime.trace import read_trace
 from resnet_deploy.backends.tensorrt.layers import name_layers
 from resnet_deploy.benchmarking.layers.profile import PROFILES, profile
-from resnet_deploy.bundle.opened import Subject
+from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.cli import main
 from resnet_deploy.engine.profiler import attach, make_profiler
@@ -72,10 +72,10 @@ def bench(bundle: Bundle, **given: Any) -> Any:
 )  # fmt: skip
 def test_every_layer_of_the_graph_is_named_once(lowered: Bundle, candidate: str) -> None:
     """Whatever a runtime fuses, renames or reorders: each convolution is one row, under its own name."""
-    subject = Subject(lowered)
+    opened = OpenedBundle(lowered)
     graph = onnx.load(lowered.artifact(Candidate.parse(candidate).artifact)).graph
     weighted = [node.name for node in graph.node if node.op_type in WEIGHTED]
-    with subject.backend(Candidate.parse(candidate), 1) as backend:
+    with opened.backend(Candidate.parse(candidate), 1) as backend:
         layers = backend.profile(IMAGES, 2).layers
     rows = [layer for layer in layers if set(layer.onnx) & set(weighted)]
     assert [layer.name for layer in rows] == weighted
@@ -137,27 +137,27 @@ def test_a_process_of_its_own_finds_the_same_layers(bundle: Bundle, tmp_path: Pa
 
 def test_a_profile_is_no_part_of_what_is_measured(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    subject = Subject(bundle)
-    with subject.backend(Candidate.parse("onnxruntime"), 1) as backend:
+    opened = OpenedBundle(bundle)
+    with opened.backend(Candidate.parse("onnxruntime"), 1) as backend:
         session, options = backend._session.session, backend._session.session.get_session_options()  # type: ignore[attr-defined]
         backend.profile(IMAGES, 1)
         assert backend._session.session is session and not options.enable_profiling  # type: ignore[attr-defined]
-    with subject.backend(Candidate.parse("eager"), 1) as backend:
+    with opened.backend(Candidate.parse("eager"), 1) as backend:
         backend.profile(IMAGES, 1)
-    for module in subject.model.modules():
+    for module in opened.model.modules():
         assert not module._forward_hooks and not module._forward_pre_hooks
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"], "a trace was left behind"
 
 
 def test_eager_hooks_are_taken_off_where_it_fails(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    subject, calls = Subject(bundle), itertools.count()
-    last = subject.model.network.layer3
+    opened, calls = OpenedBundle(bundle), itertools.count()
+    last = opened.model.network.layer3
     fine = last.forward
-    with subject.backend(Candidate.parse("eager"), 1) as backend, monkeypatch.context() as patch:
+    with opened.backend(Candidate.parse("eager"), 1) as backend, monkeypatch.context() as patch:
         patch.setattr(last, "forward", lambda given: fine(given) if next(calls) < 2 else 1 / 0)
         with pytest.raises(ZeroDivisionError):
             backend.profile(IMAGES, 1)
-    assert not any(module._forward_hooks for module in subject.model.modules())
+    assert not any(module._forward_hooks for module in opened.model.modules())
 
 
 @pytest.fixture(scope="module")

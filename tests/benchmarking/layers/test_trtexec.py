@@ -26,7 +26,7 @@ from resnet_deploy.benchmarking import run as run_module
 from resnet_deploy.benchmarking.layers.trtexec import Settings, command, compare, find_tools, parse, run
 from resnet_deploy.benchmarking.report import Latency
 from resnet_deploy.bundle.manifest import PlanFile
-from resnet_deploy.bundle.opened import Subject
+from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.cli import main
 from resnet_deploy.engine import plan as plan_module
@@ -302,7 +302,7 @@ def test_one_that_fails_leaves_the_figures(planned: Bundle, tmp_path: Path) -> N
 
 def test_a_missing_one_is_said_before_anything_is_measured(planned: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    monkeypatch.setattr(Subject, "backend", lambda *_: pytest.fail("a backend was loaded"))
+    monkeypatch.setattr(OpenedBundle, "backend", lambda *_: pytest.fail("a backend was loaded"))
     done = bench(planned, "--check-trtexec")
     assert done.exit_code == 3 and "trtexec is not on PATH" in done.stderr and not done.stdout
     done = bench(planned, "--trtexec", "nowhere")

@@ -21,7 +21,7 @@ import pytest
 from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.bundle import codec
 from resnet_deploy.bundle.names import FP32, MANIFEST
-from resnet_deploy.bundle.opened import Subject
+from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.serving.cpp.write import list_sources
 from tests.helpers.cpp import (
@@ -368,7 +368,7 @@ def test_the_example_ranks_by_embeddings(ort_build: Path, tmp_path: Path) -> Non
     nearest = ort_build / "example" / "nearest"
     lines = [line.split() for line in run(nearest, bundle.path, *paths).stdout.splitlines()]
     assert lines[0][1] == str(paths[2]) and len(lines) == 3
-    with Subject(bundle).backend(Candidate.parse("onnxruntime"), threads=1) as backend:
+    with OpenedBundle(bundle).backend(Candidate.parse("onnxruntime"), threads=1) as backend:
         vectors = backend.infer(np.stack([PIXELS[0], near]))["embedding"]
     cosine = float(np.dot(vectors[0], vectors[1]) / np.prod(np.linalg.norm(vectors, axis=1)))
     assert float(lines[0][0]) == pytest.approx(cosine, abs=1e-5)

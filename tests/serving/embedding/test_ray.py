@@ -119,7 +119,7 @@ from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.serving.embedding import ray as cluster
 from resnet_deploy.serving.embedding.job import EmbedOptions, Job
 from resnet_deploy.serving.embedding.listing import list_images
-from resnet_deploy.bundle.opened import Subject
+from resnet_deploy.bundle.opened import OpenedBundle
 from pathlib import Path
 
 class OnGpu(str):
@@ -129,9 +129,9 @@ bundle, images, output = map(Path, sys.argv[1:])
 ray.init("local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
 listing, plain = list_images(images, images), EmbedOptions(batch=4)
 options = SimpleNamespace(batch=4, max_pixels=plain.max_pixels, candidate=OnGpu("onnxruntime"), threads=1)
-subject = Subject(Bundle.open(bundle))
-subject.made_from = lambda candidate: Subject.made_from(subject, plain.candidate)
-job = Job(subject=subject, options=options, listing=listing, missing=[(0, listing.count)])
+opened = OpenedBundle(Bundle.open(bundle))
+opened.made_from = lambda candidate: OpenedBundle.made_from(opened, plain.candidate)
+job = Job(opened=opened, options=options, listing=listing, missing=[(0, listing.count)])
 blocks = [ray.put(cluster._block(*piece)) for piece in listing.batches(job.missing, 8)]
 answers = cluster._pipeline(ray.data.from_arrow_refs(blocks), job, {"CPU": 2, "GPU": 1})
 rows = {}

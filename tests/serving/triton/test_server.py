@@ -17,7 +17,7 @@ from PIL import Image
 
 import resnet_deploy as rd
 from resnet_deploy.backends.candidate import Candidate
-from resnet_deploy.bundle.opened import Subject
+from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.data.preprocessing import Transform
 from resnet_deploy.pipeline.verify import REFERENCE
@@ -38,13 +38,13 @@ MODELS = [
 
 
 def images_of(bundle: Bundle, count: int, dtype: str | None = None) -> NDArray[Any]:
-    subject = Subject(bundle)
-    made = np.stack([subject.data(f"random:{count}").read(number) for number in range(count)])
+    opened = OpenedBundle(bundle)
+    made = np.stack([opened.data(f"random:{count}").read(number) for number in range(count)])
     return made if dtype is None else made.astype(dtype)
 
 
 def answers_of(bundle: Bundle, candidate: str, images: NDArray[Any]) -> dict[str, NDArray[Any]]:
-    with Subject(bundle).backend(Candidate.parse(candidate), 1) as backend:
+    with OpenedBundle(bundle).backend(Candidate.parse(candidate), 1) as backend:
         return dict(backend.infer(images))
 
 
@@ -73,8 +73,8 @@ def blank(width: int, height: int) -> bytes:
 
 def prepared(bundle: Bundle, files: list[bytes]) -> NDArray[Any]:
     """By this package's own preprocessing."""
-    subject = Subject(bundle)
-    transform = Transform(preprocessing=subject.preprocessing, input_format=subject.description.input_format)
+    opened = OpenedBundle(bundle)
+    transform = Transform(preprocessing=opened.preprocessing, input_format=opened.description.input_format)
     return np.stack([transform(Image.open(io.BytesIO(data))) for data in files])
 
 
@@ -104,7 +104,7 @@ def test_answers_are_those_of_onnx_runtime(
 @pytest.mark.skipif(not EXACT_INT8, reason="this processor's INT8 kernels saturate: it has no VNNI")
 def test_int8_is_near_fp32_on_what_triton_lets_us_set(bundles: dict[str, Bundle]) -> None:
     """Triton's ONNX Runtime backend cannot switch one optimizer off: the graphs have to be right with all of them on."""
-    images = np.concatenate([batch.images for batch in Subject(bundles["digits"]).data("digits", limit=32).batches(8)])
+    images = np.concatenate([batch.images for batch in OpenedBundle(bundles["digits"]).data("digits", limit=32).batches(8)])
     expected = answers_of(bundles["digits"], "onnxruntime", images)["logits"]
     import onnxruntime as ort
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from resnet_deploy.reporting.document import Section, Table
 from resnet_deploy.reporting.facts import about, commands, folded, machine, preprocessing
+from resnet_deploy.reporting.formatting import blank, metric, metric_name, milliseconds, number, percent
 from resnet_deploy.reporting.rows import Report, Row
 from resnet_deploy.reporting.sections import CANDIDATE
-from resnet_deploy.reporting.words import blank, metric, metric_name, milliseconds, number, percent
 
 _SHOWN = 12  # rows of a table that most readers pass by
 _GPU = (
