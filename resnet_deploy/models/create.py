@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from resnet_deploy.errors import CheckpointError, UsageError
-from resnet_deploy.models import checkpoint, registry
+from resnet_deploy.models import registry
+from resnet_deploy.models.checkpoint import Checkpoint, read, read_members
 from resnet_deploy.models.config import MAX_CLASSES
 from resnet_deploy.models.ensemble import Ensemble
+from resnet_deploy.models.in_memory import as_file
 from resnet_deploy.models.matching import check_weights
 from resnet_deploy.models.registry import Architecture
 from resnet_deploy.models.resnet import ResNet
@@ -37,7 +40,7 @@ class LoadedModel:
 def create_model(
     name: str,
     *,
-    weights: str | Path | None = None,
+    weights: str | Path | Mapping[str, Tensor] | None = None,
     num_classes: int | None = None,
     new_head: bool = False,
     **shape: Any,
@@ -46,7 +49,8 @@ def create_model(
 
     Args:
         name: of an architecture, as `list_models` has it.
-        weights: a .pth, .pt or .safetensors file, IMAGENET1K_V1, IMAGENET1K_V2 or DEFAULT; random (seed 0) without.
+        weights: a .pth, .pt or .safetensors file, a state dict, IMAGENET1K_V1, IMAGENET1K_V2 or DEFAULT; random (seed 0)
+            without.
         num_classes: by default the checkpoint's, else the architecture's.
         new_head: a fresh classifier for num_classes.
         **shape: fields of `ResNetConfig` in place of the name's:
@@ -60,7 +64,8 @@ def create_model(
         CheckpointError: weights that do not fit.
     """
     row = registry.architecture(name, **shape)
-    return load_model(row.name, weights=weights, num_classes=num_classes, new_head=new_head).network
+    with as_file(weights) as file:
+        return load_model(row.name, weights=file, num_classes=num_classes, new_head=new_head).network
 
 
 def load_model(
@@ -71,21 +76,20 @@ def load_model(
     if num_classes is not None and not 1 <= num_classes <= MAX_CLASSES:
         raise UsageError(f"a classifier needs at least 1 class; found {num_classes}, and {MAX_CLASSES} are the most")
     if not row.members:
-        found = None if weights is None else checkpoint.read(row, weights)
-        return _loaded(row, found, num_classes, new_head, seed=RANDOM_SEED)
-    found_each = [None] * len(row.members) if weights is None else checkpoint.read_members(row, weights)
-    return _joined(
-        row,
-        [
-            _loaded(member, found, num_classes, new_head, seed=RANDOM_SEED + index)
-            for index, (member, found) in enumerate(zip(row.members, found_each, strict=True))
-        ],
-    )
+        checkpoint = None if weights is None else read(row, weights)
+        loaded = _loaded(row, checkpoint, num_classes, new_head, seed=RANDOM_SEED)
+    else:
+        checkpoints = [None] * len(row.members) if weights is None else read_members(row, weights)
+        members = [
+            _loaded(member, checkpoint, num_classes, new_head, seed=RANDOM_SEED + index)
+            for index, (member, checkpoint) in enumerate(zip(row.members, checkpoints, strict=True))
+        ]
+        loaded = _joined(row, members)
+    loaded.network.architecture = row.name
+    return loaded
 
 
-def _loaded(
-    row: Architecture, found: checkpoint.Checkpoint | None, num_classes: int | None, new_head: bool, *, seed: int
-) -> LoadedModel:
+def _loaded(row: Architecture, found: Checkpoint | None, num_classes: int | None, new_head: bool, *, seed: int) -> LoadedModel:
     """One network with a checkpoint's weights, or random ones."""
     if found is None:
         network = _settled(_build(row, num_classes or row.num_classes, seed))
@@ -107,7 +111,7 @@ def _loaded(
     )  # fmt: skip
 
 
-def _reported(found: checkpoint.Checkpoint, new_head: bool) -> dict[str, Any]:
+def _reported(found: Checkpoint, new_head: bool) -> dict[str, Any]:
     """What the weights are said to reach; with a new classifier, nothing."""
     if new_head or found.top1_accuracy is None:
         return {}
@@ -173,7 +177,7 @@ def _settled(network: ResNet) -> ResNet:
     return network
 
 
-def _load(row: Architecture, found: checkpoint.Checkpoint, num_classes: int | None, new_head: bool) -> ResNet:
+def _load(row: Architecture, found: Checkpoint, num_classes: int | None, new_head: bool) -> ResNet:
     if new_head and num_classes is None:
         raise UsageError("a new head needs its number of classes: --num-classes N")
     if not new_head and num_classes is not None and found.num_classes not in (None, num_classes):

@@ -11,7 +11,12 @@ from resnet_deploy.models.preact import RearrangedBlock
 
 
 class ResNet(nn.Module):
-    """A residual network: (N, 3, H, W) float → (N, num_classes) logits. Its state dict has torchvision's keys."""
+    """A residual network: (N, 3, H, W) float → (N, num_classes) logits. Its state dict has torchvision's keys.
+
+    architecture: the name that `create_model` made it by; None of one that was built from its configuration alone.
+    """
+
+    architecture: str | None = None
 
     def __init__(self, config: ResNetConfig) -> None:
         super().__init__()

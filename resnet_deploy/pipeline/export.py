@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from resnet_deploy import _json, limits
 from resnet_deploy._deprecated import renamed
@@ -25,10 +25,14 @@ from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.bundle.transaction import changing
 from resnet_deploy.errors import BundleError, UsageError
 from resnet_deploy.models import registry
+from resnet_deploy.models.in_memory import SOURCE, as_file, is_network, name_of
 from resnet_deploy.pipeline.lower import LoweringOptions, lower
 from resnet_deploy.pipeline.restore import restore
 from resnet_deploy.pipeline.write import write_graph, write_weights
 from resnet_deploy.specs import MAX_BATCH, OPSET, Head, InputFormat, OptionGroup, Preprocessing, Progress, silent
+
+if TYPE_CHECKING:
+    from torch import nn
 
 _ARGUMENT = "the architecture"
 
@@ -43,7 +47,7 @@ class ExportOptions(OptionGroup):
     [0, 1]; by default the checkpoint's own, else the architecture's. max_batch: the largest batch that is checked.
     """
 
-    weights: str | Path | None = None
+    weights: str | Path | Mapping[str, Any] | None = None
     num_classes: int | None = None
     new_head: bool = False
     head: str = "logits"
@@ -81,7 +85,7 @@ class ExportOptions(OptionGroup):
 
 @renamed(targets="int8_target")
 def export(
-    architecture: Bundle | str | Path,
+    architecture: Bundle | str | Path | nn.Module,
     output: str | Path | None = None,
     *,
     overwrite: bool = False,
@@ -94,11 +98,12 @@ def export(
     and a file that was removed is.
 
     Args:
-        architecture: a name, as `list_models` has it; or a bundle, to which is added.
+        architecture: a name, as `list_models` has it; a network that `create_model` made, with its weights; or a bundle,
+            to which is added.
         output: the bundle's folder; needed for a name.
         overwrite: make the bundle new, whatever the folder's bundle holds.
         progress: told what is being done.
-        **options: fields of `ExportOptions` and of `LoweringOptions`.
+        **options: fields of `ExportOptions` and of `LoweringOptions`. `weights` may also be a state dict.
 
     Returns:
         The opened bundle.
@@ -110,6 +115,26 @@ def export(
         ExportError: the graph does not answer as the eager model does.
         CalibrationError: images or ranges that cannot be this model's.
     """
+    weights = options.get("weights")
+    if is_network(architecture):
+        if weights is not None:
+            raise UsageError("a network has its own weights: give the name of its architecture, or leave weights out")
+        architecture, weights = name_of(architecture), architecture.state_dict()  # type: ignore[union-attr, attr-defined]
+    with as_file(weights) as file:
+        named = options if file is None else options | {"weights": file}
+        return _export(architecture, output, overwrite, progress, named, source=None if file is weights else SOURCE)  # type: ignore[arg-type]
+
+
+def _export(
+    architecture: Bundle | str | Path,
+    output: str | Path | None,
+    overwrite: bool,
+    progress: Progress,
+    options: dict[str, Any],
+    *,
+    source: str | None,
+) -> Bundle:
+    """As `export`, of what has a name. source: what to call the weights; their own name where None."""
     precisions, others = LoweringOptions.split(options)
     asked, unknown = ExportOptions.split(others)
     if unknown:
@@ -128,7 +153,7 @@ def export(
         raise UsageError(f"--overwrite makes a bundle new: give its architecture, as in `export ARCH -o {path} --overwrite`")
     else:
         check_folder(path)
-        bundle = _make(registry.architecture(name), path, asked, overwrite, progress)
+        bundle = _make(registry.architecture(name), path, asked, source, overwrite, progress)
     lower(bundle, precisions, progress)
     return bundle
 
@@ -189,20 +214,24 @@ def contents(manifest: Manifest) -> str:
     return ", ".join([*manifest.artifacts, *records]) or "nothing"
 
 
-def _digest(row: registry.Architecture, weights: str | Path | None) -> str | None:
+def _digest(row: registry.Architecture, weights: Any) -> str | None:
     from resnet_deploy.models.checkpoint import weights_digest
 
     return None if weights is None else weights_digest(row, str(weights))
 
 
-def _make(row: registry.Architecture, path: Path, asked: ExportOptions, overwrite: bool, progress: Progress) -> Bundle:
+def _make(
+    row: registry.Architecture, path: Path, asked: ExportOptions, source: str | None, overwrite: bool, progress: Progress
+) -> Bundle:
     """A new bundle of an architecture: its weights and its FP32 graph."""
     request = asked.request(row)
     progress("load", 0, None)
     from resnet_deploy.models.create import load_model
     from resnet_deploy.models.deploy import DeployModel
 
-    loaded = load_model(row.name, weights=asked.weights, num_classes=asked.num_classes, new_head=asked.new_head)
+    loaded = load_model(row.name, weights=asked.weights, num_classes=asked.num_classes, new_head=asked.new_head)  # type: ignore[arg-type]
+    if source is not None:
+        loaded = replace(loaded, weights=loaded.weights | {"source": source})
     model = DeployModel(
         loaded.network, head=Head.parse(asked.head, l2_normalize=asked.l2_normalize), input_format=InputFormat(asked.input),
         preprocessing=asked.preprocessing(loaded.preprocessing),

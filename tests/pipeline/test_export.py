@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 import resnet_deploy as rd
 from resnet_deploy.bundle.manifest import GraphFile
@@ -209,6 +210,36 @@ def test_a_calibration_that_was_computed_is_kept(bundle: Bundle) -> None:
     rd.export(bundle, precision="fp16")
     rd.export(bundle, precision="fp16", calibration="digits:train", calibration_images=32, calibration_method="max")
     assert "digits:train (96 of 1197)" in bundle.manifest.files(type(bundle.entry(CALIBRATION)))[CALIBRATION].data  # type: ignore[attr-defined]
+
+
+def test_a_network_or_a_state_dict_of_the_program(tmp_path: Path) -> None:
+    network = rd.create_model("resnet_cifar:8", num_classes=7)
+    saved = tmp_path / "saved.pth"
+    torch.save(network.state_dict(), saved)
+    graphs = []
+    for name, architecture, options in (
+        ("file", "resnet_cifar:8", {"weights": saved}),
+        ("network", network, {}),
+        ("dict", "resnet_cifar:8", {"weights": network.state_dict()}),
+    ):
+        made = rd.export(architecture, tmp_path / name, max_batch=2, **options)
+        graphs.append(made.artifact(FP32).read_bytes())
+        assert made.manifest.model.num_classes == 7
+    assert graphs[0] == graphs[1] == graphs[2]
+    assert made.manifest.model.weights.source == "a state dict in memory"
+    rd.export(network, tmp_path / "dict", precision="fp16")
+    with pytest.raises(BundleError, match="weights is"):
+        rd.export(rd.create_model("resnet_cifar:8", num_classes=7, weights=doubled(network)), tmp_path / "dict")
+    with pytest.raises(UsageError, match=r"Linear is none of the architectures' networks; .*state_dict\(\)"):
+        rd.export(torch.nn.Linear(2, 2), tmp_path / "linear")
+    with pytest.raises(UsageError, match="has its own weights"):
+        rd.export(network, tmp_path / "both", weights=saved)
+    with pytest.raises(CheckpointError, match="epoch of the state dict is no tensor"):
+        rd.create_model("resnet_cifar:8", weights={"epoch": 3})
+
+
+def doubled(network: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor * 2 for name, tensor in network.state_dict().items()}
 
 
 # --- tune ---
