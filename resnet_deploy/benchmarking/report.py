@@ -158,10 +158,21 @@ class ScenarioResult:
 
 @dataclass(frozen=True, kw_only=True)
 class BenchReport:
-    """machine: as `_machine` describes it. model: the manifest's description. results: batch by batch.
-    scenarios: of LoadGen, candidate by candidate. unmeasured: of backends that died. verdicts: what the results say, as
-    `benchmarking.advice` has it. profiles: layers, batch by batch. trtexec: what it says of the same plans. interrupted: by
-    Ctrl-C; what there is is what was done by then. decision: what to deploy; None where no latency was measured."""
+    """What a benchmark found.
+
+    Attributes:
+        machine: as `_machine` describes it.
+        model: the manifest's description.
+        results: batch by batch.
+        warnings: what makes figures unsafe, in words.
+        scenarios: of LoadGen, candidate by candidate.
+        unmeasured: of backends that died.
+        verdicts: what the results say, as `benchmarking.advice` has it.
+        profiles: layers, batch by batch.
+        trtexec: what it says of the same plans.
+        interrupted: by Ctrl-C; the report has what was done by then.
+        decision: what to deploy; None where no latency was measured.
+    """
 
     machine: dict[str, Any]
     model: dict[str, Any]

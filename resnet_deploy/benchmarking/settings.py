@@ -15,14 +15,16 @@ from resnet_deploy.specs import OptionGroup
 
 @dataclass(frozen=True, kw_only=True)
 class MeasureOptions(OptionGroup):
-    """Of backends on a GPU, beside what `--backend` says of each; trtexec's options of the same meaning in brackets.
+    """How backends on a GPU are measured, beside what `--backend` says of each; trtexec's options in brackets.
 
-    cuda_graph: start each inference as one CUDA graph (--useCudaGraph), or do not; None leaves it to each backend. streams:
-    inferences that run beside each other (--infStreams). spin_wait: ask the GPU again and again until it is done
-    (--useSpinWait), or sleep. data_transfers: copy inputs and answers with each query of the queue; without, neither
-    (--noDataTransfers). inputs_on_device: of these copies the answers' alone, as in MLPerf. roof: a GPU of the table of
-    published ceilings, by default the one that is here. measure_roof: this machine's own ceilings, of the CPU too, in place
-    of the table's.
+    Attributes:
+        cuda_graph: start each inference as one CUDA graph (--useCudaGraph), or do not; None leaves it to each backend.
+        streams: inferences that run beside each other (--infStreams).
+        spin_wait: ask the GPU again and again until it is done (--useSpinWait), or sleep.
+        data_transfers: copy inputs and answers with each query of the queue; without, neither (--noDataTransfers).
+        inputs_on_device: of these copies the answers' alone, as in MLPerf.
+        roof: a GPU of the table of published ceilings, by default the one that is here.
+        measure_roof: this machine's own ceilings, of the CPU too, in place of the table's.
     """
 
     cuda_graph: bool | None = None

@@ -61,12 +61,18 @@ def best_profile(profiles: Iterable[Profile], batch: int) -> int | None:
 class BuildOptions(OptionGroup):
     """How plans are built. The names and defaults are those of `resnet-deploy build`.
 
-    batch: optimization profiles, `8` or `1:8:64` each. flavour: auto, tensorrt or tensorrt-rtx. compute_capability: of the GPUs
-    that a TensorRT-RTX plan is for, as sm86,sm89; by default this machine's GPU's, else those of the DEFAULT_TARGETS that
-    have the precision. optimization_level: 0 to 5, the package's own (3) by default. workspace_mib: scratch memory that
-    kernels may use, MiB. hardware_compatible: ampere-plus or same-compute-capability. version_compatible: also for later
-    versions of TensorRT. sparse_weights: use 2:4 sparse kernels where weights are so. tf32: TF32 in FP32 layers.
-    timing_cache: keep the times of kernels in the bundle; by default where the package has it.
+    Attributes:
+        batch: optimization profiles, `8` or `1:8:64` each.
+        flavour: auto, tensorrt or tensorrt-rtx.
+        compute_capability: of the GPUs that a TensorRT-RTX plan is for, as sm86,sm89; by default this machine's GPU's, else
+            those of the DEFAULT_TARGETS that have the precision.
+        optimization_level: 0 to 5, the package's own (3) by default.
+        workspace_mib: scratch memory that kernels may use, MiB.
+        hardware_compatible: ampere-plus or same-compute-capability.
+        version_compatible: also for later versions of TensorRT.
+        sparse_weights: use 2:4 sparse kernels where weights are so.
+        tf32: TF32 in FP32 layers.
+        timing_cache: keep the times of kernels in the bundle; by default where the package has it.
     """
 
     batch: tuple[str, ...] = ("1:8:32",)

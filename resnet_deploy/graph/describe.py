@@ -49,11 +49,18 @@ class Layer:
 
 @dataclass(frozen=True, kw_only=True)
 class GraphReport:
-    """An ONNX file.
+    """What is in an ONNX file.
 
-    weight_bytes: of all constants. operators: how many of each type, those inside functions and subgraphs left out.
-    external_data: other files that hold weights, relative to its folder. warnings: what is wrong with the file as part of a
-    bundle: that it was changed after it was made.
+    Attributes:
+        file, sha256, size_bytes: the file, its digest and its size.
+        opset: of the default domain, and producer: the program that wrote it.
+        inputs, outputs: names, dtypes and shapes.
+        parameters: elements of all constants.
+        weight_bytes: of all constants.
+        layers: operators with weights, in order.
+        operators: how many of each type, those inside functions and subgraphs left out.
+        external_data: other files that hold weights, relative to its folder.
+        warnings: what is wrong with the file as part of a bundle: that it was changed after it was made.
     """
 
     file: str

@@ -33,7 +33,13 @@ from resnet_deploy.specs import Precision, Progress, silent
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A plan of a bundle: its file, and what the manifest says of it. reused: whether it was there already."""
+    """A plan of a bundle: its file, and what the manifest says of it.
+
+    Attributes:
+        name: of its file in the bundle.
+        entry: the manifest's record.
+        reused: whether it was there already.
+    """
 
     name: str
     entry: PlanFile

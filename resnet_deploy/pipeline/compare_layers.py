@@ -43,8 +43,14 @@ class Difference:
 
 @dataclass(frozen=True, kw_only=True)
 class Divergence:
-    """files: of the bundle, the FP32 graph first. blocks: by name, in order, the difference in each file. first: the block
-    at which each file parts from eager (a mean cosine under 0.99), None where it does not."""
+    """Where the files of a bundle part from eager, block by block.
+
+    Attributes:
+        files: of the bundle, the FP32 graph first.
+        blocks: by name, in order, the difference in each file.
+        images: how many were compared.
+        first: the block at which each file parts from eager (a mean cosine under 0.99), None where it does not.
+    """
 
     files: tuple[str, ...]
     blocks: dict[str, dict[str, Difference]]

@@ -16,8 +16,14 @@ from resnet_deploy.errors import DeployError
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing that was tried. status: works, builds (plans, that cannot run here), or missing; detail: what was found,
-    or what to do."""
+    """One thing that `doctor` tried.
+
+    Attributes:
+        name: its title.
+        version: of its package; None where that is not installed.
+        status: works, builds (plans, that cannot run here), or missing.
+        detail: what was found, or what to do.
+    """
 
     name: str
     status: str

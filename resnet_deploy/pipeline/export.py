@@ -41,10 +41,16 @@ _ARGUMENT = "the architecture"
 class ExportOptions(OptionGroup):
     """What is exported. The names and defaults are those of `resnet-deploy export`.
 
-    weights, num_classes, new_head: as in `create_model`. head: logits, probabilities, embedding, features or topk:K.
-    l2_normalize: unit-length embeddings. input: float (normalized NCHW float32) or uint8 (NHWC pixels).
-    image_size: pixels, square, of the input; resize: of the shorter edge before the crop; mean, std: of each channel in
-    [0, 1]; by default the checkpoint's own, else the architecture's. max_batch: the largest batch that is checked.
+    Attributes:
+        weights, num_classes, new_head: as in `create_model`.
+        head: logits, probabilities, embedding, features or topk:K.
+        l2_normalize: unit-length embeddings.
+        input: float (normalized NCHW float32) or uint8 (NHWC pixels).
+        image_size: pixels of an edge of the input; by default the checkpoint's own, else the architecture's, as of the next.
+        resize: pixels of the shorter edge before the crop.
+        mean, std: of red, green and blue in [0, 1].
+        max_batch: the largest batch that is checked.
+        opset: of ONNX, 18 to 23.
     """
 
     weights: str | Path | Mapping[str, Any] | None = None

@@ -23,8 +23,15 @@ _PLAN_S = 600.0  # of a plan of gigabytes, with TensorRT's own start
 
 @dataclass(frozen=True, kw_only=True)
 class PlanDetails:
-    """A plan. origin, profiles, flags, made_from: as the manifest has them, None for a foreign plan. report: which precision
-    each layer really computes in."""
+    """A TensorRT plan.
+
+    Attributes:
+        file, sha256, size_bytes: the file, its digest and its size.
+        origin, profiles, flags, made_from: as the manifest has them, None for a foreign plan.
+        report: which precision each layer really computes in.
+        builder_s: seconds that building took; None for a foreign plan.
+        warnings: what the builder, or the check of its layers, said.
+    """
 
     file: str
     sha256: str

@@ -48,15 +48,22 @@ _SETTINGS = LoweringSettings.__annotations__.keys() - {"target"}  # the options 
 class LoweringOptions(OptionGroup):
     """How precisions are made; names and defaults are those of `resnet-deploy export`.
 
-    precision: of fp32, fp16, bf16, int8, fp8. int8_target: for INT8, tensorrt (also TensorRT-RTX and OpenVINO) or cpu (ONNX
-    Runtime's kernels). calibration: images, as `--data`, or a calibration.json. calibration_images: at most that many.
-    calibration_method: auto, max, percentile:P, entropy or mse. other_layers: what is not quantized computes in fp16 or
-    fp32 (tensorrt). keep: layers or modules that are not lowered. grouped: convolutions in groups: quantize, keep, or auto:
-    keep for tensorrt, whose INT8 kernels for them can be slower than FP16's (github.com/NVIDIA/TensorRT/issues/4529),
-    quantize for cpu; `tune` with a backend measures. quantize_head: the classifier too. clip_weights, equalize,
-    correct_bias: see `resnet_deploy.precision`. reconstruct: train scales, weights and biases on the calibration images
-    until the answers are FP32's, without labels (INT8 for tensorrt alone, where it takes the place of clip_weights and
-    correct_bias). reduce_range: for CPUs without VNNI. native_io: FP16 and BF16 inputs and outputs.
+    Attributes:
+        precision: of fp32, fp16, bf16, int8, fp8.
+        int8_target: for INT8, tensorrt (also TensorRT-RTX and OpenVINO) or cpu (ONNX Runtime's kernels).
+        calibration: images, as `--data`, or a calibration.json.
+        calibration_images: at most that many.
+        calibration_method: auto, max, percentile:P, entropy or mse.
+        other_layers: what is not quantized computes in fp16 or fp32 (tensorrt).
+        keep: layers or modules that are not lowered.
+        grouped: convolutions in groups: quantize, keep, or auto: keep for tensorrt, whose INT8 kernels for them can be slower
+            than FP16's (github.com/NVIDIA/TensorRT/issues/4529), quantize for cpu; `tune` with a backend measures.
+        quantize_head: the classifier too.
+        clip_weights, equalize, correct_bias: see `resnet_deploy.precision`.
+        reconstruct: train scales, weights and biases on the calibration images until the answers are FP32's, without labels
+            (INT8 for tensorrt alone, where it takes the place of clip_weights and correct_bias).
+        reduce_range: for CPUs without VNNI.
+        native_io: FP16 and BF16 inputs and outputs.
     """
 
     precision: tuple[str, ...] = ("fp32",)

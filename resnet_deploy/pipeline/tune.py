@@ -56,10 +56,27 @@ def tune(
 ) -> Tuning:
     """Find the mix of INT8 and higher precision that passes the gates, and write the bundle's INT8 files with it.
 
-    data: images that judge; those that were calibrated on are left out. max_drop: of top-1, in percentage points, against
-    FP32, in place of the default gate. backend: measure mixes on it, at `batch`, and take the fastest that passes instead of
-    the one that keeps the fewest operations. limit: images, evenly spaced. plot: an SVG file for the sensitivities.
-    options: of `LoweringOptions`. Raises TuningError where no mix passes, and what `export` raises.
+    Args:
+        bundle: a bundle, or its folder.
+        data: images that judge; those that were calibrated on are left out.
+        max_drop: of top-1, in percentage points, against FP32, in place of the default gate.
+        gate: conditions in place of the defaults, as in `verify`.
+        backend: measure mixes on it, at `batch`, and take the fastest that passes instead of the one that keeps the fewest
+            operations.
+        batch: of these measurements.
+        limit: so many images, evenly spaced.
+        strict: fail at the first image that cannot be read.
+        threads: CPU threads of the backend; all cores without.
+        plot: an SVG file for the sensitivity of each block.
+        progress: told what is being done.
+        **options: fields of `LoweringOptions`.
+
+    Returns:
+        What each block costs, the mixes that were tried, and the one that was chosen.
+
+    Raises:
+        TuningError: no mix passes; nothing is written.
+        UsageError, DataError, BundleError, CalibrationError: as in `export`.
     """
     check_all(max_drop=max_drop, batch=batch, limit=limit, threads=threads)
     limits = parse_gates(gate)

@@ -51,7 +51,14 @@ class Mix:
 
 @dataclass(frozen=True, kw_only=True)
 class Tuning:
-    """What was found. macs: of the whole network. mixes: all that were tried, in order; chosen is one of them."""
+    """A mix of precisions that was found.
+
+    Attributes:
+        sensitivities: what each block costs, quantized alone.
+        mixes: all that were tried, in order.
+        chosen: the one of them that is written.
+        macs: of the whole network.
+    """
 
     sensitivities: tuple[Sensitivity, ...]
     mixes: tuple[Mix, ...]

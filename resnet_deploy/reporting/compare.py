@@ -68,12 +68,19 @@ class Change:
 
 @dataclass(frozen=True, kw_only=True)
 class RunComparison:
-    """Two runs.
+    """Two runs, compared.
 
-    limit: how much slower a row may be, as a fraction, and max_accuracy_drop: by how many percentage points an accuracy may
-    fall; where both are None nothing is to fail. accuracy: what became of the answers; unjudged: what of them is not known in
-    the second run, in words. broken: what the first run had, and what failed in the second. only_before, only_after: rows
-    that the other has not. notes: what else differs.
+    Attributes:
+        model: the architecture.
+        before, after: what the runs are called.
+        limit: how much slower a row may be, as a fraction.
+        max_accuracy_drop: by how many percentage points an accuracy may fall; where both are None nothing is to fail.
+        changes: rows that both have.
+        accuracy: what became of the answers.
+        unjudged: what of them is not known in the second run, in words.
+        broken: what the first run had, and what failed in the second.
+        only_before, only_after: rows that the other has not.
+        notes: what else differs.
     """
 
     model: str

@@ -34,8 +34,13 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True)
 class DetailOptions(OptionGroup):
-    """profile: what each layer takes, at every batch size. check_trtexec: run trtexec (TensorRT-RTX: tensorrt_rtx) on the
-    plans that are measured, and compare. trtexec: the program or its folder, in place of PATH; implies check_trtexec."""
+    """What is measured beside latencies. The names are those of `resnet-deploy bench`.
+
+    Attributes:
+        profile: what each layer takes, at every batch size.
+        check_trtexec: run trtexec (TensorRT-RTX: tensorrt_rtx) on the plans that are measured, and compare.
+        trtexec: the program or its folder, in place of PATH; implies check_trtexec.
+    """
 
     profile: bool = False
     check_trtexec: bool = False

@@ -32,11 +32,13 @@ IDLE = 0.02  # of one stream's rate: below it nothing queues, and a lower rate c
 class ScenarioOptions(OptionGroup):
     """What `bench` measures, and how LoadGen's scenarios are run.
 
-    scenario: `sweep` (latency by batch size), `single-stream`, `multi-stream`, `server`, `offline`. latency_bound: that 99 % of
-    the Server's answers must keep, seconds or a text with a unit (15ms). min_duration: of each LoadGen run, likewise;
-    MLPerf's submissions take 10min. min_queries: of each; by default what LoadGen's percentiles need. rate_tolerance: how
-    near the Server's highest VALID rate and the lowest that is not must be. accuracy: also LoadGen's accuracy mode, on all
-    of the data.
+    Attributes:
+        scenario: `sweep` (latency by batch size), `single-stream`, `multi-stream`, `server`, `offline`.
+        latency_bound: that 99 % of the Server's answers must keep, seconds or a text with a unit (15ms).
+        min_duration: of each LoadGen run, likewise; MLPerf's submissions take 10min.
+        min_queries: of each; by default what LoadGen's percentiles need.
+        rate_tolerance: how near the Server's highest VALID rate and the lowest that is not must be.
+        accuracy: also LoadGen's accuracy mode, on all of the data.
     """
 
     scenario: tuple[str, ...] = (SWEEP,)

@@ -28,7 +28,13 @@ SOURCES = Path(__file__).parent / "project"
 
 @dataclass(frozen=True, kw_only=True)
 class Project:
-    """A written project. backend, precision: of what it runs. artifacts: the files that it loads, of `path`/bundle."""
+    """A written C++ project.
+
+    Attributes:
+        path: its folder.
+        backend, precision: of what it runs.
+        artifacts: the files that it loads, of `path`/bundle.
+    """
 
     path: Path
     backend: str

@@ -26,11 +26,17 @@ from resnet_deploy.specs import MAX_BATCH, OptionGroup, TensorSpec, to_dict
 class EmbedOptions(OptionGroup):
     """How images are embedded. The names and defaults are those of `resnet-deploy embed`.
 
-    backend: as in `verify`; precision: its precision, where `backend` names none. batch: images at a time, at most what the
-    bundle was proven for. threads: CPU threads of the backend. workers: processes that decode; all cores where None.
-    max_megapixels: of an image; larger ones are bad. checkpoint: how much work a kill may cost, in seconds or as a text
-    with a unit (30s). strict: a bad image is an error. ray: on the Ray cluster at ray_address, at RAY_ADDRESS, or else one
-    that is started here.
+    Attributes:
+        backend: as in `verify`.
+        precision: its precision, where `backend` names none.
+        batch: images at a time, at most what the bundle was checked for.
+        threads: CPU threads of the backend.
+        workers: processes that decode; all cores where None.
+        max_megapixels: of an image; larger ones are bad.
+        checkpoint: how much work a kill may cost, in seconds or as a text with a unit (30s).
+        strict: a bad image is an error.
+        ray: run on a Ray cluster: that at ray_address, at RAY_ADDRESS, or else one that is started here.
+        ray_address: of the cluster, as in `ray://HOST:10001`.
     """
 
     backend: str = "onnxruntime"
@@ -75,10 +81,19 @@ class EmbedOptions(OptionGroup):
 
 @dataclass(frozen=True, kw_only=True)
 class Embedding:
-    """A finished output. images: all that were listed; bad: of them, those in bad_table; before: done by earlier runs.
+    """A finished output.
 
-    columns: name and type in words. runtime: what really ran, empty where nothing had to. wall_s: of this run. warnings: what
-    was found damaged on disk, and what became of it.
+    Attributes:
+        output: the Parquet file.
+        images: all that were listed.
+        bad: of them, those in bad_table.
+        before: done by earlier runs.
+        bad_table: the CSV file of bad images with the reason of each; None where there are none.
+        columns: name and type in words.
+        backend: the candidate that ran.
+        runtime: what really ran, empty where nothing had to.
+        wall_s: of this run.
+        warnings: what was found damaged on disk, and what became of it.
     """
 
     output: Path

@@ -21,18 +21,29 @@ _NAME = re.compile(r"[A-Za-z0-9][\w.+=-]*")
 class TritonOptions(OptionGroup):
     """How a bundle is served. The names and defaults are those of `resnet-deploy triton`.
 
-    precision: the one that is served. platform: onnxruntime (the graph) or tensorrt (its plans). device: cpu or gpu, of
-    onnxruntime. flavour: whose plans; Triton's TensorRT backend reads those of tensorrt. plan: one of the bundle's plans by
-    file name, where several would do. name: of the model; by default the architecture's. instances: copies that run at the
-    same time; by default 1 on CPUs, each of which uses all cores, and 2 on GPUs, so that one copies while the other
-    computes. max_batch: the largest batch that Triton forms; by default the largest that the file is proven for. max_delay:
-    how long a request waits for others to fill a batch, in seconds or as a text with a unit; by default 500us or less.
-    latency_bound: how long 99 % of the requests may take, likewise; batches and delay are chosen for it from the bundle's
-    measurements. version_policy: latest:N, all, or specific:1,3. warm_up: run real shapes before a version is ready.
-    cuda_graphs: of plans. response_cache: let the server answer equal requests from memory. labels: a file with a class
-    name a line, in the bundle's place. threads: of one ONNX Runtime instance on the CPU. ensemble: jpeg, a model in front
-    that takes image files. top_k: how many classes it answers with. release: a Triton release, as 26.09, that has to read
-    the plan.
+    Attributes:
+        precision: the one that is served.
+        platform: onnxruntime (the graph) or tensorrt (its plans).
+        device: cpu or gpu, of onnxruntime.
+        flavour: whose plans; Triton's TensorRT backend reads those of tensorrt.
+        plan: one of the bundle's plans by file name, where several would do.
+        name: of the model; by default the architecture's.
+        instances: copies that run at the same time; by default 1 on CPUs, each of which uses all cores, and 2 on GPUs, so that
+            one copies while the other computes.
+        max_batch: the largest batch that Triton forms; by default the largest that the file was checked for.
+        max_delay: how long a request waits for others to fill a batch, in seconds or as a text with a unit; by default 500us or
+            less.
+        latency_bound: how long 99 % of the requests may take, likewise; batches and delay are chosen for it from the bundle's
+            measurements.
+        version_policy: latest:N, all, or specific:1,3.
+        warm_up: run real shapes before a version is ready.
+        cuda_graphs: of plans.
+        response_cache: let the server answer equal requests from memory.
+        labels: a file with a class name a line, in the bundle's place.
+        threads: of one ONNX Runtime instance on the CPU.
+        ensemble: jpeg, a model in front that takes image files.
+        top_k: how many classes it answers with.
+        release: a Triton release, as 26.09, that has to read the plan.
     """
 
     precision: str = "fp32"

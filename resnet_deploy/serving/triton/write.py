@@ -25,7 +25,13 @@ LABELS = "labels.txt"
 
 @dataclass(frozen=True, kw_only=True)
 class Repository:
-    """What was done. models: as they are in the repository now, what a client calls last. warnings: what the server needs."""
+    """What was added to a Triton model repository.
+
+    Attributes:
+        path: its folder.
+        models: as they are in the repository now, what a client calls last.
+        warnings: what the server needs.
+    """
 
     path: Path
     models: list[Added]
