@@ -12,8 +12,8 @@ from resnet_deploy.timing.measure import Measurement
 
 STAGES = ("enqueue", "h2d", "compute", "d2h", "host")  # of benchmarking.measure's Stages, without their unit
 if TYPE_CHECKING:
-    from resnet_deploy.benchmarking.layers.profile import Profile
-    from resnet_deploy.benchmarking.layers.trtexec import Comparison
+    from resnet_deploy.benchmarking.layers.profile import LayerProfile
+    from resnet_deploy.benchmarking.layers.trtexec import TrtexecComparison
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,8 +181,8 @@ class BenchReport:
     scenarios: list[ScenarioResult] = field(default_factory=list)
     unmeasured: list[Unmeasured] = field(default_factory=list)
     verdicts: list[dict[str, Any]] = field(default_factory=list)
-    profiles: list[Profile] = field(default_factory=list)
-    trtexec: list[Comparison] = field(default_factory=list)
+    profiles: list[LayerProfile] = field(default_factory=list)
+    trtexec: list[TrtexecComparison] = field(default_factory=list)
     interrupted: bool = False
     decision: Decision | None = None
 

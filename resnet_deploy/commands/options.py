@@ -91,9 +91,9 @@ class Profiles(Number):
     name = "profile"
 
     def read(self, text: str) -> str:
-        from resnet_deploy.engine.options import Profile
+        from resnet_deploy.engine.options import OptimizationProfile
 
-        Profile.parse(text)
+        OptimizationProfile.parse(text)
         return text
 
 

@@ -21,7 +21,7 @@ DEFAULT_TARGETS = ("sm80", "sm86", "sm89", "sm120")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Profile:
+class OptimizationProfile:
     """Batch sizes of an optimization profile: the smallest, the one that kernels are chosen for, the largest."""
 
     min: int
@@ -34,7 +34,7 @@ class Profile:
         limits.check("batch", (self.min, self.opt, self.max), label="a profile's batch size")
 
     @classmethod
-    def parse(cls, text: str) -> Profile:
+    def parse(cls, text: str) -> OptimizationProfile:
         """Read `8` (that batch alone) or `1:8:64`. Raises UsageError."""
         parts = text.strip().split(":")
         if len(parts) not in {1, 3} or not all(re.fullmatch("[0-9]{1,300}", part) for part in parts):
@@ -50,7 +50,7 @@ class Profile:
         return f"{self.min}:{self.opt}:{self.max}"
 
 
-def best_profile(profiles: Iterable[Profile], batch: int) -> int | None:
+def best_profile(profiles: Iterable[OptimizationProfile], batch: int) -> int | None:
     """The index of the profile for a batch: of those that hold it, the one tuned nearest to it, and the narrower of equals;
     None where no profile does."""
     fitting = [(abs(p.opt - batch), p.max - p.min, index) for index, p in enumerate(profiles) if p.holds(batch)]
@@ -103,8 +103,8 @@ class BuildOptions(OptionGroup):
         _ = self.profiles
 
     @property
-    def profiles(self) -> tuple[Profile, ...]:
-        return tuple(dict.fromkeys(Profile.parse(text) for text in self.batch))
+    def profiles(self) -> tuple[OptimizationProfile, ...]:
+        return tuple(dict.fromkeys(OptimizationProfile.parse(text) for text in self.batch))
 
     def check(self, flavour: Flavour) -> None:
         """Raise UsageError for an option that a package lacks."""

@@ -135,7 +135,7 @@ def cosines(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float6
 
 
 @dataclass
-class Comparison:
+class OutputComparison:
     """Accumulates batches of two backends' outputs; `report` is the verdict so far."""
 
     errors: dict[str, _Errors] = field(default_factory=dict)

@@ -22,7 +22,7 @@ from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.bundle.transaction import Transaction
 from resnet_deploy.engine.build import Built, build_plan
 from resnet_deploy.engine.flavours import FLAVOURS, TENSORRT, Flavour, choose, no_device
-from resnet_deploy.engine.options import DEFAULT_TARGETS, RTX_TARGETS, BuildOptions, Profile, best_profile
+from resnet_deploy.engine.options import DEFAULT_TARGETS, RTX_TARGETS, BuildOptions, OptimizationProfile, best_profile
 from resnet_deploy.engine.plan import Origin, here
 from resnet_deploy.engine.report import PlanReport, summarize
 from resnet_deploy.errors import BundleError, IntegrityError, PrecisionError, UnavailableError, UsageError
@@ -111,7 +111,7 @@ def ensure_plan(opened: OpenedBundle, candidate: Candidate, batches: Iterable[in
     try:
         name = opened.file(candidate)
         known = opened.bundle.manifest.files(PlanFile)[name].profiles
-        if all(best_profile(map(Profile.parse, known), size) is not None for size in (1, *sizes)):
+        if all(best_profile(map(OptimizationProfile.parse, known), size) is not None for size in (1, *sizes)):
             opened.bundle.artifact(name)
             return
     except (UsageError, UnavailableError, IntegrityError):  # none was built, or for another machine, or it is gone

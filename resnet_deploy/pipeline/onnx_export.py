@@ -26,7 +26,7 @@ from resnet_deploy.backends.onnxruntime.backend import OrtBackend
 from resnet_deploy.errors import ExportError, UsageError
 from resnet_deploy.graph.onnx_files import opset_of
 from resnet_deploy.models.deploy import DeployModel
-from resnet_deploy.parity.metrics import Comparison, ParityReport
+from resnet_deploy.parity.metrics import OutputComparison, ParityReport
 from resnet_deploy.specs import INPUT_NAME, MAX_BATCH, OPSET
 
 MAX_REL_ERROR = 1e-4  # of the largest magnitude of the output: another order of summation, nothing more
@@ -188,7 +188,7 @@ def _check_answers(model: DeployModel, path: Path, batches: list[int]) -> list[d
     with OrtBackend(path, Candidate(backend="onnxruntime")) as ort:
         for batch in batches:
             images = _example(model, batch)
-            comparison = Comparison()
+            comparison = OutputComparison()
             expected, found = eager.infer(images), ort.infer(images)
             comparison.add(expected, found)
             report = comparison.report()

@@ -29,7 +29,7 @@ from resnet_deploy.data.preprocessing import CENTRE
 from resnet_deploy.errors import DataError
 from resnet_deploy.limits import check_all
 from resnet_deploy.parity.gates import GateCheck, check_gates
-from resnet_deploy.parity.metrics import Comparison, ParityReport, average_views, judge, parse_gates
+from resnet_deploy.parity.metrics import OutputComparison, ParityReport, average_views, judge, parse_gates
 from resnet_deploy.pipeline.candidates import candidates_to_verify
 from resnet_deploy.pipeline.restore import restore
 from resnet_deploy.specs import MAX_BATCH, Precision, Progress, silent
@@ -151,7 +151,7 @@ class _Judged:
     """A candidate while it is compared. seen: digests of the images that it was calibrated on."""
 
     def __init__(self, seen: frozenset[str]) -> None:
-        self.seen, self.comparison, self.excluded = seen, Comparison(), 0
+        self.seen, self.comparison, self.excluded = seen, OutputComparison(), 0
 
     def add(self, expected: Mapping[str, NDArray[Any]], answers: Answers, part: Batch, digests: list[str]) -> None:
         """Compare the answers to the images that the candidate has not seen."""

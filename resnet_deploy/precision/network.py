@@ -48,7 +48,7 @@ class Parameters:
         return Parameters(copied(self.scales), copied(self.weights), copied(self.biases), self.channels.detach().clone())
 
 
-class Network:
+class QuantizedNetwork:
     """An INT8 graph in torch, with fake quantization. Raises GraphError for what it cannot compute."""
 
     def __init__(self, graph: Graph, quantized: Graph) -> None:

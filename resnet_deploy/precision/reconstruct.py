@@ -22,7 +22,7 @@ from resnet_deploy.errors import CalibrationError
 from resnet_deploy.graph.graph import Graph
 from resnet_deploy.precision.auto import distance, run
 from resnet_deploy.precision.calibrate import symmetric_scale
-from resnet_deploy.precision.network import LEVELS, Network, Parameters, Tensors
+from resnet_deploy.precision.network import LEVELS, Parameters, QuantizedNetwork, Tensors
 
 FEWEST = 16
 BATCH = 32
@@ -56,7 +56,7 @@ def reconstruct(
     """
     if len(images) < FEWEST:
         raise CalibrationError(f"a reconstruction needs at least {FEWEST} images; found {len(images)}")
-    network = Network(graph, quantized)
+    network = QuantizedNetwork(graph, quantized)
     apart = np.arange(len(images)) % _HELD_OUT == _HELD_OUT - 1
     held, seen = images[apart], torch.from_numpy(np.ascontiguousarray(images[~apart]))
     values, found, finished = _balanced(network, seen), [quantized], 0
@@ -86,7 +86,7 @@ def _moved(images: torch.Tensor, random: torch.Generator) -> torch.Tensor:
     return images
 
 
-def _balanced(network: Network, images: torch.Tensor) -> Parameters:
+def _balanced(network: QuantizedNetwork, images: torch.Tensor) -> Parameters:
     """Where the training starts: factors that take half of the spread out of the ranges of a tensor's channels (all of it
     would make weights that are hard to round), and scales that clip nothing."""
     largest: Tensors = {}
@@ -118,7 +118,13 @@ class Trainer:
     """One stage of training; changes the parameters in place."""
 
     def __init__(
-        self, network: Network, images: torch.Tensor, values: Parameters, rates: dict[str, float], steps: int, random: Any
+        self,
+        network: QuantizedNetwork,
+        images: torch.Tensor,
+        values: Parameters,
+        rates: dict[str, float],
+        steps: int,
+        random: Any,
     ) -> None:
         self.network, self.images, self.values, self.random = network, images, values, random
         self.order = torch.empty(0, dtype=torch.long)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from resnet_deploy.errors import TuningError
 from resnet_deploy.graph.describe import layers_of
 from resnet_deploy.graph.graph import Graph
-from resnet_deploy.parity.metrics import Comparison, ParityReport
+from resnet_deploy.parity.metrics import OutputComparison, ParityReport
 from resnet_deploy.precision.auto import simulated
 from resnet_deploy.precision.blocks import blocks_of
 from resnet_deploy.precision.calibrate import Calibration
@@ -97,7 +97,7 @@ class Tuner:
 
     def judged(self, graph: Graph) -> ParityReport:
         """A graph of this network as it is written, against FP32."""
-        comparison = Comparison()
+        comparison = OutputComparison()
         for expected, found, (_, labels) in zip(self._expected, _answers(graph, self._images), self._images, strict=True):
             comparison.add(expected, found, labels)
         return comparison.report()

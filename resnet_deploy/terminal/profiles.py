@@ -9,14 +9,14 @@ from resnet_deploy.backends.layers import quantizes
 from resnet_deploy.terminal.tables import table
 
 if TYPE_CHECKING:
-    from resnet_deploy.benchmarking.layers.profile import Profile
-    from resnet_deploy.benchmarking.layers.trtexec import Comparison
+    from resnet_deploy.benchmarking.layers.profile import LayerProfile
+    from resnet_deploy.benchmarking.layers.trtexec import TrtexecComparison
 
 TOP = 10  # layers that are shown; JSON has all
 WIDTH = 48
 
 
-def layers(profile: Profile) -> str:
+def layers(profile: LayerProfile) -> str:
     """The layers that take longest, and the rest as one line."""
     if profile.error is not None or profile.total_s is None or profile.latency_s is None or profile.profiled_s is None:
         return f"layers of {profile.who}: {profile.error}"
@@ -57,7 +57,7 @@ def _ms(time_s: float) -> str:
     return f"{time_s * 1e3:.3f}"
 
 
-def trtexec(compared: Iterable[Comparison]) -> str:
+def trtexec(compared: Iterable[TrtexecComparison]) -> str:
     """Ours beside trtexec's, and the commands that were run."""
     found = list(compared)
     rows = [

@@ -7,29 +7,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resnet_deploy.engine.flavours import TENSORRT, TENSORRT_RTX, choose, version_tuple
-from resnet_deploy.engine.options import BuildOptions, Profile, best_profile
+from resnet_deploy.engine.options import BuildOptions, OptimizationProfile, best_profile
 from resnet_deploy.errors import MissingPackageError, UsageError
 
 
 @pytest.mark.parametrize(("text", "sizes"), [("8", (8, 8, 8)), ("1:8:64", (1, 8, 64)), (" 2:2:2 ", (2, 2, 2))])
 def test_profiles_are_read(text: str, sizes: tuple[int, int, int]) -> None:
-    profile = Profile.parse(text)
+    profile = OptimizationProfile.parse(text)
     assert (profile.min, profile.opt, profile.max) == sizes
-    assert Profile.parse(str(profile)) == profile
+    assert OptimizationProfile.parse(str(profile)) == profile
 
 
 @pytest.mark.parametrize("text", ["", "0", "1:2", "1:2:3:4", "a:b:c", "8:1:1", "1:9:8", "1:0:8", "-1:1:2", "1.5"])
 def test_malformed_profiles(text: str) -> None:
     with pytest.raises(UsageError, match="1:8:64"):
-        Profile.parse(text)
+        OptimizationProfile.parse(text)
 
 
 sizes = st.lists(st.integers(1, 100), min_size=3, max_size=3).map(sorted)
-profiles = st.lists(sizes.map(lambda s: Profile(min=s[0], opt=s[1], max=s[2])), min_size=1, max_size=5)
+profiles = st.lists(sizes.map(lambda s: OptimizationProfile(min=s[0], opt=s[1], max=s[2])), min_size=1, max_size=5)
 
 
 @given(profiles, st.integers(1, 100))
-def test_the_best_profile_holds_the_batch_and_is_tuned_nearest(found: list[Profile], batch: int) -> None:
+def test_the_best_profile_holds_the_batch_and_is_tuned_nearest(found: list[OptimizationProfile], batch: int) -> None:
     index = best_profile(found, batch)
     holding = [p for p in found if p.min <= batch <= p.max]
     if index is None:
@@ -40,7 +40,7 @@ def test_the_best_profile_holds_the_batch_and_is_tuned_nearest(found: list[Profi
 
 
 def test_a_static_profile_goes_before_a_range_tuned_for_the_same() -> None:
-    assert best_profile([Profile.parse("1:8:64"), Profile.parse("8")], 8) == 1
+    assert best_profile([OptimizationProfile.parse("1:8:64"), OptimizationProfile.parse("8")], 8) == 1
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,10 @@ def test_an_option_that_a_package_lacks_is_named(flavour: Any, given: dict[str, 
 
 
 def test_equal_profiles_are_one() -> None:
-    assert BuildOptions(batch=("8", "8:8:8", "1:2:4")).profiles == (Profile.parse("8"), Profile.parse("1:2:4"))
+    assert BuildOptions(batch=("8", "8:8:8", "1:2:4")).profiles == (
+        OptimizationProfile.parse("8"),
+        OptimizationProfile.parse("1:2:4"),
+    )
 
 
 def test_versions() -> None:

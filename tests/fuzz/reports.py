@@ -15,8 +15,7 @@ from resnet_deploy.errors import DeployError
 from resnet_deploy.parity.confidence import pack
 from resnet_deploy.reporting.compare import RunComparison
 from resnet_deploy.reporting.recorded import load_report
-from resnet_deploy.reporting.writing import render
-from resnet_deploy.reporting.writing import report as report_of
+from resnet_deploy.reporting.writing import compare_runs, render
 from resnet_deploy.terminal import report as terminal
 from tests.helpers.reports import full, small
 
@@ -80,7 +79,7 @@ def _judge(parity: dict[str, Any], images: int, right: int) -> None:
 
 def _compared(first: Path, second: Path, suffix: str) -> None:
     try:
-        found = report_of(first, second, fail_on_regression="5%")
+        found = compare_runs(first, second, fail_on_regression="5%")
     except DeployError:
         return
     assert isinstance(found, RunComparison)

@@ -9,7 +9,7 @@ import pytest
 
 import resnet_deploy as rd
 from resnet_deploy.backends.candidate import Candidate
-from resnet_deploy.benchmarking.layers.profile import Profile, profile
+from resnet_deploy.benchmarking.layers.profile import LayerProfile, profile
 from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import MissingPackageError, UnavailableError
@@ -29,7 +29,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     )  # fmt: skip
 
 
-def profiled(bundle: Bundle, text: str, batch: int = 5) -> Profile:
+def profiled(bundle: Bundle, text: str, batch: int = 5) -> LayerProfile:
     opened, candidate = OpenedBundle(bundle), Candidate.parse(text)
     try:
         if candidate.backend.startswith("tensorrt"):
@@ -44,7 +44,7 @@ def profiled(bundle: Bundle, text: str, batch: int = 5) -> Profile:
     return found
 
 
-def close(found: Profile) -> None:
+def close(found: LayerProfile) -> None:
     """Layers take at most the profiled inference, and no small part of it. A tenth is for two clocks."""
     assert found.total_s is not None and found.profiled_s is not None and found.latency_s is not None
     assert 0 < found.total_s <= 1.1 * found.profiled_s

@@ -12,7 +12,7 @@ import pytest
 from resnet_deploy import _json
 from resnet_deploy.errors import UsageError
 from resnet_deploy.parity.confidence import mcnemar, pack, paired_interval, unpack, unpaired_interval
-from resnet_deploy.parity.metrics import METRICS, Comparison, ParityReport, judge, parse_gates
+from resnet_deploy.parity.metrics import METRICS, OutputComparison, ParityReport, judge, parse_gates
 from resnet_deploy.specs import Precision
 
 RNG = np.random.default_rng(0)
@@ -21,7 +21,7 @@ RNG = np.random.default_rng(0)
 def compare(
     reference: np.ndarray, candidate: np.ndarray, labels: np.ndarray | None = None, name: str = "logits"
 ) -> ParityReport:
-    comparison = Comparison()
+    comparison = OutputComparison()
     comparison.add({name: reference}, {name: candidate}, labels)
     return comparison.report()
 
@@ -51,7 +51,7 @@ def test_batches_add_up_to_the_whole() -> None:
     reference, noise = RNG.normal(size=(23, 10)), RNG.normal(size=(23, 10)) * 0.3
     labels = RNG.integers(0, 10, 23)
     whole = compare(reference, reference + noise, labels)
-    comparison = Comparison()
+    comparison = OutputComparison()
     for start in range(0, 23, 5):
         part = slice(start, start + 5)
         comparison.add({"logits": reference[part]}, {"logits": (reference + noise)[part]}, labels[part])
@@ -71,7 +71,7 @@ def test_agreement_and_accuracy() -> None:
 
 
 def test_topk_outputs_are_ranked_by_their_indices() -> None:
-    comparison = Comparison()
+    comparison = OutputComparison()
     values = np.array([[0.6, 0.3], [0.5, 0.4]], np.float32)
     comparison.add(
         {"topk_values": values, "topk_indices": np.array([[7, 2], [1, 0]])},
@@ -101,7 +101,7 @@ def test_anything_that_is_not_finite_fails_whatever_the_gates(bad: float, side: 
 
 
 def test_one_finite_output_does_not_hide_another() -> None:
-    comparison = Comparison()
+    comparison = OutputComparison()
     arrays = {"features_c2": np.ones((1, 2)), "features_c3": np.ones((1, 2))}
     comparison.add(arrays, {**arrays, "features_c3": np.array([[1.0, np.nan]])})
     assert not comparison.report().finite
@@ -114,7 +114,7 @@ def test_other_shapes_are_another_model() -> None:
 
 def test_nothing_compared_is_not_a_pass() -> None:
     with pytest.raises(UsageError, match="no image"):
-        Comparison().report()
+        OutputComparison().report()
 
 
 @pytest.mark.parametrize(("gained", "lost"), [*itertools.product([0, 1, 4, 9], [0, 2, 7])])

@@ -15,7 +15,7 @@ from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import CalibrationError, GraphError, UsageError
 from resnet_deploy.precision import Graph, QuantizeOptions, Target, quantize, reconstruct
 from resnet_deploy.precision.auto import distance, run
-from resnet_deploy.precision.network import Network
+from resnet_deploy.precision.network import QuantizedNetwork
 from resnet_deploy.precision.reconstruct import reconstruct as reconstructed
 from tests.helpers.precision_graphs import BLOCKS, IMAGES, SIZE, graph_of, observed
 from tests.helpers.shared import exported
@@ -74,7 +74,7 @@ def test_torch_computes_what_the_graph_does_whatever_the_factors(name: str, head
         pytest.skip("an ensemble has none")
     graph = graph_of(name, head)
     quantized, _ = quantize(graph, observed_of(name, head).calibration("max"), QuantizeOptions(head=True))
-    network, values = Network(graph, quantized), Network(graph, quantized).start.copy()
+    network, values = QuantizedNetwork(graph, quantized), QuantizedNetwork(graph, quantized).start.copy()
     values.channels = torch.linspace(-0.5, 0.5, len(values.channels))
     assert len(values.channels) > 1 or name.startswith("preact")
     for start in (network.start, values):
@@ -94,7 +94,7 @@ def observed_of(name: str, head: str) -> Any:
 
 def test_rounding_is_that_of_the_graph() -> None:
     graph, quantized = graph_of("resnet_cifar:8"), int8("resnet_cifar:8", head=True)
-    network = Network(graph, quantized)
+    network = QuantizedNetwork(graph, quantized)
     with torch.no_grad():
         found = network(torch.from_numpy(IMAGES), network.start)
     errors = [distance(run(graph, IMAGES), other) for other in ([found[0].numpy()], run(quantized, IMAGES))]
@@ -111,10 +111,10 @@ def test_operators_that_cannot_be_trained_through_are_named() -> None:
             node.op_type = "Softplus"
     graph.index()
     with pytest.raises(GraphError, match=r"has Softplus \(\S+\), which cannot be trained through"):
-        Network(graph, graph)
+        QuantizedNetwork(graph, graph)
     with pytest.raises(GraphError, match=r"has (TopK|ArgMax)"):
         topk = graph_of("resnet_cifar:8", "topk:2")
-        Network(topk, topk)
+        QuantizedNetwork(topk, topk)
 
 
 def test_other_targets_and_few_images_are_refused() -> None:

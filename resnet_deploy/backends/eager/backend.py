@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from resnet_deploy._deps import version
 from resnet_deploy.backends.base import Backend, Outputs
 from resnet_deploy.backends.candidate import Candidate
-from resnet_deploy.backends.eager.network import Network, set_threads
+from resnet_deploy.backends.eager.network import EagerNetwork, set_threads
 from resnet_deploy.backends.layers import LayerTimes
 from resnet_deploy.errors import UsageError
 from resnet_deploy.models.deploy import DeployModel
@@ -37,7 +37,7 @@ class EagerBackend(Backend):
         self.candidate = candidate
         self.input_spec, self.output_names = model.input_spec, model.output_names
         self._threads = set_threads(threads)
-        self._network = Network(model, candidate, "cpu")
+        self._network = EagerNetwork(model, candidate, "cpu")
         self._input: torch.Tensor | None = None
         self._outputs: dict[str, torch.Tensor] = {}
 

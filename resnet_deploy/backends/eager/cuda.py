@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from resnet_deploy._deps import version
 from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.backends.cuda import CudaDevice, cuda_device
-from resnet_deploy.backends.eager.network import Network, set_threads
+from resnet_deploy.backends.eager.network import EagerNetwork, set_threads
 from resnet_deploy.backends.layers import LayerTimes
 from resnet_deploy.backends.streams import Buffers, Stream, StreamBackend
 from resnet_deploy.models.deploy import DeployModel
@@ -22,7 +22,7 @@ class EagerStream(Stream):
 
     settling = 3  # cuDNN chooses its kernels before a graph is captured
 
-    def __init__(self, device: CudaDevice, network: Network, input_spec: TensorSpec, *, captures: bool) -> None:
+    def __init__(self, device: CudaDevice, network: EagerNetwork, input_spec: TensorSpec, *, captures: bool) -> None:
         super().__init__(device, captures=captures)
         self._network, self._input = network, input_spec
 
@@ -74,7 +74,7 @@ class EagerCudaBackend(StreamBackend):
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
         self.cuda_graph = "cuda_graph" in candidate.options
-        self._network = network = Network(model, candidate, "cuda" if on_gpu else "cpu")
+        self._network = network = EagerNetwork(model, candidate, "cuda" if on_gpu else "cpu")
         count = candidate.count("streams")
         self.open_streams(
             device, [EagerStream(device, network, self.input_spec, captures=self.cuda_graph) for _ in range(count)]

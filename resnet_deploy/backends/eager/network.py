@@ -25,7 +25,7 @@ def set_threads(threads: int | None) -> int:
     return count
 
 
-class Network:
+class EagerNetwork:
     """A DeployModel prepared as a candidate says.
 
     FP16 and BF16 convert the network alone: input normalization and the head stay FP32.

@@ -15,7 +15,7 @@ from resnet_deploy.backends.layers import WARM_UPS, LayerTimes, median
 from resnet_deploy.backends.streams import SHAPES, Buffers, Stream, StreamBackend
 from resnet_deploy.backends.tensorrt.layers import name_layers
 from resnet_deploy.engine.flavours import FLAVOURS
-from resnet_deploy.engine.options import Profile, best_profile
+from resnet_deploy.engine.options import OptimizationProfile, best_profile
 from resnet_deploy.engine.plan import Origin, deserialize, here, preflight
 from resnet_deploy.engine.profiler import attach, engine_layers, make_profiler
 from resnet_deploy.errors import EngineError, IntegrityError, UnavailableError, UsageError
@@ -109,7 +109,7 @@ class TensorRtBackend(StreamBackend):
         self.output_types = {name: dtypes[name] for name in names if name != inputs[0]}
         self.output_names = tuple(self.output_types)
         self.profiles = tuple(
-            Profile(**dict(zip(("min", "opt", "max"), (shape[0] for shape in shapes), strict=True)))
+            OptimizationProfile(**dict(zip(("min", "opt", "max"), (shape[0] for shape in shapes), strict=True)))
             for shapes in (
                 engine.get_tensor_profile_shape(inputs[0], index) for index in range(engine.num_optimization_profiles)
             )

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.benchmarking.crashes import Crashes
-from resnet_deploy.benchmarking.layers.profile import Profile, profile_all
-from resnet_deploy.benchmarking.layers.trtexec import Comparison, check, find_tools
+from resnet_deploy.benchmarking.layers.profile import LayerProfile, profile_all
+from resnet_deploy.benchmarking.layers.trtexec import TrtexecComparison, check, find_tools
 from resnet_deploy.benchmarking.report import BenchReport
 from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.specs import OptionGroup, Progress
@@ -57,8 +57,8 @@ class DetailOptions(OptionGroup):
         warnings = list(report.warnings)
         if tools and not report.results:
             warnings.append("trtexec was not run: it is compared with the figures of --scenario sweep")
-        compared: list[Comparison] = []
-        profiles: list[Profile] = []
+        compared: list[TrtexecComparison] = []
+        profiles: list[LayerProfile] = []
         interrupted = False
         try:
             for one in check(job.opened, tools, job.candidates, report.results, job.duration_s, job.progress):

@@ -29,7 +29,7 @@ FEWEST_RUNS, MOST_RUNS = 5, 50
 
 
 @dataclass(frozen=True, kw_only=True)
-class Profile:
+class LayerProfile:
     """The layers of one candidate at one batch size.
 
     layers: in the order in which they ran: name, kind, precision, time_s, share of total_s and, where there are any, the
@@ -70,7 +70,7 @@ def profile_all(
     progress: Progress,
     warn: Callable[[str], None],
     crashes: Crashes | None = None,
-) -> Iterator[Profile]:
+) -> Iterator[LayerProfile]:
     """Profile every candidate at every batch size, one backend at a time, after what is measured. images: a batch of a size.
 
     What the bundle has of the same file, versions, machine and threads is reused, unless fresh; warn: told why the bundle did
@@ -79,8 +79,8 @@ def profile_all(
     sizes, known, crashes = list(batches), _known(opened.bundle), crashes or Crashes()
     for candidate in candidates if sizes else ():
         keys = {size: _key(opened, candidate, size, threads) for size in sizes}
-        found = {} if fresh else {size: Profile(**known[key]) for size, key in keys.items() if key in known}
-        made: dict[int, Profile] = {}
+        found = {} if fresh else {size: LayerProfile(**known[key]) for size, key in keys.items() if key in known}
+        made: dict[int, LayerProfile] = {}
         steps = {size: Step(candidate=str(candidate), batch=size, kind=PROFILE) for size in sizes}
         found |= {size: _failed(candidate, size, crashes.known[step]) for size, step in steps.items() if step in crashes.known}
         missing = [size for size in sizes if size not in found]
@@ -99,7 +99,7 @@ def profile_all(
         yield from ((found | made)[size] for size in sizes)
 
 
-def profile(backend: Backend, images: NDArray[Any]) -> Profile:
+def profile(backend: Backend, images: NDArray[Any]) -> LayerProfile:
     """Profile a loaded backend on a batch. Raises whatever the backend raises."""
     latency_s = _latency_s(backend, images, FEWEST_RUNS)
     runs = max(FEWEST_RUNS, min(MOST_RUNS, round(DURATION_S / latency_s)))
@@ -112,7 +112,7 @@ def profile(backend: Backend, images: NDArray[Any]) -> Profile:
         for layer in times.layers
     ]  # fmt: skip
     candidate = backend.candidate
-    return Profile(
+    return LayerProfile(
         backend=candidate.name, device=candidate.device, precision=candidate.precision.value, batch=len(images), runs=runs,
         total_s=total_s, profiled_s=times.wall_s, latency_s=latency_s, layers=layers, measured=now(),
     )  # fmt: skip
@@ -130,8 +130,8 @@ def _latency_s(backend: Backend, images: NDArray[Any], runs: int) -> float:
     return statistics.median(times_s[WARM_UPS:])
 
 
-def _failed(candidate: Candidate, batch: int, error: str) -> Profile:
-    return Profile(
+def _failed(candidate: Candidate, batch: int, error: str) -> LayerProfile:
+    return LayerProfile(
         backend=candidate.name, device=candidate.device, precision=candidate.precision.value, batch=batch, runs=0,
         total_s=None, profiled_s=None, latency_s=None, layers=[], measured=now(), error=error,
     )  # fmt: skip
@@ -152,7 +152,7 @@ def _known(bundle: Bundle) -> dict[str, dict[str, Any]]:
         return {}
 
 
-def _keep(bundle: Bundle, made: dict[str, Profile], warn: Callable[[str], None]) -> None:
+def _keep(bundle: Bundle, made: dict[str, LayerProfile], warn: Callable[[str], None]) -> None:
     """Keep profiles, each in place of the last one of its candidate and batch."""
     if not made:
         return

@@ -20,7 +20,7 @@ from resnet_deploy.benchmarking.report import Latency, Result
 from resnet_deploy.bundle.manifest import PlanFile
 from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.engine.flavours import TENSORRT, TENSORRT_RTX, version_tuple
-from resnet_deploy.engine.options import Profile, best_profile
+from resnet_deploy.engine.options import OptimizationProfile, best_profile
 from resnet_deploy.errors import BackendError, UnavailableError, UsageError
 from resnet_deploy.specs import Progress
 
@@ -49,7 +49,7 @@ class Settings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Figure:
+class TrtexecFigure:
     """One of trtexec's figures. unit: s (medians) or images/s. ours: None where it was not measured. difference: ours over
     trtexec's, less 1."""
 
@@ -61,7 +61,7 @@ class Figure:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class TrtexecComparison:
     """What `--check-trtexec` found of one plan at one batch size.
 
     command: as a shell takes it. ours_s, trtexec_s, difference: of GPU Compute Time. figures: all of them. error: why there
@@ -77,7 +77,7 @@ class Comparison:
     ours_s: float | None
     trtexec_s: float | None
     difference: float | None
-    figures: list[Figure]
+    figures: list[TrtexecFigure]
     error: str | None = None
 
     @property
@@ -177,7 +177,7 @@ def run(line: Sequence[str], duration_s: float) -> tuple[float, dict[str, float]
 def check(
     opened: OpenedBundle, tools: dict[str, str], candidates: Iterable[Candidate], results: Iterable[Result], duration_s: float,
     progress: Progress,
-) -> Iterator[Comparison]:  # fmt: skip
+) -> Iterator[TrtexecComparison]:  # fmt: skip
     """Run the tool for every result of a plan, and compare. One that fails has an error, and the others go on."""
     by_name = {(c.name, c.device, c.precision.value): c for c in candidates if c.backend in tools}
     for result in results:
@@ -187,18 +187,18 @@ def check(
             yield _compare(opened, tools[candidate.backend], candidate, result, duration_s)
 
 
-def _compare(opened: OpenedBundle, tool: str, candidate: Candidate, result: Result, duration_s: float) -> Comparison:
+def _compare(opened: OpenedBundle, tool: str, candidate: Candidate, result: Result, duration_s: float) -> TrtexecComparison:
     settings, version = settings_of(opened, candidate, result, duration_s)
     line = command(tool, settings, candidate.backend, version)
     told = {name: value for name, value in asdict(settings).items() if name not in {"plan", "input"}}
-    figures: list[Figure] = []
+    figures: list[TrtexecFigure] = []
     error = None
     try:
         figures = compare(result, *run(line, duration_s))
     except BackendError as exc:
         error = f"{Path(tool).name}: {exc}"
     main = next((figure for figure in figures if figure.name == "GPU Compute Time"), None)
-    return Comparison(
+    return TrtexecComparison(
         backend=result.backend, device=result.device, precision=result.precision, batch=result.batch,
         command=shlex.join(line), settings=told, figures=figures, error=error, ours_s=main.ours if main else None,
         trtexec_s=main.trtexec if main else None, difference=main.difference if main else None,
@@ -214,7 +214,7 @@ def settings_of(opened: OpenedBundle, candidate: Candidate, result: Result, dura
     settings = Settings(
         plan=opened.bundle.artifact(name).resolve(), input=spec.name, duration_s=duration_s,
         shape=(result.batch, *(int(size) for size in spec.shape[1:])),
-        profile=best_profile(map(Profile.parse, plan.profiles), result.batch) or 0,
+        profile=best_profile(map(OptimizationProfile.parse, plan.profiles), result.batch) or 0,
         cuda_graph=told.get("cuda_graph", "no_cuda_graph" not in candidate.options),
         spin_wait=told.get("spin_wait", True), streams=told.get("streams", candidate.count("streams")),
         data_transfers=told.get("data_transfers", True) and not told.get("inputs_on_device", False),
@@ -222,7 +222,7 @@ def settings_of(opened: OpenedBundle, candidate: Candidate, result: Result, dura
     return settings, plan.origin.version
 
 
-def compare(result: Result, throughput_qps: float, medians_s: dict[str, float]) -> list[Figure]:
+def compare(result: Result, throughput_qps: float, medians_s: dict[str, float]) -> list[TrtexecFigure]:
     """Ours beside trtexec's. GPU Compute Time is taken by the device's clock; where we have only the host's, from enqueue to
     synchronize, it includes the enqueue. Latency is that of copies and computation; where we have only the whole from host to
     host, it includes the host's own part. Without data transfers trtexec's Latency is the computation alone, and there are no
@@ -250,6 +250,8 @@ def compare(result: Result, throughput_qps: float, medians_s: dict[str, float]) 
     return [_figure(name, ours[name], value) for name, value in {"Throughput": throughput_qps * result.batch, **theirs}.items()]
 
 
-def _figure(name: str, ours: float | None, theirs: float) -> Figure:
+def _figure(name: str, ours: float | None, theirs: float) -> TrtexecFigure:
     difference = None if ours is None or not theirs else ours / theirs - 1
-    return Figure(name=name, unit="images/s" if name == "Throughput" else "s", ours=ours, trtexec=theirs, difference=difference)
+    return TrtexecFigure(
+        name=name, unit="images/s" if name == "Throughput" else "s", ours=ours, trtexec=theirs, difference=difference
+    )

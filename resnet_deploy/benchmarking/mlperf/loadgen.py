@@ -35,7 +35,7 @@ _SEEDS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class ScenarioRequest:
     """One run. queries_per_s: the Server's target; of the others what is expected, so that LoadGen makes enough queries
     beforehand (Offline: samples). sizes: the batch sizes that inferences have, ascending. accuracy: every sample once, and
     the answers logged, in place of a timed run."""
@@ -91,7 +91,7 @@ class Outcome:
         return (end - begin).total_seconds()
 
 
-def run(backend: Backend, library: Library, request: Request, tick: Callable[[], None] = lambda: None) -> Outcome:
+def run(backend: Backend, library: Library, request: ScenarioRequest, tick: Callable[[], None] = lambda: None) -> Outcome:
     """One LoadGen run, and what LoadGen says of it. tick: called every tenth of a second.
 
     Raises BackendError where the backend failed, MissingPackageError without LoadGen, whatever tick raises, and
@@ -127,7 +127,7 @@ def _wait(done: threading.Event, system: System, tick: Callable[[], None]) -> Ba
             system.stop()
 
 
-def _run(lg: Any, system: System, library: Library, request: Request, folder: str, done: threading.Event) -> None:
+def _run(lg: Any, system: System, library: Library, request: ScenarioRequest, folder: str, done: threading.Event) -> None:
     try:
         system.warm_up()
         try:
@@ -141,7 +141,7 @@ def _run(lg: Any, system: System, library: Library, request: Request, folder: st
         done.set()
 
 
-def _start_test(lg: Any, system: System, library: Library, request: Request, folder: str) -> None:
+def _start_test(lg: Any, system: System, library: Library, request: ScenarioRequest, folder: str) -> None:
     output, log = lg.LogOutputSettings(), lg.LogSettings()
     output.outdir, output.copy_summary_to_stdout = folder, False
     log.log_output, log.enable_trace = output, False
@@ -153,7 +153,7 @@ def _start_test(lg: Any, system: System, library: Library, request: Request, fol
     lg.DestroyFastSUT(sut)
 
 
-def _read(folder: Path, request: Request) -> Outcome:
+def _read(folder: Path, request: ScenarioRequest) -> Outcome:
     logs = {name: (folder / f"mlperf_log_{name}").read_bytes() for name in ("summary.txt", "detail.txt", "accuracy.json")}
     lines = logs["detail.txt"].decode(errors="replace").splitlines()
     entries = [json.loads(line.partition(" ")[2]) for line in lines if line.startswith(":::MLLOG")]

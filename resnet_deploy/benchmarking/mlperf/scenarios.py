@@ -14,7 +14,7 @@ import numpy as np
 
 from resnet_deploy import limits
 from resnet_deploy.backends.base import Backend
-from resnet_deploy.benchmarking.mlperf.loadgen import SAMPLES_PER_QUERY, SCENARIOS, Outcome, Request, run
+from resnet_deploy.benchmarking.mlperf.loadgen import SAMPLES_PER_QUERY, SCENARIOS, Outcome, ScenarioRequest, run
 from resnet_deploy.benchmarking.mlperf.samples import Library
 from resnet_deploy.benchmarking.mlperf.search import Search, hopeless, search_rate
 from resnet_deploy.errors import UsageError
@@ -167,7 +167,7 @@ class Runner:
 
     def _once(self, scenario: str, queries_per_s: float, sizes: tuple[int, ...], accuracy: bool = False) -> Outcome:
         least, start = self.options.min_duration_s, time.monotonic()
-        request = Request(
+        request = ScenarioRequest(
             scenario=scenario, queries_per_s=queries_per_s, sizes=sizes, min_duration_s=least, accuracy=accuracy,
             max_duration_s=LONGEST * least, min_queries=self.options.queries(scenario),
             latency_bound_s=self.options.latency_bound_s,

@@ -13,7 +13,7 @@ from resnet_deploy.errors import OutputError
 from resnet_deploy.serving.embedding.checksums import sealed
 from resnet_deploy.serving.embedding.locks import OutputLock
 from resnet_deploy.serving.embedding.parts import Parts, another_request
-from resnet_deploy.serving.embedding.request import Damaged, OtherVersion, Request, Summary, read_summary
+from resnet_deploy.serving.embedding.request import Damaged, EmbedRequest, OtherVersion, Summary, read_summary
 from resnet_deploy.serving.embedding.tables import bad_rows, write_bad, write_good
 
 _METADATA = b"resnet_deploy"
@@ -34,7 +34,7 @@ class Output:
         self.path, self.bad_path = path, path.with_suffix(".bad.csv")
         self.parts = Parts(path.with_name(f"{path.name}.parts"))
         self._lock = OutputLock(path.with_name(f".{path.name}.lock"), path)
-        self._request: Request
+        self._request: EmbedRequest
         self._replaced_table: str | None = None  # SHA-256 of the one that the output to be replaced is proven to have
 
     def __enter__(self) -> Output:
@@ -51,7 +51,7 @@ class Output:
     def __exit__(self, *_: object) -> None:
         self._lock.release()
 
-    def open(self, request: Request, *, overwrite: bool) -> Summary | None:
+    def open(self, request: EmbedRequest, *, overwrite: bool) -> Summary | None:
         """What is known of the output where this very request has made it; else None, and parts can be added.
 
         Args:

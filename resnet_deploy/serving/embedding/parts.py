@@ -20,7 +20,14 @@ from resnet_deploy._deps import require
 from resnet_deploy._files import writing
 from resnet_deploy.errors import OutputError, StorageError
 from resnet_deploy.serving.embedding.checksums import HashedFile, gone, hashed_file
-from resnet_deploy.serving.embedding.request import SCHEMA_VERSION, Damaged, OtherVersion, Request, StoredRequest, read_request
+from resnet_deploy.serving.embedding.request import (
+    SCHEMA_VERSION,
+    Damaged,
+    EmbedRequest,
+    OtherVersion,
+    StoredRequest,
+    read_request,
+)
 from resnet_deploy.serving.embedding.tables import write_table
 
 REQUEST = "request.json"
@@ -53,9 +60,9 @@ class Parts:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.warnings: list[str] = []
-        self._request: Request
+        self._request: EmbedRequest
 
-    def open(self, request: Request, *, overwrite: bool) -> None:
+    def open(self, request: EmbedRequest, *, overwrite: bool) -> None:
         """Make the folder this request's: go on with what an earlier run of it left, or begin.
 
         Args:
@@ -140,7 +147,7 @@ class Parts:
             with contextlib.suppress(OSError):
                 self.path.rmdir()
 
-    def drop_leftover(self, request: Request) -> None:
+    def drop_leftover(self, request: EmbedRequest) -> None:
         """Remove what a run of a request left that was killed after its output was whole; nothing where it is not that."""
         try:
             names = self._own_names()
@@ -237,7 +244,7 @@ class Parts:
         return data if part.path.name.split(".")[1] == digest.hexdigest()[:32] else None
 
 
-def another_request(path: Path, stored: StoredRequest | OtherVersion | Request, request: Request) -> OutputError:
+def another_request(path: Path, stored: StoredRequest | OtherVersion | EmbedRequest, request: EmbedRequest) -> OutputError:
     """The error for what another request, or another version, has made."""
     if isinstance(stored, OtherVersion):
         return OutputError(

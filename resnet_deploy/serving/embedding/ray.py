@@ -109,12 +109,16 @@ def _pipeline(paths: Any, job: Job, found: Mapping[str, float]) -> Any:
     model, decoding = _model(job), {"decoder": job.decoder, "folder": os.getcwdb()}
     if candidate.device == "cpu":
         actors = (1, max(1, int(found.get("CPU", 1))))
-        return paths.map_batches(Model, fn_constructor_kwargs=model | {"decoding": decoding}, concurrency=actors, **shared)
+        return paths.map_batches(
+            EmbeddingActor, fn_constructor_kwargs=model | {"decoding": decoding}, concurrency=actors, **shared
+        )
     gpus = int(found.get("GPU", 0))
     if gpus < 1:
         raise UnavailableError(f"{candidate} needs a GPU, and the Ray cluster has none")
     images = paths.map_batches(decode, fn_kwargs=decoding, **shared)
-    return images.map_batches(Model, fn_constructor_kwargs=model, concurrency=(1, gpus), num_gpus=1, num_cpus=0, **shared)
+    return images.map_batches(
+        EmbeddingActor, fn_constructor_kwargs=model, concurrency=(1, gpus), num_gpus=1, num_cpus=0, **shared
+    )
 
 
 def decode(block: Columns, *, decoder: Decoder, folder: bytes) -> dict[str, Any]:
@@ -135,7 +139,7 @@ def decode(block: Columns, *, decoder: Decoder, folder: bytes) -> dict[str, Any]
     return {**block, "reason": np.array(reasons, object), "image": images}
 
 
-class Model:
+class EmbeddingActor:
     """Ray's actor: the bundle's backend on one machine.
 
     decoding: what `decode` takes, where it is given paths. Raises IntegrityError where its file is not the caller's.

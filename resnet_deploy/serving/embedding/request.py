@@ -53,7 +53,7 @@ class PixelSettings(Preprocessing):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class EmbedRequest:
     """What an output depends on: equal requests, equal outputs.
 
     Args:
@@ -79,7 +79,7 @@ class Request:
         """SHA-256 of all of it."""
         return hashlib.sha256(_json.encode(self, indent=None)).hexdigest()
 
-    def differences(self, earlier: Request) -> list[str]:
+    def differences(self, earlier: EmbedRequest) -> list[str]:
         """What differs from an earlier request, as a message has it."""
         then, now = dict(_leaves(_json.plain(earlier))), dict(_leaves(_json.plain(self)))
         changed = [name for name in {**then, **now} if then.get(name) != now.get(name)]
@@ -99,7 +99,7 @@ class StoredRequest:
 
     format: Literal["resnet-deploy embed"] = FORMAT
     schema_version: Literal[2] = SCHEMA_VERSION
-    request: Request
+    request: EmbedRequest
     sha256: Sha256
 
     def __post_init__(self) -> None:
@@ -119,7 +119,7 @@ class Summary:
 
     format: Literal["resnet-deploy embed"] = FORMAT
     schema_version: Literal[2] = SCHEMA_VERSION
-    request: Request
+    request: EmbedRequest
     images: Annotated[int, msgspec.Meta(ge=1)]
     bad: Annotated[int, msgspec.Meta(ge=0)]
     bad_table_sha256: Sha256 | None

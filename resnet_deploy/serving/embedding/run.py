@@ -22,7 +22,7 @@ from resnet_deploy.serving.embedding.listing import Listing, list_images
 from resnet_deploy.serving.embedding.output import Output
 from resnet_deploy.serving.embedding.part_writer import PartWriter
 from resnet_deploy.serving.embedding.parts import SpoiledPart
-from resnet_deploy.serving.embedding.request import ImageSet, PixelSettings, Request, Summary
+from resnet_deploy.serving.embedding.request import EmbedRequest, ImageSet, PixelSettings, Summary
 from resnet_deploy.serving.embedding.tables import Answers, check_outputs
 from resnet_deploy.specs import Progress, silent
 
@@ -102,10 +102,10 @@ def _finish(job: Job, target: Output, progress: Progress) -> tuple[Summary, int,
     raise AssertionError
 
 
-def _request(opened: OpenedBundle, asked: EmbedOptions, listing: Listing) -> Request:
+def _request(opened: OpenedBundle, asked: EmbedOptions, listing: Listing) -> EmbedRequest:
     """What the output depends on: equal requests, equal outputs."""
     described, candidate = _json.plain(opened.description), asked.candidate
-    return Request(
+    return EmbedRequest(
         architecture=described["architecture"],
         head=described["request"]["head"],
         file=opened.made_from(candidate),

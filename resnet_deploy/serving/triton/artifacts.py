@@ -8,7 +8,7 @@ from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.bundle.manifest import PlanFile
 from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.engine.flavours import TENSORRT, version_tuple
-from resnet_deploy.engine.options import Profile, best_profile
+from resnet_deploy.engine.options import OptimizationProfile, best_profile
 from resnet_deploy.engine.plan import Origin
 from resnet_deploy.errors import ServingError, UsageError
 from resnet_deploy.graph.describe import interface
@@ -18,7 +18,7 @@ from resnet_deploy.specs import TensorSpec
 
 
 @dataclass(frozen=True, kw_only=True)
-class Artifact:
+class ServedArtifact:
     """What is served. files: the bundle's, by their names in a version's folder. by_capability: which of them a GPU runs, by
     its compute capability (8.6), where there are several. inputs, outputs: with the batch first. profiles: optimization
     profiles of plans, in their order. max_batch: the largest that Triton may form. preferred: batches worth forming. delay_s:
@@ -30,13 +30,13 @@ class Artifact:
     outputs: tuple[TensorSpec, ...]
     max_batch: int
     by_capability: dict[str, str] | None = None
-    profiles: tuple[Profile, ...] = ()
+    profiles: tuple[OptimizationProfile, ...] = ()
     preferred: tuple[int, ...] = ()
     delay_s: float = DELAY_S
     warnings: tuple[str, ...] = ()
 
 
-def choose_artifact(opened: OpenedBundle, options: TritonOptions) -> Artifact:
+def choose_artifact(opened: OpenedBundle, options: TritonOptions) -> ServedArtifact:
     """The graph or the plans to serve. Raises UsageError where they have not been made or do not serve every batch,
     ServingError where a server's TensorRT cannot read them, or where no batch keeps the latency bound."""
     backend = options.flavour if options.runs_plans else options.platform
@@ -55,13 +55,15 @@ def choose_artifact(opened: OpenedBundle, options: TritonOptions) -> Artifact:
     return replace(found, max_batch=largest, preferred=preferred, delay_s=delay_s)
 
 
-def _graph(opened: OpenedBundle, candidate: Candidate) -> Artifact:
+def _graph(opened: OpenedBundle, candidate: Candidate) -> ServedArtifact:
     name = opened.graph(candidate)
     inputs, outputs = interface(opened.bundle.artifact(name))
-    return Artifact(candidate=candidate, files={"model.onnx": name}, inputs=inputs, outputs=outputs, max_batch=opened.max_batch)
+    return ServedArtifact(
+        candidate=candidate, files={"model.onnx": name}, inputs=inputs, outputs=outputs, max_batch=opened.max_batch
+    )
 
 
-def _plans(opened: OpenedBundle, candidate: Candidate, options: TritonOptions) -> Artifact:
+def _plans(opened: OpenedBundle, candidate: Candidate, options: TritonOptions) -> ServedArtifact:
     plans = opened.plans(candidate) if options.plan is None else _named(opened, candidate, options.plan)
     build = f"resnet-deploy build {opened.bundle.path} --precision {candidate.precision.value}"
     if options.release is not None:
@@ -75,7 +77,7 @@ def _plans(opened: OpenedBundle, candidate: Candidate, options: TritonOptions) -
     plans = {name: plan for name, plan in plans.items() if plan.origin.version == newest}
     if len({plan.profiles for plan in plans.values()}) > 1:
         raise UsageError(f"{', '.join(plans)} have different profiles; choose one with --plan, or build them with the same")
-    profiles = tuple(map(Profile.parse, next(iter(plans.values())).profiles))
+    profiles = tuple(map(OptimizationProfile.parse, next(iter(plans.values())).profiles))
     largest = max(profile.max for profile in profiles)
     if gap := next((size for size in range(1, largest + 1) if best_profile(profiles, size) is None), None):
         raise UsageError(
@@ -85,7 +87,7 @@ def _plans(opened: OpenedBundle, candidate: Candidate, options: TritonOptions) -
     inputs, outputs = interface(opened.bundle.artifact(candidate.artifact))
     origins = {name: plan.origin for name, plan in plans.items()}
     files, by_capability = _files(origins)
-    return Artifact(
+    return ServedArtifact(
         candidate=candidate, files=files, by_capability=by_capability, inputs=inputs, outputs=outputs, max_batch=largest,
         profiles=profiles, preferred=tuple(sorted({profile.opt for profile in profiles} - {1})),
         warnings=tuple(_warnings(options, next(iter(origins.values())))),
@@ -135,7 +137,9 @@ def _warnings(options: TritonOptions, origin: Origin) -> list[str]:
     return found
 
 
-def _within(opened: OpenedBundle, found: Artifact, options: TritonOptions, bound_s: float, largest: int) -> tuple[int, float]:
+def _within(
+    opened: OpenedBundle, found: ServedArtifact, options: TritonOptions, bound_s: float, largest: int
+) -> tuple[int, float]:
     """The largest batch that keeps a latency bound, and the delay that does; a delay that was asked for stays.
 
     A request waits until the batch before it is done, or for the delay where that is longer, and then for its own. Instances
@@ -156,7 +160,7 @@ def _within(opened: OpenedBundle, found: Artifact, options: TritonOptions, bound
     return max(kept), delay_s
 
 
-def _measured(opened: OpenedBundle, found: Artifact) -> dict[int, float]:
+def _measured(opened: OpenedBundle, found: ServedArtifact) -> dict[int, float]:
     """The p99 latency in seconds of what is served, by batch size; of several measurements the newest."""
     hashes = {opened.bundle.sha256(name) for name in found.files.values()}
     records = [

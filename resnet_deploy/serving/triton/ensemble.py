@@ -12,7 +12,7 @@ from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.errors import UsageError
 from resnet_deploy.serving.triton.model_config import new_config, string_parameters, to_dict
 from resnet_deploy.serving.triton.options import TritonOptions
-from resnet_deploy.serving.triton.repository import IDENTITY, File, Model
+from resnet_deploy.serving.triton.repository import IDENTITY, File, RepositoryModel
 from resnet_deploy.specs import HeadKind
 
 _PACKAGE = Path(resnet_deploy.__file__).parent
@@ -23,7 +23,9 @@ _SHARED = ("__init__.py", "errors.py", "limits.py", "specs.py", "data/__init__.p
 _NO_CACHE = {"__pycache__": File()}
 
 
-def ensemble(opened: OpenedBundle, network: Model, options: TritonOptions, labels: list[str] | None) -> list[Model]:
+def ensemble(
+    opened: OpenedBundle, network: RepositoryModel, options: TritonOptions, labels: list[str] | None
+) -> list[RepositoryModel]:
     """The models around a network: decode, for scores of classes classify, and the one that clients call last.
 
     Raises UsageError where one of them would meet bfloat16, which Triton's Python models cannot read or write.
@@ -49,10 +51,10 @@ def ensemble(opened: OpenedBundle, network: Model, options: TritonOptions, label
         ensemble_scheduling={"step": steps}, parameters=string_parameters(_identity(network)),
     )  # fmt: skip
     # An ensemble's version has no file, and object stores keep no empty folder.
-    return [decode, *classify, Model(config=config, version={".keep": File()})]
+    return [decode, *classify, RepositoryModel(config=config, version={".keep": File()})]
 
 
-def _step(model: Model, inputs: dict[str, str], outputs: dict[str, str]) -> dict[str, Any]:
+def _step(model: RepositoryModel, inputs: dict[str, str], outputs: dict[str, str]) -> dict[str, Any]:
     return {"model_name": model.name, "model_version": -1, "input_map": inputs, "output_map": outputs}
 
 
@@ -60,11 +62,11 @@ def _code(name: str) -> File:
     return File(content=(_STEPS / name).read_bytes())
 
 
-def _identity(network: Model) -> dict[str, str]:
+def _identity(network: RepositoryModel) -> dict[str, str]:
     return {IDENTITY: network.config.parameters[IDENTITY].string_value}
 
 
-def _decode(opened: OpenedBundle, network: Model, options: TritonOptions) -> Model:
+def _decode(opened: OpenedBundle, network: RepositoryModel, options: TritonOptions) -> RepositoryModel:
     pixels = network.config.input[0]
     model = _json.plain(opened.description)
     parameters = {"preprocessing": json.dumps(model["preprocessing"]), "input_format": model["input_format"]}
@@ -74,10 +76,10 @@ def _decode(opened: OpenedBundle, network: Model, options: TritonOptions) -> Mod
         [{"name": "pixels", "data_type": pixels.data_type, "dims": pixels.dims}], parameters,
     )  # fmt: skip
     shared = {f"resnet_deploy/{name}": File(content=(_PACKAGE / name).read_bytes()) for name in _SHARED}
-    return Model(config=config, version={"model.py": _code("decode.py"), **shared, **_NO_CACHE})
+    return RepositoryModel(config=config, version={"model.py": _code("decode.py"), **shared, **_NO_CACHE})
 
 
-def _classify(network: Model, options: TritonOptions, kind: str, labels: list[str] | None) -> Model:
+def _classify(network: RepositoryModel, options: TritonOptions, kind: str, labels: list[str] | None) -> RepositoryModel:
     (scores,) = network.config.output
     (classes,) = scores.dims
     top_k = min(options.top_k, classes)
@@ -91,13 +93,13 @@ def _classify(network: Model, options: TritonOptions, kind: str, labels: list[st
         outputs.append({"name": "topk_labels", "data_type": "TYPE_STRING", "dims": [top_k]})
         files["labels.txt"] = network.beside["labels.txt"]
     inputs = [{"name": "scores", "data_type": scores.data_type, "dims": [classes]}]
-    return Model(
+    return RepositoryModel(
         config=_python(network, "classify", options, inputs, outputs, {"top_k": str(top_k), "scores": kind}), version=files
     )
 
 
 def _python(
-    network: Model,
+    network: RepositoryModel,
     what: str,
     options: TritonOptions,
     inputs: list[dict[str, Any]],

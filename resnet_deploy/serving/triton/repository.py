@@ -40,7 +40,7 @@ class File:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Model:
+class RepositoryModel:
     """What is added. config: an inference.ModelConfig. version: a version's files by name, which may have folders. beside:
     files that belong to the configuration."""
 
@@ -65,7 +65,7 @@ class Added:
     config: dict[str, Any]
 
 
-def add(repository: Path, models: list[Model]) -> list[Added]:
+def add(repository: Path, models: list[RepositoryModel]) -> list[Added]:
     """Add a version of each model, in their order; of one whose newest version is the same, nothing.
 
     Raises RepositoryError, before anything is written, for another model's folder or another configuration, and where
@@ -96,7 +96,7 @@ def _check_place(repository: Path) -> None:
         raise RepositoryError(f"{repository} is {what}; choose a folder that holds models, or a new one")
 
 
-def _check(folder: Path, model: Model) -> tuple[int, bool]:
+def _check(folder: Path, model: RepositoryModel) -> tuple[int, bool]:
     """The version to add, or the newest one where it has the same files. Raises RepositoryError."""
     if not folder.exists():
         return 1, False
@@ -166,7 +166,7 @@ def _staging(repository: Path) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _stage(folder: Path, model: Model, version: int) -> None:
+def _stage(folder: Path, model: RepositoryModel, version: int) -> None:
     _write(folder / CONFIG, File(content=to_text(model.config).encode()))
     for name, file in model.beside.items():
         _write(folder / name, file)
@@ -190,7 +190,7 @@ def _publish(staged: Path, folder: Path, version: int) -> None:
         staged.rename(folder)
 
 
-def _added(folder: Path, model: Model, version: int, reused: bool) -> Added:
+def _added(folder: Path, model: RepositoryModel, version: int, reused: bool) -> Added:
     path = folder / str(version)
     size_bytes = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     return Added(

@@ -12,11 +12,11 @@ from resnet_deploy.bundle.names import slug
 from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import DataError, UsageError
-from resnet_deploy.serving.triton.artifacts import Artifact, choose_artifact
+from resnet_deploy.serving.triton.artifacts import ServedArtifact, choose_artifact
 from resnet_deploy.serving.triton.ensemble import ensemble
 from resnet_deploy.serving.triton.model_config import new_config, string_parameters
 from resnet_deploy.serving.triton.options import TritonOptions
-from resnet_deploy.serving.triton.repository import IDENTITY, Added, File, Model, add
+from resnet_deploy.serving.triton.repository import IDENTITY, Added, File, RepositoryModel, add
 from resnet_deploy.specs import HeadKind, InputFormat, Progress, TensorSpec, silent
 
 _TYPES = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32", "float16": "TYPE_FP16", "bfloat16": "TYPE_BF16", "int64": "TYPE_INT64"}
@@ -86,16 +86,18 @@ def write_triton(bundle: Bundle | str | Path, output: str | Path, *, progress: P
     return Repository(path=Path(output), models=add(Path(output), models), warnings=warnings)
 
 
-def _model(opened: OpenedBundle, artifact: Artifact, options: TritonOptions, name: str, labels: list[str] | None) -> Model:
+def _model(
+    opened: OpenedBundle, artifact: ServedArtifact, options: TritonOptions, name: str, labels: list[str] | None
+) -> RepositoryModel:
     files = {
         file: File(path=opened.bundle.artifact(source), sha256=opened.bundle.sha256(source))
         for file, source in artifact.files.items()
     }
     beside = {} if labels is None else {LABELS: File(content="".join(f"{label}\n" for label in labels).encode())}
-    return Model(config=_config(opened, artifact, options, name, bool(labels)), version=files, beside=beside)
+    return RepositoryModel(config=_config(opened, artifact, options, name, bool(labels)), version=files, beside=beside)
 
 
-def _config(opened: OpenedBundle, artifact: Artifact, options: TritonOptions, name: str, labelled: bool) -> Any:
+def _config(opened: OpenedBundle, artifact: ServedArtifact, options: TritonOptions, name: str, labelled: bool) -> Any:
     layout = "FORMAT_NHWC" if opened.description.input_format is InputFormat.UINT8 else "FORMAT_NCHW"
     fields: dict[str, Any] = {
         "name": name, "platform": BACKENDS[options.platform].triton, "backend": options.platform,
@@ -137,7 +139,7 @@ def _tensor(spec: TensorSpec) -> dict[str, Any]:
     return {"name": spec.name, "data_type": _TYPES[spec.dtype], "dims": spec.shape[1:]}
 
 
-def _instances(artifact: Artifact, options: TritonOptions) -> dict[str, Any]:
+def _instances(artifact: ServedArtifact, options: TritonOptions) -> dict[str, Any]:
     profiles = [str(index) for index, profile in enumerate(artifact.profiles) if profile.min <= artifact.max_batch]
     return {"count": options.copies, "kind": "KIND_GPU" if options.on_gpu else "KIND_CPU", "profile": profiles}
 
@@ -146,7 +148,7 @@ def _backend_parameters(options: TritonOptions) -> dict[str, str]:
     return {"intra_op_thread_count": str(options.threads)} if options.threads else {}
 
 
-def _warm_up(artifact: Artifact) -> list[dict[str, Any]]:
+def _warm_up(artifact: ServedArtifact) -> list[dict[str, Any]]:
     """Every batch that has kernels of its own, and the smallest and the largest."""
     inputs = {
         spec.name: {"data_type": _TYPES[spec.dtype], "dims": spec.shape[1:], "random_data": True} for spec in artifact.inputs

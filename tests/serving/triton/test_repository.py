@@ -17,19 +17,21 @@ from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import BundleError, IntegrityError, RepositoryError, StorageError
 from resnet_deploy.serving.triton import repository as module
 from resnet_deploy.serving.triton.model_config import new_config, read_config, string_parameters, to_text
-from resnet_deploy.serving.triton.repository import CONFIG, IDENTITY, Added, File, Model, add
+from resnet_deploy.serving.triton.repository import CONFIG, IDENTITY, Added, File, RepositoryModel, add
 from tests.helpers.paths import ROOT
 
 MODELS = ("net", "net_step")
 
 
-def model(content: str, *, name: str = "net", identity: str = "a model", batch: int = 8, labels: str = "x\n") -> Model:
+def model(
+    content: str, *, name: str = "net", identity: str = "a model", batch: int = 8, labels: str = "x\n"
+) -> RepositoryModel:
     config = new_config(name=name, max_batch_size=batch, parameters=string_parameters({IDENTITY: identity}))
     version = {"model.onnx": File(content=content.encode()), "sub/extra.py": File(content=b"1")}
-    return Model(config=config, version=version, beside={"labels.txt": File(content=labels.encode())})
+    return RepositoryModel(config=config, version=version, beside={"labels.txt": File(content=labels.encode())})
 
 
-def both(content: str) -> list[Model]:
+def both(content: str) -> list[RepositoryModel]:
     return [model(content, name=name) for name in MODELS]
 
 
@@ -75,7 +77,7 @@ def test_what_a_server_wrote_does_not_make_another_version(tmp_path: Path) -> No
         (model("two", labels="y\n"), "labels.txt: other content"),
     ],
 )
-def test_another_model_or_configuration_is_refused(tmp_path: Path, other: Model, words: str) -> None:
+def test_another_model_or_configuration_is_refused(tmp_path: Path, other: RepositoryModel, words: str) -> None:
     add(tmp_path, [model("one")])
     with pytest.raises(RepositoryError) as refusal:
         add(tmp_path, [model("new", name="net_step"), other])
@@ -189,7 +191,7 @@ def test_a_repository_that_is_a_mount_of_its_own(tmp_path: Path, monkeypatch: py
 def test_a_file_that_changes_while_it_is_copied_is_not_published(tmp_path: Path) -> None:
     source = tmp_path / "graph"
     source.write_text("one")
-    changed = Model(config=model("one").config, version={"model.onnx": File(path=source, sha256="0" * 64)})
+    changed = RepositoryModel(config=model("one").config, version={"model.onnx": File(path=source, sha256="0" * 64)})
     with pytest.raises(IntegrityError, match="was changed while it was copied"):
         add(tmp_path / "models", [changed])
     assert not [path for path in (tmp_path / "models").iterdir() if path.is_dir()]
