@@ -18,7 +18,10 @@ from resnet_deploy.specs import HeadKind
 _PACKAGE = Path(resnet_deploy.__file__).parent
 _STEPS = Path(__file__).parent / "steps"
 # What decoding needs of this package, copied beside it: the very code that the model was verified with.
-_SHARED = ("__init__.py", "errors.py", "limits.py", "specs.py", "data/__init__.py", "data/images.py", "data/preprocessing.py")
+_SHARED = (
+    *("__init__.py", "errors.py", "limits.py", "precisions.py", "specs.py"),
+    *("data/__init__.py", "data/images.py", "data/preprocessing.py"),
+)
 # Where Python would keep model.py's byte code, which a server that polls would take for a change and load again.
 _NO_CACHE = {"__pycache__": File()}
 

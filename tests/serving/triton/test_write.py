@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import importlib.util
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -284,3 +287,17 @@ def test_the_command(bundle: Bundle, tmp_path: Path) -> None:
     (bundle.path / "model.fp32.onnx").write_bytes(b"changed")
     assert "was changed after it was made" in fails(2, "triton", bundle.path, "-o", tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+def test_the_decoding_step_has_all_that_it_imports(bundle: Bundle, tmp_path: Path) -> None:
+    """Beside numpy and Pillow, as in a server: a module of ours that is not written beside it is not there."""
+    found = rd.write_triton(bundle, tmp_path / "models", name="n", ensemble="jpeg")
+    (model,) = found.path.glob("n_decode/*/model.py")
+    code = "import importlib.util, sys; spec = importlib.util.spec_from_file_location('model', sys.argv[1]); "
+    code += "spec.loader.exec_module(importlib.util.module_from_spec(spec)); "
+    code += (
+        "print({getattr(module, '__file__', '') for name, module in sys.modules.items() if name.startswith('resnet_deploy')})"
+    )
+    done = subprocess.run([sys.executable, "-c", code, model], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert all(file.startswith(str(model.parent)) for file in ast.literal_eval(done.stdout))
