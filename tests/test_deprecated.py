@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import click
@@ -21,16 +22,22 @@ OLD = [(name, item.opts[0]) for name, command in main.commands.items() for item 
        if isinstance(item, click.Option) and item.hidden]  # fmt: skip
 
 
-def test_old_names_of_arguments_work_and_warn(digits_bundle: Bundle) -> None:
+@pytest.fixture
+def own(digits_bundle: Bundle, tmp_path: Path) -> Bundle:
+    """A copy that may be changed."""
+    return Bundle.open(shutil.copytree(digits_bundle.path, tmp_path / "own"))
+
+
+def test_old_names_of_arguments_work_and_warn(own: Bundle) -> None:
     with pytest.warns(DeprecationWarning, match=r"verify\(\w+=\.\.\.\) is now (backend|gate)=") as caught:
-        (verdict,) = rd.verify(digits_bundle, "random:2", backends=["eager"], gates=["max-abs-error=-1"])  # type: ignore[call-arg]
+        (verdict,) = rd.verify(own, "random:2", backends=["eager"], gates=["max-abs-error=-1"])  # type: ignore[call-arg]
     assert str(verdict.candidate) == "eager" and verdict.gate == "fail"
     assert len(caught) == 2 and {warning.filename for warning in caught} == {__file__}
 
 
-def test_both_names_of_an_argument_are_refused(digits_bundle: Bundle) -> None:
+def test_both_names_of_an_argument_are_refused(own: Bundle) -> None:
     with pytest.raises(TypeError, match=r"verify\(\) got 'backends' and 'backend'"):
-        rd.verify(digits_bundle, "random:2", backend="eager", backends=["eager"])  # type: ignore[call-arg]
+        rd.verify(own, "random:2", backend="eager", backends=["eager"])  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize(
@@ -42,11 +49,11 @@ def test_both_names_of_an_argument_are_refused(digits_bundle: Bundle) -> None:
         (rd.triton, "latency_bound_s", -1), (rd.triton, "server", "26.09"),
     ],
 )  # fmt: skip
-def test_every_old_name(call: object, old: str, value: object, digits_bundle: Bundle, tmp_path: Path) -> None:
+def test_every_old_name(call: object, old: str, value: object, own: Bundle, tmp_path: Path) -> None:
     """Its value arrives: one that cannot be meant is refused, as by the new name."""
     needed = {rd.tune: ("random:2",), rd.embed: (tmp_path, tmp_path / "x.parquet"), rd.triton: (tmp_path / "x",)}
     with pytest.warns(DeprecationWarning, match=rf"\({old}="), pytest.raises(UsageError):
-        call(digits_bundle, *needed.get(call, ()), **{old: value})  # type: ignore[operator, call-overload]
+        call(own, *needed.get(call, ()), **{old: value})  # type: ignore[operator, call-overload]
 
 
 def test_old_options_are_those_that_are_known() -> None:
@@ -65,10 +72,8 @@ def test_old_options_are_those_that_are_known() -> None:
         (("triton", "BUNDLE", "-o", "OUT", "--for", "26.09"), "--release", "--release are about TensorRT plans"),
     ],
 )
-def test_old_names_of_options_work_and_warn(
-    args: tuple[str, ...], new: str, message: str, digits_bundle: Bundle, tmp_path: Path
-) -> None:
-    words = {"BUNDLE": str(digits_bundle.path), "OUT": str(tmp_path / "out")}
+def test_old_names_of_options_work_and_warn(args: tuple[str, ...], new: str, message: str, own: Bundle, tmp_path: Path) -> None:
+    words = {"BUNDLE": str(own.path), "OUT": str(tmp_path / "out")}
     done = CliRunner().invoke(main, [words.get(word, word) for word in args])
     warning, error = done.stderr.splitlines()
     assert done.exit_code == 2 and warning.startswith("Warning: --") and f"is now called {new}" in warning and message in error

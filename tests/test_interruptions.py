@@ -51,6 +51,7 @@ def test_an_interrupted_export_loses_nothing(digits_bundle: Bundle, tmp_path: Pa
     output = tmp_path / "bundle"
     if not first:
         shutil.copytree(digits_bundle.path, output)
+        before = Bundle.open(output).manifest
     code, said = interrupt(output, kind)
     if kind is signal.SIGINT:
         assert code == 130 and "interrupted" in said and "Traceback" not in said
@@ -59,11 +60,34 @@ def test_an_interrupted_export_loses_nothing(digits_bundle: Bundle, tmp_path: Pa
         assert code == -signal.SIGKILL
     if not first:
         found = Bundle.open(output)
-        assert found.manifest == digits_bundle.manifest
+        assert found.manifest == before
         assert found.artifact("model.fp32.onnx").is_file(), "the old bundle still works"
     done = run(*export_args(output, [SMALL]))
     assert done.exit_code == 0, done.stderr
     assert sorted(p.name for p in output.iterdir()) == [".lock", "manifest.json", "model.fp32.onnx", "weights.safetensors"]
+
+
+def test_a_ctrl_c_that_python_drops_is_raised_at_the_next_step() -> None:
+    """In a destructor, as of any object that a library lets go of."""
+    code = """if True:
+        import os, signal
+        from resnet_deploy.commands.program import Program
+        class Last:
+            def __del__(self):
+                os.kill(os.getpid(), signal.SIGINT)
+                sum(range(1000))
+        program = Program(own_process=True)
+        program.watch_interrupts()
+        program.at("before")
+        Last()
+        try:
+            program.at("after")
+        except KeyboardInterrupt:
+            program.at("once")
+            print("raised", program.interrupted)
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.stdout, done.stderr, done.returncode) == ("raised True\n", "", 0)
 
 
 @pytest.mark.parametrize("after_s", [0.0, 0.3, 0.8, 1.5, 2.5])

@@ -69,11 +69,13 @@ class Program:
     _journal: Journal | None = None
     _handlers: dict[int, Any] = field(default_factory=dict, repr=False)
     _pressed_s: float = field(default=-1e9, repr=False)
+    _dropped: bool = False
 
     def watch_interrupts(self) -> None:
         """Take Ctrl-C, in a process of our own; where it is ignored, as behind `nohup ... &`, it stays so."""
         if self.own_process and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, self._interrupt)
+            sys.unraisablehook = self._unraisable
 
     def _interrupt(self, *_: object) -> None:
         now_s = time.monotonic()
@@ -81,6 +83,13 @@ class Program:
             return
         self.interrupted, self._pressed_s = True, now_s
         raise KeyboardInterrupt
+
+    def _unraisable(self, error: Any) -> None:
+        """Keep a Ctrl-C that came in a destructor or another callback, where Python drops what is raised; `at` raises it."""
+        if issubclass(error.exc_type, KeyboardInterrupt):
+            self._dropped = True
+        else:
+            sys.__unraisablehook__(error)
 
     def ended(self, code: int) -> int:
         """Note an exit code that is decided: a runtime that crashes while the process ends does not change it."""
@@ -134,7 +143,10 @@ class Program:
             os.kill(child, number)
 
     def at(self, what: str) -> None:
-        """Note what is being done, for the message where the process dies of it."""
+        """Note what is being done, for the message where the process dies of it. Raises KeyboardInterrupt that was dropped."""
+        if self._dropped:
+            self._dropped = False
+            raise KeyboardInterrupt
         if self._journal is not None:
             self._journal.put(what=what)
 

@@ -391,5 +391,5 @@ def test_limits_that_are_none(digits_bundle: Bundle, images: Path, tmp_path: Pat
     with pytest.raises(DeployError, match="max_megapixels must be"):
         rd.embed(digits_bundle, images, tmp_path / "out.parquet", max_megapixels=value)
     if value:
-        with pytest.raises(DeployError, match="checkpoint_s must be"):
+        with pytest.raises(DeployError, match="checkpoint must be"):
             rd.embed(digits_bundle, images, tmp_path / "out.parquet", checkpoint=min(value, -value))

@@ -60,8 +60,8 @@ class OrtRunner : public Runner {
       : session_(&session),
         input_name_(input.name),
         input_type_(element_type(input.dtype)),
-        input_shape_(with_batch(input, batch)) {
-    input_bytes_ = byte_count(input, batch);
+        input_shape_(with_batch(input, batch)),
+        input_bytes_(byte_count(input, batch)) {
     input_.resize(input.dtype == DType::uint8 ? 0 : input_bytes_);
     for (const TensorSpec& spec : outputs) {
       std::vector<std::byte>& memory = memory_.emplace_back(byte_count(spec, batch));
