@@ -15,7 +15,6 @@ from common import Limit, alone, finish
 
 from tests.fuzz import run
 from tests.fuzz.cases import KINDS
-from tests.fuzz.pool import LIMIT_S
 from tests.fuzz.worker import MEMORY_BYTES
 
 NONE = Limit(bound="at most", value=0)
@@ -36,12 +35,13 @@ def main() -> int:
     ]
     table = {"title": "By target", "columns": run.HEADER, "lines": results.lines()}
     note = (
-        f"A case is seeded, has a folder of its own, {LIMIT_S:g} s (more is a hang) and {MEMORY_BYTES >> 30} GiB of memory "
+        f"A case is seeded, has a folder of its own, {options.limit:g} s (more is a hang) and {MEMORY_BYTES >> 30} GiB of memory "
         "(more is a traceback). lost: something of the user's or of another command's is gone. believed: something wrong was "
         "accepted. Races are pairs of commands on one bundle at random offsets; kills are SIGKILL at a random moment, after "
         "which the same command must end with the same bytes; full_disk fails one write after another."
     )
-    finish("fuzz", rows, {}, options, seed=options.seed, minutes=options.minutes, tables=[table], note=note)
+    settings = {"seed": options.seed, "minutes": options.minutes, "limit_s": options.limit}
+    finish("fuzz", rows, {}, options, **settings, tables=[table], note=note)
     return 1 if results.findings else 0
 
 
