@@ -36,7 +36,8 @@ def main() -> int:
     table = {"title": "By target", "columns": run.HEADER, "lines": results.lines()}
     note = (
         f"A case is seeded, has a folder of its own, {options.limit:g} s (more is a hang) and "
-        f"{MEMORY_BYTES >> 30} GiB of memory (more is a traceback). lost: something of the user's or of another command's is gone. believed: something wrong was "
+        f"{MEMORY_BYTES >> 30} GiB of memory (more is a traceback). lost: something of the user's or of another command's is "
+        "gone. believed: something wrong was "
         "accepted. Races are pairs of commands on one bundle at random offsets; kills are SIGKILL at a random moment, after "
         "which the same command must end with the same bytes; full_disk fails one write after another."
     )
