@@ -8,7 +8,7 @@ import pytest
 
 from resnet_deploy.parity.gates import GateCheck, check_gates, describe_gates
 from resnet_deploy.parity.metrics import METRICS, ParityReport, judge
-from resnet_deploy.specs import Precision
+from resnet_deploy.precisions import Precision, all_precisions
 
 REPORT = ParityReport(
     images=600, finite=True, max_abs_error=0.5, mean_abs_error=0.1, max_rel_error=1e-6, cosine_mean=0.9999, cosine_min=0.995,
@@ -40,7 +40,7 @@ def test_every_metric_has_words(metric: str) -> None:
     assert metric not in str(GateCheck(metric=metric, value=0.5, limit=0.25, passed=True))
 
 
-@pytest.mark.parametrize("precision", Precision)
+@pytest.mark.parametrize("precision", all_precisions())
 def test_checks_and_failures_are_of_one_mind(precision: Precision) -> None:
     limits = {"top1-agreement": 0.99, "max-abs-error": 1.0}
     checks = check_gates(REPORT, precision, limits)
