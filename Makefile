@@ -1,5 +1,5 @@
 # make bench, make test: each sets up what it needs, once. EXTRAS=gpu on a machine with an NVIDIA GPU.
-# make check, for every edit: lint, types and the tests that are not marked slow, in under two minutes on two cores.
+# make check, for every edit: lint, types and the tests that are not marked slow, in about four minutes on two cores.
 PYTHON ?= python3
 EXTRAS ?= cpu,rtx,openvino,loadgen,parquet
 BUILD ?= build
