@@ -94,7 +94,7 @@ def test_a_time_is_a_number_of_seconds_or_a_text_with_its_unit() -> None:
 
 
 def test_help_of_verify_has_every_metric() -> None:
-    from resnet_deploy.parity.metrics import METRICS
+    from resnet_deploy.parity.gates import METRICS
 
     text = CliRunner().invoke(main, ["verify", "--help"]).stdout
     assert not [metric for metric in METRICS if metric not in text]

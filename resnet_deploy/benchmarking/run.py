@@ -35,7 +35,7 @@ from resnet_deploy.data.dataset import Dataset
 from resnet_deploy.errors import UsageError, carrying
 from resnet_deploy.limits import check_all
 from resnet_deploy.models import registry
-from resnet_deploy.parity.metrics import parse_gates
+from resnet_deploy.parity.gates import parse_gates
 from resnet_deploy.pipeline.build import ensure_plan
 from resnet_deploy.pipeline.candidates import candidates_of, choose_candidates
 from resnet_deploy.pipeline.export import export

@@ -1,14 +1,17 @@
-"""What a gate judged: each condition with the figure that was found, in words. The gates themselves are in `metrics`."""
+"""Conditions on how answers differ: what fails, and what was judged, in words."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from resnet_deploy._figures import SPELLED, Figure
-from resnet_deploy.parity.metrics import METRICS, Gate, ParityReport
+from resnet_deploy.errors import UsageError
+from resnet_deploy.limits import number
+from resnet_deploy.parity.metrics import ParityReport
 from resnet_deploy.precisions import Precision
+from resnet_deploy.specs import listed
 
 _NAMES = {  # what a reader calls each metric, from the one that tells most to the one that tells least
     "relative-accuracy": "accuracy", "accuracy-difference": "top-1 accuracy", "top1-accuracy": "top-1 accuracy",
@@ -18,6 +21,44 @@ _NAMES = {  # what a reader calls each metric, from the one that tells most to t
 }  # fmt: skip
 _UNITS = {"relative-accuracy": "% of FP32", "accuracy-difference": " points from FP32"}
 _DIGITS = range(4, 16)  # significant ones of a figure that is written
+
+# Metrics that a gate can be set on; True where more is better.
+METRICS: dict[str, bool] = dict.fromkeys(("max-abs-error", "mean-abs-error", "max-rel-error"), False) | dict.fromkeys(
+    ("cosine-mean", "cosine-min", "top1-agreement", "top5-agreement", "top1-accuracy", "relative-accuracy",
+     "accuracy-difference"), True,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gate:
+    """One condition on a ParityReport: metric at least, or at most, a finite limit."""
+
+    metric: str
+    limit: float
+    asked: bool = False
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.limit):
+            raise UsageError(f"the gate on {self.metric} needs a finite number; found {self.limit}")
+
+    def value(self, report: ParityReport) -> float | None:
+        """The figure that it is about; None where the head or the data does not give it."""
+        figure: float | None = getattr(report, self.metric.replace("-", "_"))
+        return figure
+
+    def judge(self, report: ParityReport) -> str | None:
+        """None where it holds, else what was found: NaN never holds. A metric that the head has not is an error only if asked
+        for."""
+        value = self.value(report)
+        if value is None:
+            if self.asked:
+                raise UsageError(f"there is no {self.metric} here: this head or this data does not give it")
+            return None
+        holds = value >= self.limit if METRICS[self.metric] else value <= self.limit
+        return None if holds else f"{self.metric} is {value:.6g}, {self}"
+
+    def __str__(self) -> str:
+        return f"gate {'>=' if METRICS[self.metric] else '<='} {self.limit:g}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +99,37 @@ def _apart(value: float, limit: float, sign: str = "") -> str:
     return next((text for text in texts if math.isnan(value) or (float(text) < limit) == (value < limit)), texts[-1])
 
 
+def parse_gates(texts: str | Iterable[str]) -> dict[str, float]:
+    """Read a gate like `top1-agreement=0.99`, or several. Raises UsageError."""
+    gates: dict[str, float] = {}
+    for text in listed(texts):
+        metric, _, limit = text.partition("=")
+        metric = metric.strip().replace("_", "-")
+        if metric not in METRICS:
+            raise UsageError(f"unknown metric in the gate {text!r}; choose from {', '.join(METRICS)}")
+        try:
+            gates[metric] = Gate(metric=metric, limit=number(limit)).limit
+        except ValueError:
+            raise UsageError(f"the gate {text!r} needs a finite number, as in top1-agreement=0.99") from None
+    return gates
+
+
+def _conditions(precision: Precision, limits: Mapping[str, float]) -> list[Gate]:
+    """The precision's default gates, with those that were asked for in their place or beside them."""
+    merged = {**precision.row.gates, **limits}
+    return [Gate(metric=metric, limit=limit, asked=metric in limits) for metric, limit in merged.items()]
+
+
+def judge(report: ParityReport, precision: Precision, limits: Mapping[str, float] | None = None) -> list[str]:
+    """What fails: the precision's default gates with those asked for in their place; empty where all hold.
+
+    NaN or Inf in any output always fails.
+    """
+    if not report.finite:
+        return ["the outputs have NaN or Inf"]
+    return [failure for gate in _conditions(precision, limits or {}) if (failure := gate.judge(report)) is not None]
+
+
 def check_gates(report: ParityReport, precision: Precision, limits: Mapping[str, float]) -> list[GateCheck]:
     """Every condition that is judged, those that fail first, and then what tells most.
 
@@ -71,12 +143,11 @@ def check_gates(report: ParityReport, precision: Precision, limits: Mapping[str,
     """
     if not report.finite:
         return []
-    checks = []
-    for metric, limit in {**precision.row.gates, **limits}.items():
-        value = getattr(report, metric.replace("-", "_"))
-        if value is not None:
-            passed = Gate(metric=metric, limit=limit).judge(report) is None
-            checks.append(GateCheck(metric=metric, value=value, limit=limit, passed=passed))
+    checks = [
+        GateCheck(metric=gate.metric, value=value, limit=gate.limit, passed=gate.judge(report) is None)
+        for gate in _conditions(precision, limits)
+        if (value := gate.value(report)) is not None
+    ]
     order = list(_NAMES)
     return sorted(checks, key=lambda check: (check.passed, check.metric not in limits, order.index(check.metric)))
 

@@ -1,4 +1,4 @@
-"""Does a candidate answer as the reference does? Agreement and accuracy with confidence, and the gates on them.
+"""Does a candidate answer as the reference does? Agreement and accuracy with confidence.
 
 Numpy alone: nothing here knows which framework gave the arrays. Everything is accumulated batch by batch, so memory does
 not grow with the number of images (two booleans an image are kept where there are labels).
@@ -7,7 +7,7 @@ not grow with the number of images (two booleans an image are kept where there a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,9 +18,7 @@ from numpy.typing import NDArray
 from resnet_deploy._figures import Cosine, Difference, Fraction, Magnitude, restore, spell
 from resnet_deploy._json import convert
 from resnet_deploy.errors import UsageError
-from resnet_deploy.limits import number
 from resnet_deploy.parity.confidence import mcnemar, pack, paired_interval, unpack
-from resnet_deploy.specs import Precision, listed
 
 Arrays = Mapping[str, NDArray[Any]]
 _SCORES = ("logits", "probabilities")
@@ -228,68 +226,6 @@ def _accuracies(correct: dict[str, list[bool]]) -> dict[str, float | None]:
         "accuracy_difference_high": high,
         "mcnemar_p": mcnemar(gained, lost),
     }
-
-
-# Metrics that a gate can be set on; True where more is better.
-METRICS: dict[str, bool] = dict.fromkeys(("max-abs-error", "mean-abs-error", "max-rel-error"), False) | dict.fromkeys(
-    ("cosine-mean", "cosine-min", "top1-agreement", "top5-agreement", "top1-accuracy", "relative-accuracy",
-     "accuracy-difference"), True,
-)  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class Gate:
-    """One condition on a ParityReport: metric at least, or at most, a finite limit."""
-
-    metric: str
-    limit: float
-    asked: bool = False
-
-    def __post_init__(self) -> None:
-        if not math.isfinite(self.limit):
-            raise UsageError(f"the gate on {self.metric} needs a finite number; found {self.limit}")
-
-    def judge(self, report: ParityReport) -> str | None:
-        """None where it holds, else what was found: NaN never holds. A metric that the head has not is an error only if asked
-        for."""
-        value = getattr(report, self.metric.replace("-", "_"))
-        if value is None:
-            if self.asked:
-                raise UsageError(f"there is no {self.metric} here: this head or this data does not give it")
-            return None
-        holds = value >= self.limit if METRICS[self.metric] else value <= self.limit
-        return None if holds else f"{self.metric} is {value:.6g}, {self}"
-
-    def __str__(self) -> str:
-        return f"gate {'>=' if METRICS[self.metric] else '<='} {self.limit:g}"
-
-
-def parse_gates(texts: str | Iterable[str]) -> dict[str, float]:
-    """Read a gate like `top1-agreement=0.99`, or several. Raises UsageError."""
-    gates: dict[str, float] = {}
-    for text in listed(texts):
-        metric, _, limit = text.partition("=")
-        metric = metric.strip().replace("_", "-")
-        if metric not in METRICS:
-            raise UsageError(f"unknown metric in the gate {text!r}; choose from {', '.join(METRICS)}")
-        try:
-            gates[metric] = Gate(metric=metric, limit=number(limit)).limit
-        except ValueError:
-            raise UsageError(f"the gate {text!r} needs a finite number, as in top1-agreement=0.99") from None
-    return gates
-
-
-def judge(report: ParityReport, precision: Precision, asked: Mapping[str, float] | None = None) -> list[str]:
-    """What fails: the precision's default gates with those asked for in their place; empty where all hold.
-
-    NaN or Inf in any output always fails.
-    """
-    if not report.finite:
-        return ["the outputs have NaN or Inf"]
-    asked = asked or {}
-    limits = {**precision.row.gates, **asked}
-    gates = [Gate(metric=metric, limit=limit, asked=metric in asked) for metric, limit in limits.items()]
-    return [failure for gate in gates if (failure := gate.judge(report)) is not None]
 
 
 def average_views(name: str, scores: NDArray[Any], views: int) -> NDArray[Any]:

@@ -22,7 +22,7 @@ from resnet_deploy.bundle.transaction import Transaction
 from resnet_deploy.engine.plan import Origin
 from resnet_deploy.errors import DataError, TuningError, UsageError, carrying
 from resnet_deploy.limits import check_all
-from resnet_deploy.parity.metrics import judge, parse_gates
+from resnet_deploy.parity.gates import judge, parse_gates
 from resnet_deploy.pipeline.calibrate import calibrated
 from resnet_deploy.pipeline.lower import LoweringOptions, lower
 from resnet_deploy.pipeline.restore import restore

@@ -28,8 +28,8 @@ from resnet_deploy.data.dataset import Batch, Dataset
 from resnet_deploy.data.preprocessing import CENTRE
 from resnet_deploy.errors import DataError
 from resnet_deploy.limits import check_all
-from resnet_deploy.parity.gates import GateCheck, check_gates
-from resnet_deploy.parity.metrics import OutputComparison, ParityReport, average_views, judge, parse_gates
+from resnet_deploy.parity.gates import GateCheck, check_gates, judge, parse_gates
+from resnet_deploy.parity.metrics import OutputComparison, ParityReport, average_views
 from resnet_deploy.pipeline.candidates import candidates_to_verify
 from resnet_deploy.pipeline.restore import restore
 from resnet_deploy.specs import MAX_BATCH, Precision, Progress, silent

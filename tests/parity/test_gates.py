@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from resnet_deploy.parity.gates import GateCheck, check_gates, describe_gates
-from resnet_deploy.parity.metrics import METRICS, ParityReport, judge
+from resnet_deploy.parity.gates import METRICS, GateCheck, check_gates, describe_gates, judge
+from resnet_deploy.parity.metrics import ParityReport
 from resnet_deploy.precisions import Precision, all_precisions
 
 REPORT = ParityReport(

@@ -12,7 +12,8 @@ import pytest
 from resnet_deploy import _json
 from resnet_deploy.errors import UsageError
 from resnet_deploy.parity.confidence import mcnemar, pack, paired_interval, unpack, unpaired_interval
-from resnet_deploy.parity.metrics import METRICS, OutputComparison, ParityReport, judge, parse_gates
+from resnet_deploy.parity.gates import METRICS, judge, parse_gates
+from resnet_deploy.parity.metrics import OutputComparison, ParityReport
 from resnet_deploy.specs import Precision
 
 RNG = np.random.default_rng(0)
