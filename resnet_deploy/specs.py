@@ -118,6 +118,10 @@ class TensorSpec:
     def from_dict(cls, data: dict[str, Any]) -> TensorSpec:
         return cls(name=data["name"], dtype=data["dtype"], shape=tuple(data["shape"]))
 
+    def of_batch(self, batch: int) -> tuple[int, ...]:
+        """The shape at a batch size; everything behind the batch must be of a fixed size."""
+        return (batch, *(int(size) for size in self.shape[1:]))
+
     def __str__(self) -> str:
         return f"{self.name} {self.dtype} [{', '.join(map(str, self.shape))}]"
 

@@ -279,6 +279,20 @@ def test_report_is_two_calls() -> None:
     assert compared == asked and set(inspect.signature(resnet_deploy.report).parameters) == {"run", "output"}
 
 
+def test_what_type_checkers_see_is_what_is_loaded() -> None:
+    """The package names each export twice: for type checkers, and for the lazy import."""
+    blocks = [node for node in tree(PACKAGE / "__init__.py").body if isinstance(node, ast.If)]
+    seen = {
+        alias.asname: f"{node.module}.{alias.name}"
+        for block in blocks
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    loaded = {name: f"resnet_deploy.{module}.{name}" for name, module in resnet_deploy._MODULES.items()}
+    assert seen == loaded
+
+
 def test_all_errors_are_public() -> None:
     tree = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, errors.DeployError)}
     assert tree <= set(resnet_deploy.__all__)

@@ -13,13 +13,12 @@ from collections.abc import Sequence
 from resnet_deploy.backends.table import BACKENDS
 from resnet_deploy.benchmarking.advice import TIE
 from resnet_deploy.benchmarking.report import Decision, Result
-from resnet_deploy.parity.confidence import describe_difference
+from resnet_deploy.parity.confidence import describe_difference, median_half_width
 from resnet_deploy.parity.gates import describe_gates
 from resnet_deploy.precisions import PRECISIONS
 from resnet_deploy.timing.measure import MeasureConfig
 
 TOO_NOISY = 0.25  # of a median: half of its interval, beyond which a row says nothing
-_FEWEST = 4  # samples that a median's interval can be made of
 
 
 def decide(results: Sequence[Result], *, random_weights: bool = False) -> Decision | None:
@@ -44,10 +43,10 @@ def decide(results: Sequence[Result], *, random_weights: bool = False) -> Decisi
         return _none("every measurement is too noisy to tell; stop other programs and measure again with --fresh")
     faster = [row for row in steady if (base := baseline(row, eager)) is None or beats(row, base)]
     if not faster:
-        nearest = max(steady, key=lambda row: row.images_per_s / _baseline(row, eager).images_per_s)
+        speedups = [(row.images_per_s / base.images_per_s, row) for row in steady if (base := baseline(row, eager))]
+        speedup, nearest = max(speedups, key=lambda pair: pair[0])
         return _none(
-            f"nothing is faster than eager PyTorch beyond noise. The nearest is {_called(nearest)},"
-            f" {_times(nearest.images_per_s / _baseline(nearest, eager).images_per_s)} eager"
+            f"nothing is faster than eager PyTorch beyond noise. The nearest is {_called(nearest)}, {_times(speedup)} eager"
         )
     fastest = max(faster, key=lambda row: row.images_per_s)
     ties = [row for row in faster if not beats(fastest, row)]
@@ -62,14 +61,9 @@ def decide(results: Sequence[Result], *, random_weights: bool = False) -> Decisi
 
 
 def uncertainty(row: Result) -> float:
-    """Half of the 95 % interval of a row's median, as a fraction of it.
-
-    1.57 IQR / sqrt(n) (McGill, Tukey and Larsen, "Variations of box plots", 1978), with n no more than the rounds in which
-    backends are measured: samples of one round share the state of the machine.
-    """
-    if row.samples < _FEWEST:
-        return math.inf
-    return 1.57 * row.latency_s.iqr / row.latency_s.p50 / math.sqrt(min(row.samples, MeasureConfig.rounds))
+    """Half of the 95 % interval of a row's median, as a fraction of it; infinite of too few samples to have one."""
+    half = median_half_width(row.latency_s.iqr, row.samples, MeasureConfig.rounds)
+    return math.inf if half is None else half / row.latency_s.p50
 
 
 def beats(row: Result, other: Result) -> bool:
@@ -81,13 +75,6 @@ def baseline(row: Result, eager: Sequence[Result]) -> Result | None:
     """Eager PyTorch at a row's batch, on its device where that was measured; None where there is none."""
     same = [base for base in eager if base.batch == row.batch]
     return min(same, key=lambda base: base.device != row.device, default=None)
-
-
-def _baseline(row: Result, eager: Sequence[Result]) -> Result:
-    """The same of a row that is known to have one."""
-    base = baseline(row, eager)
-    assert base is not None
-    return base
 
 
 def _is_eager(row: Result) -> bool:

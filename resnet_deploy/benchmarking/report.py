@@ -17,7 +17,21 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Result:
+class CandidateRow:
+    """What a row is of: a candidate."""
+
+    backend: str
+    device: str
+    precision: str
+
+    @property
+    def who(self) -> str:
+        """The candidate in words: `onnxruntime (int8, cpu)`."""
+        return f"{self.backend} ({self.precision}, {self.device})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result(CandidateRow):
     """One candidate at one batch size.
 
     latency_s: host to host. device_latency_s: enqueue and synchronize alone, the batch being bound. images_per_s: batch
@@ -35,9 +49,6 @@ class Result:
     artifact, size_bytes: the bundle's file that was run. gates: what its gate judged, the most telling condition first.
     """
 
-    backend: str
-    device: str
-    precision: str
     batch: int
     latency_s: Latency
     device_latency_s: Latency
@@ -67,6 +78,21 @@ class Result:
     artifact: str | None = None
     size_bytes: int | None = None
     gates: list[GateCheck] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchRow(CandidateRow):
+    """What a row is of: a candidate at a batch size."""
+
+    batch: int
+
+    @property
+    def who(self) -> str:
+        """As in `onnxruntime (int8, cpu) at batch 8`."""
+        return f"{super().who} at batch {self.batch}"
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,19 +137,16 @@ class Decision:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Unmeasured:
+class Unmeasured(CandidateRow):
     """What a backend that died left behind. batch: None where it died before any, in a run without a sweep. error: of what,
     in words."""
 
-    backend: str
-    device: str
-    precision: str
     batch: int | None
     error: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScenarioResult:
+class ScenarioResult(CandidateRow):
     """One of MLPerf's scenarios on one candidate, as LoadGen judged it.
 
     valid, reason: LoadGen's verdict and its words where that is INVALID. error: what the backend died of, None where it did
@@ -132,9 +155,6 @@ class ScenarioResult:
     failures, judged_on: of the candidate's parity, as in Result.
     """
 
-    backend: str
-    device: str
-    precision: str
     scenario: str
     valid: bool
     reason: str
@@ -197,16 +217,12 @@ class BenchReport:
     @property
     def failures(self) -> list[str]:
         """Gates that failed, scenarios that are not VALID and backends that died, in words and each once."""
-        found = [f"{row.backend} ({row.precision}, {row.device}): {said}" for row in self.rows for said in row.failures]
-        found += [
-            f"{row.backend} ({row.precision}, {row.device}), {row.scenario}: {row.reason}"
-            for row in self.scenarios
-            if not row.valid
-        ]
-        found += [f"{row.backend} ({row.precision}, {row.device}): {row.error}" for row in self.unmeasured]
-        found += [f"{one.who}, profile: {one.error}" for one in self.profiles if one.error is not None]
-        found += [f"{one.who}: {one.error}" for one in self.trtexec if one.error is not None]
-        return list(dict.fromkeys(found))
+        failures = [f"{row.who}: {failure}" for row in self.rows for failure in row.failures]
+        failures += [f"{row.who}, {row.scenario}: {row.reason}" for row in self.scenarios if not row.valid]
+        failures += [f"{row.who}: {row.error}" for row in self.unmeasured]
+        failures += [f"{row.who}, profile: {row.error}" for row in self.profiles if row.error is not None]
+        failures += [f"{row.who}: {row.error}" for row in self.trtexec if row.error is not None]
+        return list(dict.fromkeys(failures))
 
     @property
     def broken(self) -> bool:

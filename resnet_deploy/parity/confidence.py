@@ -1,4 +1,5 @@
-"""Proportions of images: 95 % intervals of a difference, McNemar's test, and which images were right, as text.
+"""Proportions of images: 95 % intervals of a difference, McNemar's test, and which images were right, as text; and
+the interval of a median.
 
 Numpy alone. Two answers to the same images are paired: only the images on which they differ count. Where it is not known
 which those are, or the images are not the same, the proportions are compared as independent ones, which needs a larger
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _Z = 1.959964  # 97.5 % of a normal distribution
+FEWEST = 4  # samples that a median's interval can be made of
 
 
 def mcnemar(gained: int, lost: int) -> float:
@@ -44,6 +46,15 @@ def paired_interval(gained: int, lost: int, count: int, z: float = _Z) -> tuple[
 def describe_difference(difference: float, low: float, high: float) -> str:
     """A difference of two fractions with its 95 % interval, in percentage points: `-0.33 points (95%: -1.25 to +0.59)`."""
     return f"{difference * 100:+.2f} points (95%: {low * 100:+.2f} to {high * 100:+.2f})"
+
+
+def median_half_width(iqr: float, samples: int, rounds: int) -> float | None:
+    """Half of the 95 % interval of a median, in the unit of `iqr`; None of fewer than 4 samples, which have none.
+
+    1.57 IQR / sqrt(n) (McGill, Tukey and Larsen, "Variations of box plots", 1978), with n no more than `rounds`, those in
+    which backends are measured: samples of one round share the state of the machine.
+    """
+    return None if samples < FEWEST else 1.57 * iqr / math.sqrt(min(samples, rounds))
 
 
 def wilson_interval(proportion: float, count: int, z: float = _Z) -> tuple[float, float]:

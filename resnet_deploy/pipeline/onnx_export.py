@@ -205,7 +205,7 @@ def _example(model: DeployModel, batch: int) -> np.ndarray[Any, Any]:
     """Random images of the input's own distribution, from a fixed seed."""
     rng = np.random.default_rng(batch)
     spec = model.input_spec
-    shape = (batch, *(int(size) for size in spec.shape[1:]))
+    shape = spec.of_batch(batch)
     if spec.dtype == "uint8":
         return rng.integers(0, 256, shape, np.uint8)
     return rng.standard_normal(shape, np.float32)

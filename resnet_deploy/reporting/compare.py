@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_deploy.errors import UsageError
+from resnet_deploy.parity.confidence import FEWEST, median_half_width
 from resnet_deploy.reporting.accuracy import AccuracyChange, accuracies, images_differ
 from resnet_deploy.reporting.context import verdict
 from resnet_deploy.reporting.formatting import number
@@ -37,7 +38,6 @@ ROUNDS = 6  # of `MeasureConfig`
 NARROW = 0.10  # what counts as the same where no limit says it
 KEPT = 600  # samples of a row that are written with a report: 100 a turn
 _T = {3: 3.182, 4: 2.776, 5: 2.571}  # Student's t at 97.5 %, by degrees of freedom
-_FEWEST = 4
 _PARITY = {"cosine_mean": 1e-6, "top1_agreement": 0.0, "top1_accuracy": 0.0}  # and by how much it may differ
 
 
@@ -267,7 +267,7 @@ def _interval(old: Row, new: Row) -> tuple[float, float, str]:
     ratio = new.p50_s / old.p50_s
     if _is_one_measurement(old, new):
         return ratio, ratio, "none"
-    if min(len(old.host_s), len(new.host_s)) >= _FEWEST:
+    if min(len(old.host_s), len(new.host_s)) >= FEWEST:
         before, after = _turns(old.host_s), _turns(new.host_s)
         spread = math.sqrt(sum(float(np.var(turns, ddof=1)) / len(turns) for turns in (before, after)))
         half = _T[min(len(before), len(after)) - 1] * spread
@@ -289,7 +289,7 @@ def _is_one_measurement(old: Row, new: Row) -> bool:
 
 def _notch(row: Row) -> float | None:
     """Half of a median's interval, in seconds; None where there are too few samples to have one."""
-    return None if row.samples < _FEWEST else 1.57 * row.iqr_s / math.sqrt(min(row.samples, ROUNDS))
+    return median_half_width(row.iqr_s, row.samples, ROUNDS)
 
 
 def evenly(samples: Sequence[float], kept: int = KEPT) -> NDArray[np.float64]:

@@ -90,7 +90,7 @@ def _where(row: Unmeasured) -> str:
 def _scenarios(found: list[ScenarioResult]) -> str:
     if not found:
         return ""
-    notes = [f"{one.backend} ({one.precision}, {one.device}), {one.scenario}: {note}" for one in found for note in one.notes]
+    notes = [f"{row.who}, {row.scenario}: {note}" for row in found for note in row.notes]
     return "\n\n".join([table([_scenario(result) for result in found]), *(["\n".join(notes)] if notes else [])])
 
 

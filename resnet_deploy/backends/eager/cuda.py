@@ -27,7 +27,7 @@ class EagerStream(Stream):
         self._network, self._input = network, input_spec
 
     def allocate(self, batch: int) -> Buffers:
-        shape, dtype = (batch, *(int(size) for size in self._input.shape[1:])), self._input.dtype
+        shape, dtype = self._input.of_batch(batch), self._input.dtype
         buffers = Buffers(input=self.device.empty(shape, dtype), staging=self.device.pinned(shape, dtype))
         if self._network.reorders:
             buffers.context = torch.empty_like(buffers.input, memory_format=torch.channels_last)

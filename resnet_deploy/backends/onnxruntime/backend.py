@@ -8,15 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_deploy.backends.base import Backend, Outputs
+from resnet_deploy.backends.base import Outputs
 from resnet_deploy.backends.candidate import Candidate
-from resnet_deploy.backends.layers import LayerTimes
-from resnet_deploy.backends.onnxruntime.profile import profile
-from resnet_deploy.backends.onnxruntime.session import Session
+from resnet_deploy.backends.onnxruntime.session import Session, SessionBackend
 from resnet_deploy.errors import UsageError
 
 
-class OrtBackend(Backend):
+class OrtBackend(SessionBackend):
     """An ONNX file in an ONNX Runtime session on the CPU. Arguments and errors are those of `Session`."""
 
     def __init__(self, path: Path, candidate: Candidate, *, threads: int | None = None, traces: Path | None = None) -> None:
@@ -41,16 +39,6 @@ class OrtBackend(Backend):
         if self._answers is None:
             raise UsageError("there is no answer yet: call enqueue after bind")
         return dict(zip(self.output_names, self._answers, strict=True))
-
-    def describe(self) -> dict[str, Any]:
-        return self._session.describe()
-
-    def summary(self) -> str:
-        return f"runs {self._session.describe()['providers'][0]}"
-
-    def profile(self, images: NDArray[Any], runs: int) -> LayerTimes:
-        self.check(images)
-        return profile(self._session.path, self.candidate, self._session.threads, images, runs)
 
     def close(self) -> None:
         self._session.close()

@@ -11,13 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.backends.cuda import CudaDevice, cuda_device
-from resnet_deploy.backends.layers import LayerTimes
-from resnet_deploy.backends.onnxruntime.profile import profile
-from resnet_deploy.backends.onnxruntime.session import Session
+from resnet_deploy.backends.onnxruntime.session import Session, SessionBackend
 from resnet_deploy.backends.streams import Buffers, Stream, StreamBackend
 from resnet_deploy.specs import TensorSpec
 
@@ -41,11 +38,11 @@ class OrtStream(Stream):
         spec, binding = self._session.input_spec, self._session.session.io_binding()
         buffers = Buffers(
             input=self._place(binding.bind_input, spec, batch),
-            staging=self.device.pinned(_shape(spec, batch), spec.dtype), context=binding,
+            staging=self.device.pinned(spec.of_batch(batch), spec.dtype), context=binding,
         )  # fmt: skip
         for spec in self._session.outputs:
             buffers.outputs[spec.name] = self._place(binding.bind_output, spec, batch)
-            buffers.answers[spec.name] = self.device.pinned(_shape(spec, batch), spec.dtype)
+            buffers.answers[spec.name] = self.device.pinned(spec.of_batch(batch), spec.dtype)
         return buffers
 
     def execute(self, buffers: Buffers) -> None:
@@ -53,13 +50,13 @@ class OrtStream(Stream):
 
     def _place(self, bind: Any, spec: TensorSpec, batch: int) -> torch.Tensor:
         """Memory bound to a name; the binding keeps the address alone, the stream holds the memory."""
-        shape = _shape(spec, batch)
+        shape = spec.of_batch(batch)
         tensor = self.device.empty(shape, spec.dtype)
         bind(spec.name, self.device.kind, 0, np.dtype(spec.dtype), list(shape), tensor.data_ptr())
         return tensor
 
 
-class OrtCudaBackend(StreamBackend):
+class OrtCudaBackend(SessionBackend, StreamBackend):
     """An ONNX file in an ONNX Runtime session on the current CUDA device.
 
     Arguments and errors are those of `Session`; device: for tests. Raises UnavailableError where PyTorch sees no CUDA device.
@@ -81,20 +78,6 @@ class OrtCudaBackend(StreamBackend):
         self.input_spec, self.output_names = self._session.input_spec, self._session.output_names
         self.open_streams(device, [OrtStream(device, handle, self._session)])
 
-    def describe(self) -> dict[str, Any]:
-        return self._session.describe()
-
-    def summary(self) -> str:
-        return f"runs {self._session.describe()['providers'][0]}"
-
-    def profile(self, images: NDArray[Any], runs: int) -> LayerTimes:
-        self.check(images)
-        return profile(self._session.path, self.candidate, self._session.threads, images, runs)
-
     def close(self) -> None:
         super().close()
         self._session.close()
-
-
-def _shape(spec: TensorSpec, batch: int) -> tuple[int, ...]:
-    return (batch, *(int(size) for size in spec.shape[1:]))

@@ -5,8 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+
 from resnet_deploy._deps import require, version
+from resnet_deploy.backends.base import Backend
 from resnet_deploy.backends.candidate import Candidate
+from resnet_deploy.backends.layers import LayerTimes
+from resnet_deploy.backends.onnxruntime.profile import profile
 from resnet_deploy.errors import GraphError, UnavailableError
 from resnet_deploy.specs import TensorSpec
 
@@ -57,6 +62,22 @@ class Session:
         if self._traces is not None and self.session is not None:
             self.session.end_profiling()
         self.session = None
+
+
+class SessionBackend(Backend):
+    """What a backend on a session says of it, wherever it runs."""
+
+    _session: Session
+
+    def describe(self) -> dict[str, Any]:
+        return self._session.describe()
+
+    def summary(self) -> str:
+        return f"runs {self._session.describe()['providers'][0]}"
+
+    def profile(self, images: NDArray[Any], runs: int) -> LayerTimes:
+        self.check(images)
+        return profile(self._session.path, self.candidate, self._session.threads, images, runs)
 
 
 def _spec(path: Path, tensor: Any) -> TensorSpec:

@@ -6,7 +6,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from resnet_deploy.backends.base import Backend
 from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.backends.layers import WARM_UPS
 from resnet_deploy.benchmarking.crashes import PROFILE, Crashes, Step
+from resnet_deploy.benchmarking.report import BatchRow
 from resnet_deploy.bundle.codec import key_of, now
 from resnet_deploy.bundle.manifest import ProfilesFile
 from resnet_deploy.bundle.names import PROFILES
@@ -29,7 +30,7 @@ FEWEST_RUNS, MOST_RUNS = 5, 50
 
 
 @dataclass(frozen=True, kw_only=True)
-class LayerProfile:
+class LayerProfile(BatchRow):
     """The layers of one candidate at one batch size.
 
     layers: in the order in which they ran: name, kind, precision, time_s, share of total_s and, where there are any, the
@@ -39,10 +40,6 @@ class LayerProfile:
     times are None then.
     """
 
-    backend: str
-    device: str
-    precision: str
-    batch: int
     runs: int
     total_s: float | None
     profiled_s: float | None
@@ -50,13 +47,6 @@ class LayerProfile:
     layers: list[dict[str, Any]]
     measured: str
     error: str | None = None
-
-    @property
-    def who(self) -> str:
-        return f"{self.backend} ({self.precision}, {self.device}) at batch {self.batch}"
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def profile_all(

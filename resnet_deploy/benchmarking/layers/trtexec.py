@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet_deploy.backends.candidate import Candidate
-from resnet_deploy.benchmarking.report import Latency, Result
+from resnet_deploy.benchmarking.report import BatchRow, Latency, Result
 from resnet_deploy.bundle.manifest import PlanFile
 from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.engine.flavours import TENSORRT, TENSORRT_RTX, version_tuple
@@ -61,17 +61,13 @@ class TrtexecFigure:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrtexecComparison:
+class TrtexecComparison(BatchRow):
     """What `--check-trtexec` found of one plan at one batch size.
 
     command: as a shell takes it. ours_s, trtexec_s, difference: of GPU Compute Time. figures: all of them. error: why there
     are none.
     """
 
-    backend: str
-    device: str
-    precision: str
-    batch: int
     command: str
     settings: dict[str, Any]
     ours_s: float | None
@@ -79,13 +75,6 @@ class TrtexecComparison:
     difference: float | None
     figures: list[TrtexecFigure]
     error: str | None = None
-
-    @property
-    def who(self) -> str:
-        return f"{self.backend} ({self.precision}, {self.device}) at batch {self.batch}"
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def find_tools(candidates: Iterable[Candidate], given: str | Path | None = None) -> dict[str, str]:
@@ -213,7 +202,7 @@ def settings_of(opened: OpenedBundle, candidate: Candidate, result: Result, dura
     spec = opened.input_spec
     settings = Settings(
         plan=opened.bundle.artifact(name).resolve(), input=spec.name, duration_s=duration_s,
-        shape=(result.batch, *(int(size) for size in spec.shape[1:])),
+        shape=spec.of_batch(result.batch),
         profile=best_profile(map(OptimizationProfile.parse, plan.profiles), result.batch) or 0,
         cuda_graph=told.get("cuda_graph", "no_cuda_graph" not in candidate.options),
         spin_wait=told.get("spin_wait", True), streams=told.get("streams", candidate.count("streams")),
