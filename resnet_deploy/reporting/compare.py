@@ -119,10 +119,14 @@ class RunComparison:
         if not self.judged:
             return []
         worse = [change for change in self.changes if self.limit is not None and change.low > 1 + self.limit]
-        found = [f"{change.title}: slower by {change.ratio - 1:.1%}, more than {self.limit:.1%}" for change in worse]
-        found += [said for one in self.accuracy if (said := one.failure(self.max_accuracy_drop)) is not None]
-        found += [f"{change.title}: its gate passed and now fails" for change in self.changes if change.failed]
-        return [*found, *self.broken, *(f"{row}: is in {self.before} and missing in {self.after}" for row in self.only_before)]
+        failures = [f"{change.title}: slower by {change.ratio - 1:.1%}, more than {self.limit:.1%}" for change in worse]
+        failures += [failure for change in self.accuracy if (failure := change.failure(self.max_accuracy_drop)) is not None]
+        failures += [f"{change.title}: its gate passed and now fails" for change in self.changes if change.failed]
+        return [
+            *failures,
+            *self.broken,
+            *(f"{row}: is in {self.before} and missing in {self.after}" for row in self.only_before),
+        ]
 
     @property
     def inconclusive(self) -> list[str]:
@@ -130,19 +134,19 @@ class RunComparison:
         interval has the limit within it, and accuracies that fell or are not known."""
         if not self.judged:
             return []
-        rows = [one for one in self.changes if self.limit is not None and one.low <= 1 + self.limit < one.high]
-        found = [
+        rows = [change for change in self.changes if self.limit is not None and change.low <= 1 + self.limit < change.high]
+        doubts = [
             f"{change.title}: {change.ratio:.3f} times the time before ({change.low:.3f} to {change.high:.3f}), which may be "
             f"more than {self.limit:.1%} slower. Measure both longer, or on a quieter machine"
             for change in rows
         ]
-        return found + [said for one in self.accuracy if (said := one.doubt(self.max_accuracy_drop))] + self.unjudged
+        return doubts + [doubt for change in self.accuracy if (doubt := change.doubt(self.max_accuracy_drop))] + self.unjudged
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON: an interval without an end has null there."""
         changes = [asdict(change) | {"high": change.high if math.isfinite(change.high) else None} for change in self.changes]
         return {
-            **asdict(self), "changes": changes, "accuracy": [one.to_dict() for one in self.accuracy],
+            **asdict(self), "changes": changes, "accuracy": [change.to_dict() for change in self.accuracy],
             "failures": self.failures, "inconclusive": self.inconclusive,
         }  # fmt: skip
 
@@ -163,47 +167,47 @@ def compare_reports(
     _same_network(before, after, names)
     old, new = ({row.key: row for row in rows(report)} for report in (before, after))
     both = [(row, new[key]) for key, row in old.items() if key in new]
-    lost = {_key(one): str(one.get("error") or "unknown") for one in after.get("unmeasured") or ()}
-    broken = [f"{row.title}: was measured and now fails: {lost[key]}" for key, row in old.items() if key in lost]
+    failed = {_key(row): str(row.get("error") or "unknown") for row in after.get("unmeasured") or ()}
+    broken = [f"{row.title}: was measured and now fails: {failed[key]}" for key, row in old.items() if key in failed]
     accuracy, unjudged = accuracies(before, after)
-    found = RunComparison(
+    comparison = RunComparison(
         model=str(before["model"].get("architecture")), before=names[0], after=names[1], limit=limit,
         max_accuracy_drop=max_accuracy_drop, accuracy=accuracy, unjudged=unjudged,
         changes=[_change(*pair, limit) for pair in both], broken=[*broken, *_scenarios(before, after)],
-        only_before=[row.title for key, row in old.items() if key not in new and key not in lost],
+        only_before=[row.title for key, row in old.items() if key not in new and key not in failed],
         only_after=[row.title for key, row in new.items() if key not in old], notes=_notes(before, after, both),
     )  # fmt: skip
-    if not (found.changes or found.broken):
+    if not (comparison.changes or comparison.broken):
         raise UsageError(
-            f"{names[0]} and {names[1]} have no row in common: {', '.join(found.only_before) or 'none'} and "
-            f"{', '.join(found.only_after) or 'none'}. Measure the same backends, precisions and batches"
+            f"{names[0]} and {names[1]} have no row in common: {', '.join(comparison.only_before) or 'none'} and "
+            f"{', '.join(comparison.only_after) or 'none'}. Measure the same backends, precisions and batches"
         )
-    return found
+    return comparison
 
 
-def _key(one: Mapping[str, Any]) -> str:
-    return key_of_row(one["backend"], one["device"], one["precision"], one.get("batch"))
+def _key(row: Mapping[str, Any]) -> str:
+    return key_of_row(row["backend"], row["device"], row["precision"], row.get("batch"))
 
 
 def _scenarios(before: Report, after: Report) -> list[str]:
     """Scenarios that were VALID and are not any more, or are missing, and whose gate passed and fails."""
     old, new = (
         {
-            (one["backend"], one["device"], one["precision"], str(one.get("scenario"))): one
-            for one in report.get("scenarios") or ()
+            (scenario["backend"], scenario["device"], scenario["precision"], str(scenario.get("scenario"))): scenario
+            for scenario in report.get("scenarios") or ()
         }
         for report in (before, after)
     )
-    found = []
-    for key, one in old.items():
+    broken = []
+    for key, scenario in old.items():
         name, then = ", ".join(key), new.get(key)
-        if one.get("valid") and then is None:
-            found.append(f"{name}: was VALID and is missing")
-        elif one.get("valid") and then is not None and not then.get("valid"):
-            found.append(f"{name}: was VALID and is {verdict(then)}: {then.get('error') or then.get('reason')}")
-        if then is not None and one.get("gate") == "pass" and then.get("gate") == "fail":
-            found.append(f"{name}: its gate passed and now fails")
-    return found
+        if scenario.get("valid") and then is None:
+            broken.append(f"{name}: was VALID and is missing")
+        elif scenario.get("valid") and then is not None and not then.get("valid"):
+            broken.append(f"{name}: was VALID and is {verdict(then)}: {then.get('error') or then.get('reason')}")
+        if then is not None and scenario.get("gate") == "pass" and then.get("gate") == "fail":
+            broken.append(f"{name}: its gate passed and now fails")
+    return broken
 
 
 def _same_network(before: Report, after: Report, names: tuple[str, str]) -> None:
@@ -226,16 +230,16 @@ def _notes(before: Report, after: Report, both: Sequence[tuple[Row, Row]]) -> li
         "preprocessing": [run["model"].get("preprocessing") for run in runs],
         "GPUs": [[gpu.get("name") for gpu in run["machine"].get("gpus") or ()] for run in runs],
     }
-    found = [f"the {name} differ: {old} and {new}" for name, (old, new) in pairs.items() if old != new]
+    notes = [f"the {name} differ: {old} and {new}" for name, (old, new) in pairs.items() if old != new]
     old, new = (run["machine"].get("packages") or {} for run in runs)
-    found += [
+    notes += [
         f"{name} was {old.get(name, 'missing')} and is {new.get(name, 'missing')}"
         for name in sorted({*old, *new})
         if old.get(name) != new.get(name)
     ]
     if noisy := [after.title for before, after in both if before.noisy or after.noisy]:
-        found.append(f"noisy in one of the runs: {', '.join(noisy)}")
-    return [*found, *images_differ(before, after)]
+        notes.append(f"noisy in one of the runs: {', '.join(noisy)}")
+    return [*notes, *images_differ(before, after)]
 
 
 def _change(old: Row, new: Row, limit: float | None) -> Change:
@@ -305,14 +309,14 @@ def _turns(samples: Sequence[float]) -> NDArray[np.float64]:
 
 
 def _differences(old: Row, new: Row) -> list[str]:
-    found = [] if old.passed == new.passed else [f"the gate was {_gate(old)} and is {_gate(new)}"]
+    differences = [] if old.passed == new.passed else [f"the gate was {_gate(old)} and is {_gate(new)}"]
     for name, least in _PARITY.items():
         first, second = number(old.parity.get(name)), number(new.parity.get(name))
         if first is not None and second is not None and abs(second - first) > least:
-            found.append(f"{name} was {first:.6g} and is {second:.6g}")
+            differences.append(f"{name} was {first:.6g} and is {second:.6g}")
     before, after = ({**(row.result.get("settings") or {}), "threads": row.result.get("threads")} for row in (old, new))
     changed = [name for name in before if name in after and before[name] != after[name]]
-    return found + [f"{name} was {before[name]} and is {after[name]}" for name in changed]
+    return differences + [f"{name} was {before[name]} and is {after[name]}" for name in changed]
 
 
 def _gate(row: Row) -> str:
