@@ -92,7 +92,7 @@ def _decision(results: Sequence[Result], row: Result, base: Result | None, rando
     if base is not None and base.device != row.device:
         over += f" on {base.device}"
     figures = [f"{row.images_per_s:,.0f} images/s", over, *([] if random_weights else [_answers(row)])]
-    figures += [] if row.size_bytes is None else [f"{row.size_bytes / 1e6:.2g} MB"]
+    figures += [] if row.size_bytes is None else [_megabytes(row.size_bytes)]
     reason = "the weights are random, so the answers mean nothing; give --weights to decide" if random_weights else None
     noisy = " The measurement is noisy." if row.noisy or (base is not None and base.noisy) else ""
     text = f"{_called(row)}: {', '.join(figures)}.{noisy}"
@@ -140,6 +140,11 @@ def _runs(row: Result) -> str:
     runtime = (title or name) + (f" ({options.replace(',', ', ')})" if options else "")
     on = "" if row.device == "cpu" or name.startswith("tensorrt") else f" on {row.device}"
     return f"{row.artifact or f'the {row.precision} file'} with {runtime}{on}"
+
+
+def _megabytes(size_bytes: int) -> str:
+    megabytes = size_bytes / 1e6
+    return f"{megabytes:.2g} MB" if megabytes < 10 else f"{megabytes:,.0f} MB"
 
 
 def _times(ratio: float) -> str:

@@ -172,3 +172,9 @@ def test_whatever_was_measured_the_choice_keeps_the_rule(results: list[Result], 
     quicker = [r for r in files if r.gate == "pass" and uncertainty(r) <= TOO_NOISY and r.batch == chosen.batch
                and r.device == chosen.device and beats(r, chosen)]  # fmt: skip
     assert not quicker
+
+
+@pytest.mark.parametrize(("size_bytes", "text"), [(294_000, "0.29 MB"), (1_089_612, "1.1 MB"), (102_400_000, "102 MB")])
+def test_sizes_are_written_out(size_bytes: int, text: str) -> None:
+    decision = decided([eager(20.0), file(5.0, size_bytes=size_bytes)])
+    assert decision.text.removesuffix(".").endswith(f", {text}")
