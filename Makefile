@@ -1,8 +1,10 @@
 # make bench, make test: each sets up what it needs, once. EXTRAS=gpu on a machine with an NVIDIA GPU.
+# make bench NETWORK=resnet18: beside the trained network, this one in place of ResNet-50.
 # make check, for every edit: lint, types and the tests that are not marked slow, in about four minutes on two cores.
 PYTHON ?= python3
 EXTRAS ?= cpu,rtx,openvino,loadgen,parquet
 BUILD ?= build
+NETWORK ?= resnet50
 MINUTES ?= 20
 SEED ?= 0
 VENV := .venv
@@ -37,7 +39,7 @@ $(STAMP): pyproject.toml constraints.txt requirements-peers.txt examples/triton/
 
 bench: setup
 	$(BIN)/resnet-deploy bench resnet20 --weights examples/digits/resnet20.safetensors --data digits -o $(BUILD)/digits
-	$(BIN)/resnet-deploy bench resnet50 --batch 1,8 -o $(BUILD)/resnet50
+	$(BIN)/resnet-deploy bench $(NETWORK) --batch 1,8 -o $(BUILD)/$(NETWORK)
 
 check: lint
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
+from collections.abc import Iterator
 
 # Two test processes share the cores; threads of their own would only fight.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -31,3 +33,24 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
 def digits_bundle(run_folder: None) -> Bundle:
     """The trained ResNet-20, uint8 pixels in, logits out. Shared: tests that change a bundle copy it first."""
     return shared.exported("resnet20", weights=DIGITS, input="uint8", max_batch=8)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_registry() -> Iterator[None]:
+    """torch.onnx fills its table of operators anew for every export, which takes half of a small network's; here once."""
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(functools.cache(ONNXRegistry.from_torchlib)))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def traced_once(run_folder: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One trace of each network in a run: the same network gives the same bytes, and a trace takes seconds.
+
+    Every export checks its file against eager all the same. Tests of the exporter itself override this.
+    """
+    from resnet_deploy.pipeline import onnx_export
+
+    monkeypatch.setattr(onnx_export, "_trace", shared.traced_once(onnx_export._trace))

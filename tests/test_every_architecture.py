@@ -1,7 +1,7 @@
 """Networks of the table through the whole of it: exported, checked against eager, verified; small images, one run each.
 
-All of up to 60 layers, and two of the very deep ones: what a deeper one of a family adds is more of the same blocks, whose
-shapes tests/models compares for every row. A thousand layers are exported by benchmarks/architectures.py.
+The shallowest of every kind of block, stem, shortcut and stage, and two of the very deep ones: what a deeper one of a family
+adds is more of the same blocks, whose shapes tests/models compares for every row, and benchmarks/architectures.py exports all.
 """
 
 from __future__ import annotations
@@ -10,30 +10,35 @@ from pathlib import Path
 
 import pytest
 
-from resnet_deploy.models.registry import ARCHITECTURES, Architecture
+from resnet_deploy.models.registry import ARCHITECTURES, Architecture, architecture
 from resnet_deploy.pipeline.export import export
 from resnet_deploy.pipeline.verify import verify
 
 pytestmark = pytest.mark.slow
 
-VERY_DEEP = ["preact_resnet200", "resnet152"]
+VERY_DEEP = ["resnet152", "preact_resnet164"]
 
 
-def layers(row: Architecture) -> int:
-    """Convolutions on the longest way through, and the classifier."""
-    return sum(row.config.layers) * (3 if row.config.block == "bottleneck" else 2) + 2
+def kind(row: Architecture) -> tuple[object, ...]:
+    """All of a configuration but how many, and how wide, its layers are."""
+    config = row.config
+    several = config.groups > 1, config.squeeze > 0, len(config.layers)
+    return (
+        row.family, config.block, config.stem, config.shortcut, config.stride_on, config.activation, *several,
+        config.replace_stride_with_dilation,
+    )  # fmt: skip
 
 
-# The longest first, so that they are not what everybody waits for at the end.
-NAMES = [
-    *VERY_DEEP,
-    *sorted((name for name, row in ARCHITECTURES.items() if layers(row) <= 60), key=lambda name: -layers(ARCHITECTURES[name])),
-]
+KINDS: dict[object, str] = {}
+for _name, _row in sorted(ARCHITECTURES.items(), key=lambda item: sum(item[1].config.layers)):
+    _stages = _row.config.layers
+    KINDS.setdefault(kind(_row), _name if sum(_stages) <= 9 else f"{_name}:layers={'-'.join('2' * len(_stages))}")
+NAMES = [*VERY_DEEP, *reversed(KINDS.values())]  # the deepest first: nobody waits for them at the end
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_exported_and_verified(name: str, tmp_path: Path) -> None:
-    size = 32 if ARCHITECTURES[name].config.stem == "cifar" else 64
+    size = 32 if architecture(name).config.stem == "cifar" else 64
     bundle = export(name, tmp_path / "b", max_batch=2, image_size=size)
     checks = bundle.manifest.artifacts["model.fp32.onnx"].checks
     assert [check.batch for check in checks] == [1, 2]

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from filelock import FileLock
@@ -16,6 +16,11 @@ from filelock import FileLock
 import resnet_deploy as rd
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.pipeline.export import ExportOptions
+
+if TYPE_CHECKING:
+    import onnx
+
+    from resnet_deploy.models.deploy import DeployModel
 
 OF_FP32 = {field.name for field in fields(ExportOptions)}
 _run: Path | None = None
@@ -70,3 +75,24 @@ def graph(head: str = "logits", input_format: str = "float") -> Path:
         export_onnx(deploy(SMALL, head, input_format), path, max_batch=8)
 
     return once(f"{head}-{input_format}.onnx", make)
+
+
+def traced_once(trace: Callable[..., onnx.ModelProto]) -> Callable[..., onnx.ModelProto]:
+    """`onnx_export._trace`, whose answers for a network, a batch and an opset are kept in the folder of the run."""
+
+    import onnx
+    import torch
+
+    def traced(model: DeployModel, max_batch: int, opset: int) -> onnx.ModelProto:
+        network = model.network
+        modules = [(type(module).__qualname__, getattr(module, "config", None)) for module in network.modules()]
+        about = (modules, network, model.head, model.input_format, model.preprocessing, max_batch, opset)
+        digest = hashlib.sha256(repr(about).encode())
+        for name, tensor in network.state_dict().items():
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
+
+        path = once(f"trace-{digest.hexdigest()[:16]}.onnx", lambda path: onnx.save(trace(model, max_batch, opset), path))
+        return onnx.load(path)
+
+    return traced

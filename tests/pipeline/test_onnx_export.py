@@ -16,6 +16,12 @@ from resnet_deploy.pipeline.inspect import inspect
 from resnet_deploy.pipeline.onnx_export import export_onnx
 from tests.helpers.networks import SMALL, deploy
 
+
+@pytest.fixture(autouse=True)
+def traced_once() -> None:
+    """Here the exporter runs every time."""
+
+
 pytestmark = pytest.mark.slow
 
 
