@@ -130,11 +130,11 @@ def _reason(code: int, errors: str, cpu_s: float | None, memory_bytes: int | Non
         return _over_memory(memory_bytes)
     if code < 0 and hasattr(signal, "SIGXCPU") and cpu_s is not None and code in (-signal.SIGXCPU, -signal.SIGKILL):
         return f"it took more than {cpu_s:.0f} s of processor time"
-    said = f" ({last})" if last else ""
+    details = f" ({last})" if last else ""
     if code < 0:
         name = signal.Signals(-code).name if -code in {item.value for item in signal.Signals} else f"signal {-code}"
-        return f"native code died of {name}{said}"
-    return f"its process ended with code {code}{said}"
+        return f"native code died of {name}{details}"
+    return f"its process ended with code {code}{details}"
 
 
 def _over_memory(memory_bytes: int | None) -> str:

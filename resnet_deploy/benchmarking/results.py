@@ -18,22 +18,22 @@ Records = dict[tuple[Candidate, int], MeasurementRecord]
 
 def rows(
     order: Iterable[tuple[int, Candidate]],
-    found: Records,
+    records: Records,
     judged: dict[Candidate, Verdict],
     roofs: Roofs,
     opened: OpenedBundle,
 ) -> list[Result]:
     """A row for each measurement, in the order given. judged: the verdict on each candidate's answers."""
     return [
-        _row(candidate, size, found, judged[candidate], roofs, opened)
+        _row(candidate, size, records, judged[candidate], roofs, opened)
         for size, candidate in order
-        if (candidate, size) in found
+        if (candidate, size) in records
     ]
 
 
-def _row(candidate: Candidate, batch: int, found: Records, judged: Verdict, roofs: Roofs, opened: OpenedBundle) -> Result:
+def _row(candidate: Candidate, batch: int, records: Records, judged: Verdict, roofs: Roofs, opened: OpenedBundle) -> Result:
     artifact = opened.file(candidate)
-    timing, base = found[candidate, batch], found.get((REFERENCE, batch))
+    timing, base = records[candidate, batch], records.get((REFERENCE, batch))
     stages = {f"{name}_latency_s": getattr(timing, f"{name}_latency_s") for name in STAGES}
     return Result(
         backend=candidate.name, device=candidate.device, precision=candidate.precision.value, batch=batch,
@@ -60,7 +60,7 @@ def _device_images_per_s(timing: MeasurementRecord, batch: int) -> float:
 
 
 def unmeasured(
-    candidates: list[Candidate], batches: tuple[int, ...], found: Records, failed: BackendFailures
+    candidates: list[Candidate], batches: tuple[int, ...], records: Records, failed: BackendFailures
 ) -> list[Unmeasured]:
     """What backends that died left behind, batch by batch; one row each where nothing was to be swept."""
     return [
@@ -69,5 +69,5 @@ def unmeasured(
         )
         for batch in batches or (None,)
         for candidate in candidates
-        if (candidate, batch) not in found and (error := failed.of(candidate, batch)) is not None
+        if (candidate, batch) not in records and (error := failed.of(candidate, batch)) is not None
     ]

@@ -119,7 +119,7 @@ def bench(
     check_all(duration=duration, limit=limit, threads=threads)
     if report is not None:
         check_path(report)
-    asked, batches = parse_gates(gate), parse_batches(DEFAULT_BATCHES if batch is None else batch)
+    limits, batches = parse_gates(gate), parse_batches(DEFAULT_BATCHES if batch is None else batch)
     scenarios, options = ScenarioOptions.split(options)
     running, options = MeasureOptions.split(options)
     details, options = DetailOptions.split(options)
@@ -131,7 +131,7 @@ def bench(
     if batch is None:
         batches = tuple(size for size in batches if size <= opened.max_batch)
     _check_batches(opened, batches)
-    kinds = precisions.precisions if "precision" in precisions.said else None
+    kinds = precisions.precisions if "precision" in precisions.explicit else None
     candidates = choose_candidates(opened.bundle, backend, kinds, running.applied)
     tools = tools or details.tools(candidates)
     restore(opened.bundle, [WEIGHTS, *(candidate.artifact for candidate in candidates)], progress)
@@ -144,18 +144,18 @@ def bench(
         opened, dataset, scenarios, max_batch=largest, threads=job.threads, fresh=fresh, progress=progress,
         store=job.store, spin_wait=running.spin_wait, crashes=job.failed.crashes,
     )  # fmt: skip
-    job.judge(dataset, asked)
+    job.judge(dataset, limits)
     timings = Timings(
         opened, dataset, config, running, store=job.store, failed=job.failed, threads=job.threads, fresh=fresh,
         progress=progress,
     )  # fmt: skip
-    found = job.measure(timings, batches if SWEEP in scenarios.scenario else (), played, running)
-    if not found.interrupted:
+    bench_report = job.measure(timings, batches if SWEEP in scenarios.scenario else (), played, running)
+    if not bench_report.interrupted:
         measured = Measured(opened, [*job.judged], batches, duration, job.threads, fresh, progress, job.failed.crashes)
-        found = details.added(found, measured, tools, lambda size: images_of(dataset, size))
-    with carrying(found):
-        publish(opened.bundle, found.to_dict(), report)
-    return found
+        bench_report = details.added(bench_report, measured, tools, lambda size: images_of(dataset, size))
+    with carrying(bench_report):
+        publish(opened.bundle, bench_report.to_dict(), report)
+    return bench_report
 
 
 def _check_batches(opened: OpenedBundle, batches: tuple[int, ...]) -> None:
@@ -191,9 +191,9 @@ class _Job:
                 with self.failed.catching(candidate):
                     ensure_plan(self.opened, candidate, batches, self.progress)
 
-    def judge(self, dataset: Dataset, asked: dict[str, float]) -> None:
+    def judge(self, dataset: Dataset, limits: dict[str, float]) -> None:
         """The verdict on every candidate's answers, after comparing those that were not; without those that died."""
-        keys = {one: parity_key(self.opened, one, dataset) for one in self.failed.alive(self.candidates)}
+        keys = {candidate: parity_key(self.opened, candidate, dataset) for candidate in self.failed.alive(self.candidates)}
         known = self.opened.bundle.manifest.parity
         missing = [candidate for candidate, key in keys.items() if self.fresh or key not in known]
         records = {key: known[key] for key in keys.values() if key in known}
@@ -206,7 +206,9 @@ class _Job:
             self.store.keep("parity", new)
             records |= new
         self.judged = {
-            one: verdict(self.opened, one, records[key], asked) for one, key in keys.items() if (one, None) not in self.failed
+            candidate: verdict(self.opened, candidate, records[key], limits)
+            for candidate, key in keys.items()
+            if (candidate, None) not in self.failed
         }
 
     def measure(self, timings: Timings, batches: tuple[int, ...], played: ScenarioRun, options: MeasureOptions) -> BenchReport:
@@ -221,17 +223,18 @@ class _Job:
                 played.run(candidate)
         except KeyboardInterrupt:
             interrupted = True
-            if not (timings.found or played.found):
+            if not (timings.records or played.records):
                 raise
-        if self.failed and not (timings.found or played.found):
+        if self.failed and not (timings.records or played.records):
             self.failed.raise_first()
         described, order = _json.plain(self.opened.description), itertools.product(batches, self.judged)
-        results = rows(order, timings.found, self.judged, roofs, self.opened)
+        results = rows(order, timings.records, self.judged, roofs, self.opened)
         scenarios = played.results(self.judged)
         warnings = warnings_for(results, described, scenarios) + played.warnings
         return BenchReport(
             machine=describe_machine(), model=described, results=results, scenarios=scenarios,
-            unmeasured=unmeasured(self.candidates, batches, timings.found, self.failed), verdicts=_advice(self.opened, results),
+            unmeasured=unmeasured(self.candidates, batches, timings.records, self.failed),
+            verdicts=_advice(self.opened, results),
             warnings=[*warnings, *_warnings(self.judged), *self.warnings, *self.store.warnings], interrupted=interrupted,
             decision=decide(results, random_weights=described["weights"]["source"] == "random"),
         )  # fmt: skip

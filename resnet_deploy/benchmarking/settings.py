@@ -75,10 +75,10 @@ class MeasureOptions(OptionGroup):
 
     def used(self, backend: Backend) -> dict[str, Any]:
         """The named options with which a loaded backend was measured; empty on the CPU."""
-        found = backend.settings()
-        if not found:
+        settings = backend.settings()
+        if not settings:
             return {}
         return {
-            **found, "spin_wait": backend.spin_wait, "data_transfers": self.downloads, "inputs_on_device": not self.uploads,
+            **settings, "spin_wait": backend.spin_wait, "data_transfers": self.downloads, "inputs_on_device": not self.uploads,
             "queued_ahead": 1,
         }  # fmt: skip

@@ -27,14 +27,14 @@ def printable(value: str) -> str:
 
 def el(tag: str, *children: object, **attributes: object) -> Markup:
     """An element. Attributes that are None are left out; `class_` is class, and other underscores are hyphens."""
-    given = "".join(
+    rendered = "".join(
         f' {name.rstrip("_").replace("_", "-")}="{text(_short(value))}"'
         for name, value in attributes.items()
         if value is not None
     )
     if tag in _VOID:
-        return Markup(f"<{tag}{given}>")
-    return Markup(f"<{tag}{given}>{join(children)}</{tag}>")
+        return Markup(f"<{tag}{rendered}>")
+    return Markup(f"<{tag}{rendered}>{join(children)}</{tag}>")
 
 
 def join(parts: Iterable[object]) -> Markup:

@@ -149,15 +149,15 @@ def constants_of(graph: Any) -> dict[str, Any]:
     """Constant tensors by name: initializers, sparse ones (by their dense shape, their values left out), Constant nodes."""
     import onnx
 
-    found = {tensor.name: tensor for tensor in graph.initializer}
+    constants = {tensor.name: tensor for tensor in graph.initializer}
     for sparse in graph.sparse_initializer:
         values = sparse.values
-        found[values.name] = onnx.TensorProto(name=values.name, data_type=values.data_type, dims=sparse.dims)
+        constants[values.name] = onnx.TensorProto(name=values.name, data_type=values.data_type, dims=sparse.dims)
     for node in graph.node:
         value = next((item for item in node.attribute if item.name == "value" and item.HasField("t")), None)
         if node.op_type == "Constant" and value is not None and len(node.output) == 1:
-            found[node.output[0]] = value.t
-    return found
+            constants[node.output[0]] = value.t
+    return constants
 
 
 def _spec(value: Any) -> TensorSpec:
@@ -200,12 +200,12 @@ def _lies(model: Any, shapes: dict[str, tuple[int | str, ...]]) -> tuple[str, ..
     """Shapes of outputs that a file gives otherwise than they follow from its inputs."""
     lies = []
     for value in model.graph.output:
-        given, real = typed(value.type)[1], shapes.get(value.name)
-        sizes = zip(given, real or (), strict=False)
+        declared, real = typed(value.type)[1], shapes.get(value.name)
+        sizes = zip(declared, real or (), strict=False)
         if real is not None and (
-            len(given) != len(real) or any(isinstance(a, int) and isinstance(b, int) and a != b for a, b in sizes)
+            len(declared) != len(real) or any(isinstance(a, int) and isinstance(b, int) and a != b for a, b in sizes)
         ):
-            as_text = [", ".join(map(str, shape)) for shape in (given, real)]
+            as_text = [", ".join(map(str, shape)) for shape in (declared, real)]
             lies.append(
                 f"the file gives {value.name!r} the shape [{as_text[0]}], but its nodes make [{as_text[1]}] of the input"
             )

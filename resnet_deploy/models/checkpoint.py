@@ -82,7 +82,7 @@ def read_members(row: Architecture, weights: str | Path) -> list[Checkpoint]:
     if parts := _parts(row, str(weights)):
         return [read(member, part) for member, part in zip(row.members, parts, strict=True)]
     whole = _read_file(_existing(weights), str(weights))
-    found = []
+    checkpoints = []
     for index, member in enumerate(row.members):
         prefix = f"{MEMBERS}{index}."
         state = {name.removeprefix(prefix): tensor for name, tensor in whole.state.items() if name.startswith(prefix)}
@@ -91,8 +91,8 @@ def read_members(row: Architecture, weights: str | Path) -> list[Checkpoint]:
                 f"{weights} has no weights for {member.name}, member {index + 1} of {len(row.members)}; "
                 "give one file a member, joined by commas"
             )
-        found.append(replace(whole, state=state))
-    return found
+        checkpoints.append(replace(whole, state=state))
+    return checkpoints
 
 
 def _parts(row: Architecture, weights: str) -> list[str] | None:
@@ -110,9 +110,9 @@ def read(row: Architecture, weights: str | Path) -> Checkpoint:
     if not is_published(str(weights)):
         return _read_file(_existing(weights), str(weights))
     name, published = row.published(str(weights))
-    found = _read_file(_fetch(published.file), name)
+    checkpoint = _read_file(_fetch(published.file), name)
     return Checkpoint(
-        state=found.state, source=name, sha256=found.sha256, resize=published.resize,
+        state=checkpoint.state, source=name, sha256=checkpoint.sha256, resize=published.resize,
         top1_accuracy=published.top1_percent / 100, reported_by="torchvision",
     )  # fmt: skip
 

@@ -82,7 +82,7 @@ class LoweringOptions(OptionGroup):
     reduce_range: bool = False
     native_io: bool = False
     precisions: tuple[Precision, ...] = field(init=False)
-    said: frozenset[str] = field(init=False, compare=False)
+    explicit: frozenset[str] = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
         for name in ("precision", "int8_target", "keep"):  # "fp32,int8" is what people type
@@ -102,25 +102,27 @@ class LoweringOptions(OptionGroup):
             check_calibration_method(self.calibration_method)
         object.__setattr__(self, "precisions", tuple(map(Precision, dict.fromkeys(self.precision))))
         defaults = {item.name: item.default for item in fields(self) if item.init}
-        object.__setattr__(self, "said", frozenset(name for name, value in defaults.items() if getattr(self, name) != value))
+        object.__setattr__(
+            self, "explicit", frozenset(name for name, value in defaults.items() if getattr(self, name) != value)
+        )
 
     @classmethod
     def split(cls, options: dict[str, Any]) -> tuple[LoweringOptions, dict[str, Any]]:
-        """As `OptionGroup.split`; what was said is remembered where it is the default too."""
+        """As `OptionGroup.split`; what was given is remembered where it is the default too."""
         group, others = super().split(options)
-        object.__setattr__(group, "said", group.said | (set(options) - set(others)))
+        object.__setattr__(group, "explicit", group.explicit | (set(options) - set(others)))
         return group, others
 
     def exactly(self) -> LoweringOptions:
-        """The same with everything said: nothing is taken from files that are there."""
+        """The same with every option explicit: nothing is taken from files that are there."""
         same = replace(self)
-        object.__setattr__(same, "said", frozenset(_SETTINGS))
+        object.__setattr__(same, "explicit", frozenset(_SETTINGS))
         return same
 
     def for_file(self, entry: GraphFile | None) -> LoweringOptions:
-        """The options for a file that is there: what was not said is as the file was made."""
+        """The options for a file that is there: what was not given is as the file was made."""
         known: dict[str, Any] = {} if entry is None else {**entry.settings}
-        return replace(self, **{name: known[name] for name in _SETTINGS if name in known and name not in self.said})
+        return replace(self, **{name: known[name] for name in _SETTINGS if name in known and name not in self.explicit})
 
     def quantizing(self, graph: Graph, precision: Precision, target: str) -> QuantizeOptions:
         """How a graph is quantized for a target."""
@@ -141,22 +143,22 @@ class LoweringOptions(OptionGroup):
 
     def files(self) -> dict[str, tuple[Precision, str]]:
         """Artifacts that are asked for, each with its precision and target."""
-        found: dict[str, tuple[Precision, str]] = {}
+        files: dict[str, tuple[Precision, str]] = {}
         for precision in self.precisions:
             own = precision.row.targets
             for target in [target for target in self.int8_target if target in own] or own:
-                found[precision.graph_file(target)] = (precision, target)
-        return found
+                files[precision.graph_file(target)] = (precision, target)
+        return files
 
     def settings(self, precision: Precision, target: str) -> dict[str, Any]:
         """What a file depends on, beside its graph and its calibration."""
         if not precision.row.quantized:
             return {"keep": list(self.keep), "native_io": self.native_io, "equalize": self.equalize}
         names = ("grouped", "quantize_head", "clip_weights", "equalize", "correct_bias", "reduce_range")
-        found: dict[str, Any] = {name: getattr(self, name) for name in names} | {"keep": list(self.keep), "target": target}
+        settings: dict[str, Any] = {name: getattr(self, name) for name in names} | {"keep": list(self.keep), "target": target}
         if self.reconstructs(precision, target):  # named only where it is, so that files without it keep their keys
-            found["reconstruct"] = True
-        return found | ({"other_layers": self.other_layers} if target == "tensorrt" else {})
+            settings["reconstruct"] = True
+        return settings | ({"other_layers": self.other_layers} if target == "tensorrt" else {})
 
     def reconstructs(self, precision: Precision, target: str) -> bool:
         return self.reconstruct and precision is Precision.INT8 and target == "tensorrt"
@@ -187,9 +189,9 @@ def lower(
     check: Callable[[str, Graph], None] | None = None,
     beside: Callable[[Transaction], None] | None = None,
 ) -> None:
-    """Make the precisions that are missing, are gone, or were made otherwise than is said now.
+    """Make the precisions that are missing, are gone, or were made with other options.
 
-    Of a file that is there, what is not said stays as it was made: its calibration, and the layers that `tune` kept.
+    Of a file that is there, what is not given stays as it was made: its calibration, and the layers that `tune` kept.
 
     Args:
         options: what is to be there.

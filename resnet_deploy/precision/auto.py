@@ -58,23 +58,23 @@ def run(graph: Graph, images: NDArray[Any]) -> Arrays:
     return [array for array in joined if np.issubdtype(array.dtype, np.floating)]
 
 
-def distance(expected: Iterable[NDArray[Any]], found: Iterable[NDArray[Any]]) -> float:
+def distance(expected: Iterable[NDArray[Any]], outputs: Iterable[NDArray[Any]]) -> float:
     """Norm of the difference over that of what was expected, the mean over images and outputs.
 
     Every image counts alike. By total energy a few images of large outputs decide, whose classes are not in doubt, and on 64
     images `max` often wins by chance (benchmarks/quantization.py).
     """
     ratios = []
-    for a, b in zip(expected, found, strict=True):
+    for a, b in zip(expected, outputs, strict=True):
         a, b = (array.reshape(len(array), -1).astype(np.float64) for array in (a, b))
         ratios.append(np.linalg.norm(a - b, axis=1) / np.maximum(np.linalg.norm(a, axis=1), 1e-30))
     return float(np.mean(ratios))
 
 
-def relative_error(expected: Iterable[NDArray[Any]], found: Iterable[NDArray[Any]]) -> float:
+def relative_error(expected: Iterable[NDArray[Any]], outputs: Iterable[NDArray[Any]]) -> float:
     """Energy of the difference over that of what was expected, over all outputs."""
     difference = energy = 0.0
-    for a, b in zip(expected, found, strict=True):
+    for a, b in zip(expected, outputs, strict=True):
         difference += float(((a.astype(np.float64) - b) ** 2).sum())
         energy += float((a.astype(np.float64) ** 2).sum())
     return difference / max(energy, 1e-300)

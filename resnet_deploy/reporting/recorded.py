@@ -60,8 +60,8 @@ def _is_kept(bundle: Bundle, content: Report) -> bool:
 def _commands(bundle: Bundle) -> list[str]:
     """The commands that made the bundle's files and this run; none where a program of the user's own did."""
     made = [entry.command for entry in bundle.manifest.artifacts.values() if isinstance(entry, _MADE)]
-    found = list(dict.fromkeys([*made, command()]))
-    return found if all(line.startswith(f"{_PROGRAM} ") for line in found) else []
+    commands = list(dict.fromkeys([*made, command()]))
+    return commands if all(line.startswith(f"{_PROGRAM} ") for line in commands) else []
 
 
 def load_report(run: Bundle | str | Path) -> dict[str, Any]:
@@ -109,12 +109,12 @@ def _of_bundle(bundle: Bundle) -> dict[str, Any]:
 
 def _whole(bundle: Bundle, content: Report) -> dict[str, Any]:
     """A report with the raw samples that the bundle keeps of its rows, and where its calibration came from."""
-    found = {**content, "samples": _samples(bundle, content["results"])}
+    whole = {**content, "samples": _samples(bundle, content["results"])}
     if calibration := bundle.manifest.files(CalibrationFile).get(CALIBRATION):
         # The data's name, its digest and the method that was asked for.
         data, _ = source(calibration.data.rsplit(" ", 2)[0])
-        found["calibration"] = {"source": data or "DATA", "method": calibration.method}
-    return found
+        whole["calibration"] = {"source": data or "DATA", "method": calibration.method}
+    return whole
 
 
 def _samples(bundle: Bundle, results: list[dict[str, Any]]) -> dict[str, Any]:

@@ -18,10 +18,10 @@ def run(report: dict[str, Any], written: str | None) -> str:
     return _document(document(report), titles, written)
 
 
-def comparison(found: RunComparison, written: str | None) -> str:
+def comparison(compared: RunComparison, written: str | None) -> str:
     from resnet_deploy.reporting.differences import comparison
 
-    content = comparison(found)
+    content = comparison(compared)
     return _document(content, {section.title for section in content.sections}, written)
 
 
@@ -34,8 +34,8 @@ def _document(content: Document, titles: set[str], written: str | None) -> str:
     parts = ["\n".join([content.title, *answer, *content.summary, *notices])]
     for section in content.sections:
         if section.title in titles:
-            said = [section.title, *section.notes, ""]
+            lines = [section.title, *section.notes, ""]
             if section.table is not None:
-                said.append(table([dict(zip(section.table.names, row, strict=True)) for row in section.table.rows]))
-            parts.append("\n".join([*said, *section.code]))
+                lines.append(table([dict(zip(section.table.names, row, strict=True)) for row in section.table.rows]))
+            parts.append("\n".join([*lines, *section.code]))
     return printable("\n\n".join([*parts, *([f"written to {written}"] if written else [])]))

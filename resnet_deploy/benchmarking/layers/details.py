@@ -61,16 +61,16 @@ class DetailOptions(OptionGroup):
         profiles: list[LayerProfile] = []
         interrupted = False
         try:
-            for one in check(job.opened, tools, job.candidates, report.results, job.duration_s, job.progress):
-                compared.append(one)
-            for found in profile_all(
+            for comparison in check(job.opened, tools, job.candidates, report.results, job.duration_s, job.progress):
+                compared.append(comparison)
+            for layer_profile in profile_all(
                 job.opened, job.candidates, job.batches if self.profile else (), images, threads=job.threads, fresh=job.fresh,
                 progress=job.progress, warn=warnings.append, crashes=job.crashes,
             ):  # fmt: skip
-                profiles.append(found)
+                profiles.append(layer_profile)
         except KeyboardInterrupt:  # what there is is reported
             interrupted = True
-        profiles.sort(key=lambda one: job.batches.index(one.batch))
+        profiles.sort(key=lambda layer_profile: job.batches.index(layer_profile.batch))
         return replace(
             report, profiles=profiles, trtexec=compared, warnings=list(dict.fromkeys(warnings)), interrupted=interrupted
         )

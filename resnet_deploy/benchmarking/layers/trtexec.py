@@ -77,30 +77,32 @@ class TrtexecComparison(BatchRow):
     error: str | None = None
 
 
-def find_tools(candidates: Iterable[Candidate], given: str | Path | None = None) -> dict[str, str]:
-    """The tool of each flavour that candidates run plans of. given: the program or its folder, in place of PATH.
+def find_tools(candidates: Iterable[Candidate], location: str | Path | None = None) -> dict[str, str]:
+    """The tool of each flavour that candidates run plans of. location: of the program or its folder, in place of PATH.
 
     Raises UsageError where no candidate runs plans, or for a path that is no program, UnavailableError where it is missing.
     """
     flavours = list(dict.fromkeys(candidate.backend for candidate in candidates if candidate.row.runs == "plan"))
     if not flavours:
         raise UsageError("trtexec runs plans: measure one too, with --backend tensorrt or --backend tensorrt-rtx")
-    if given is not None and not Path(given).is_dir():
+    if location is not None and not Path(location).is_dir():
         if len(flavours) > 1:
             raise UsageError(
-                f"{given} cannot run plans of both {' and '.join(flavours)}: give the folder that holds both tools"
+                f"{location} cannot run plans of both {' and '.join(flavours)}: give the folder that holds both tools"
             )
-        if shutil.which(str(given)) is None:
-            raise UsageError(f"{given} is not a program that can be run: give the path of {TOOLS[flavours[0]]}, or its folder")
-        return {flavours[0]: str(given)}
-    found = {flavour: shutil.which(TOOLS[flavour], path=None if given is None else str(given)) for flavour in flavours}
-    for flavour, path in found.items():
+        if shutil.which(str(location)) is None:
+            raise UsageError(
+                f"{location} is not a program that can be run: give the path of {TOOLS[flavours[0]]}, or its folder"
+            )
+        return {flavours[0]: str(location)}
+    paths = {flavour: shutil.which(TOOLS[flavour], path=None if location is None else str(location)) for flavour in flavours}
+    for flavour, path in paths.items():
         if path is None:
             raise UnavailableError(
-                f"{TOOLS[flavour]} is not {'on PATH' if given is None else f'in {given}'}. It comes with NVIDIA's archives, "
-                f"packages and containers of {flavour}, not with the Python package; say where it is with --trtexec PATH"
+                f"{TOOLS[flavour]} is not {'on PATH' if location is None else f'in {location}'}. It comes with NVIDIA's "
+                f"archives, packages and containers of {flavour}, not with the Python package; say where it is with --trtexec PATH"
             )
-    return {flavour: str(path) for flavour, path in found.items()}
+    return {flavour: str(path) for flavour, path in paths.items()}
 
 
 def command(tool: str, settings: Settings, flavour: str, version: str) -> list[str]:
@@ -134,14 +136,14 @@ def parse(output: str) -> tuple[float, dict[str, float]]:
 
     Raises BackendError where there is no summary.
     """
-    _, found, summary = output.partition(_SUMMARY)
+    _, heading, summary = output.partition(_SUMMARY)
     throughput = re.search(rf"\bThroughput: {_NUMBER} qps", summary)
     medians = {
         name: float(match[1]) / 1e3
         for name in _LATENCIES
         if (match := re.search(rf"(?<![\w] ){name}: .*?median = {_NUMBER} ms", summary)) is not None
     }
-    if not found or throughput is None or "GPU Compute Time" not in medians:
+    if not heading or throughput is None or "GPU Compute Time" not in medians:
         raise BackendError("it printed no performance summary")
     return float(throughput[1]), medians
 
@@ -218,8 +220,8 @@ def compare(result: Result, throughput_qps: float, medians_s: dict[str, float]) 
     copies to compare."""
 
     def p50(name: str) -> float | None:
-        found: Latency | None = getattr(result, f"{name}_latency_s", None)
-        return None if found is None else found.p50
+        latency: Latency | None = getattr(result, f"{name}_latency_s", None)
+        return None if latency is None else latency.p50
 
     def first(*values: float | None) -> float | None:
         return next((value for value in values if value is not None), None)

@@ -42,7 +42,7 @@ class Roofs:
         if roof is None:
             return None
         try:
-            found = floor(
+            bound = floor(
                 registry.architecture(described["architecture"]), roof, precision=candidate.precision.value, batch=batch,
                 input=described["input_format"], image_size=described["preprocessing"]["crop"],
                 num_classes=described["num_classes"],
@@ -50,8 +50,8 @@ class Roofs:
         except UsageError:  # no units for this precision
             return None
         return {
-            **found.to_dict(), "reached_percent": found.reached_percent(images_per_s),
-            "device_reached_percent": found.device_reached_percent(device_images_per_s),
+            **bound.to_dict(), "reached_percent": bound.reached_percent(images_per_s),
+            "device_reached_percent": bound.device_reached_percent(device_images_per_s),
         }  # fmt: skip
 
     def _find(self, device: str) -> Roof | None:
@@ -61,8 +61,8 @@ class Roofs:
             return None
         if self._options.roof is not None:
             return find_roof(self._options.roof)
-        found = gpus(needed=True)
-        return find_roof(found[0]["name"]) if found else None
+        devices = gpus(needed=True)
+        return find_roof(devices[0]["name"]) if devices else None
 
     def _measured(self, device: str) -> Roof:
         key = key_of(device=device, threads=self._threads, **environment(device, torch=_deps.version("torch")))

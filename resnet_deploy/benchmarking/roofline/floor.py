@@ -125,18 +125,18 @@ def floor(
         raise UsageError(f"a batch size must be at least 1; found {batch}")
     if precision not in roof.flop_s:
         raise UsageError(f"there is no ceiling of {roof.name} in {precision}; there is one in {', '.join(roof.flop_s)}")
-    found = kernels(architecture, num_classes=num_classes, image_size=image_size)
+    operations = kernels(architecture, num_classes=num_classes, image_size=image_size)
     size, flop_s = VALUE_BYTES[precision], roof.flop_s[precision]
-    compute_s = [2 * kernel.macs / flop_s for kernel in found]
-    values = [kernel.reads + kernel.writes + kernel.weights / batch for kernel in found]
+    compute_s = [2 * kernel.macs / flop_s for kernel in operations]
+    values = [kernel.reads + kernel.writes + kernel.weights / batch for kernel in operations]
     memory_s = [size * count / roof.memory_bytes_s for count in values]
     host_bytes = CHANNELS * (image_size or architecture.image_size) ** 2 * INPUT_BYTES[input]
     return Floor(
         architecture=architecture.name, device=roof.name, source=roof.source, precision=precision, input=input, batch=batch,
-        operations=2 * sum(kernel.macs for kernel in found),
-        activations=sum(kernel.reads + kernel.writes for kernel in found),
-        weight_bytes=size * sum(kernel.weights for kernel in found), memory_bytes=size * sum(values), host_bytes=host_bytes,
-        kernels=len(found), compute_s=sum(compute_s), memory_s=sum(memory_s),
+        operations=2 * sum(kernel.macs for kernel in operations),
+        activations=sum(kernel.reads + kernel.writes for kernel in operations),
+        weight_bytes=size * sum(kernel.weights for kernel in operations), memory_bytes=size * sum(values),
+        host_bytes=host_bytes, kernels=len(operations), compute_s=sum(compute_s), memory_s=sum(memory_s),
         kernels_s=sum(max(pair) for pair in zip(compute_s, memory_s, strict=True)),
         host_s=None if roof.host_bytes_s is None else host_bytes / roof.host_bytes_s,
     )  # fmt: skip

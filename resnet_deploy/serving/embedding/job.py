@@ -69,9 +69,9 @@ class EmbedOptions(OptionGroup):
 
     @property
     def candidate(self) -> Candidate:
-        found = Candidate.parse(self.backend)
-        if self.precision is None or self.precision == found.precision.value:
-            return found
+        candidate = Candidate.parse(self.backend)
+        if self.precision is None or self.precision == candidate.precision.value:
+            return candidate
         return Candidate.parse(f"{self.backend}{',' if ':' in self.backend else ':'}{self.precision}")
 
     @property
