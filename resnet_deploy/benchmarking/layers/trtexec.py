@@ -99,8 +99,9 @@ def find_tools(candidates: Iterable[Candidate], location: str | Path | None = No
     for flavour, path in paths.items():
         if path is None:
             raise UnavailableError(
-                f"{TOOLS[flavour]} is not {'on PATH' if location is None else f'in {location}'}. It comes with NVIDIA's "
-                f"archives, packages and containers of {flavour}, not with the Python package; say where it is with --trtexec PATH"
+                f"{TOOLS[flavour]} is not {'on PATH' if location is None else f'in {location}'}. It comes with "
+                f"NVIDIA's archives, packages and containers of {flavour}, not with the Python package; say where it is with "
+                "--trtexec PATH"
             )
     return {flavour: str(path) for flavour, path in paths.items()}
 
