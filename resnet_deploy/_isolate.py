@@ -92,7 +92,7 @@ def limit(cpu_s: float | None, memory_bytes: int | None) -> None:
                 resource.setrlimit(resource.RLIMIT_AS, (taken + memory_bytes, taken + memory_bytes))
 
 
-def call(function: Callable[..., Any], args: Sequence[Any]) -> tuple[str, Any]:
+def call_captured(function: Callable[..., Any], args: Sequence[Any]) -> tuple[str, Any]:
     """What a function returns or raises, as `run_isolated` sends it: ("returned", value), ("raised", exc), ("memory", None)."""
     try:
         return "returned", function(*args)
@@ -113,7 +113,7 @@ def _serve() -> None:
     for wanted in preload:
         importlib.import_module(wanted)
     limit(cpu_s, memory_bytes)
-    answer = call(function, args)
+    answer = call_captured(function, args)
     try:
         data = pickle.dumps(answer)
     except Exception as exc:  # an exception of native code may hold what cannot be sent

@@ -235,7 +235,7 @@ class BenchReport:
         return asdict(self)
 
 
-def record(measurement: Measurement, **about: Any) -> MeasurementRecord:
+def measurement_record(measurement: Measurement, **about: Any) -> MeasurementRecord:
     """A measurement as the manifest keeps it; the raw samples are kept beside it."""
     stages: dict[str, Any] = {name: measurement.stage(f"{name}_s") for name in STAGES}
     if not measurement.stages:

@@ -16,7 +16,7 @@ from resnet_deploy.pipeline.verify import REFERENCE, Verdict
 Records = dict[tuple[Candidate, int], MeasurementRecord]
 
 
-def rows(
+def result_rows(
     order: Iterable[tuple[int, Candidate]],
     records: Records,
     judged: dict[Candidate, Verdict],

@@ -21,7 +21,7 @@ from resnet_deploy.benchmarking.layers.details import DetailOptions, Measured
 from resnet_deploy.benchmarking.mlperf.run import ScenarioRun
 from resnet_deploy.benchmarking.mlperf.scenarios import SWEEP, ScenarioOptions
 from resnet_deploy.benchmarking.report import BenchReport, Result
-from resnet_deploy.benchmarking.results import rows, unmeasured
+from resnet_deploy.benchmarking.results import result_rows, unmeasured
 from resnet_deploy.benchmarking.roofline.ceilings import Roofs
 from resnet_deploy.benchmarking.settings import MeasureOptions
 from resnet_deploy.benchmarking.sweep import Timings, images_of
@@ -41,7 +41,7 @@ from resnet_deploy.pipeline.candidates import candidates_of, choose_candidates
 from resnet_deploy.pipeline.export import export
 from resnet_deploy.pipeline.lower import LoweringOptions
 from resnet_deploy.pipeline.restore import restore
-from resnet_deploy.pipeline.verify import Verdict, compare, parity_key, verdict
+from resnet_deploy.pipeline.verify import Verdict, compare_answers, judge_record, parity_key
 from resnet_deploy.reporting.writing import check_path, publish
 from resnet_deploy.specs import MAX_BATCH, Progress, parse_batches, silent
 from resnet_deploy.timing.measure import MeasureConfig
@@ -198,7 +198,7 @@ class _Job:
         missing = [candidate for candidate, key in keys.items() if self.fresh or key not in known]
         records = {key: known[key] for key in keys.values() if key in known}
         if missing:
-            made = compare(
+            made = compare_answers(
                 self.opened, missing, dataset, batch=min(MAX_BATCH, self.opened.max_batch), threads=self.threads,
                 progress=self.progress, guard=self.failed.catching,
             )  # fmt: skip
@@ -206,7 +206,7 @@ class _Job:
             self.store.keep("parity", new)
             records |= new
         self.judged = {
-            candidate: verdict(self.opened, candidate, records[key], limits)
+            candidate: judge_record(self.opened, candidate, records[key], limits)
             for candidate, key in keys.items()
             if (candidate, None) not in self.failed
         }
@@ -228,7 +228,7 @@ class _Job:
         if self.failed and not (timings.records or played.records):
             self.failed.raise_first()
         described, order = _json.plain(self.opened.description), itertools.product(batches, self.judged)
-        results = rows(order, timings.records, self.judged, roofs, self.opened)
+        results = result_rows(order, timings.records, self.judged, roofs, self.opened)
         scenarios = played.results(self.judged)
         warnings = warnings_for(results, described, scenarios) + played.warnings
         return BenchReport(

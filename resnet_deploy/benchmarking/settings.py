@@ -36,7 +36,7 @@ class MeasureOptions(OptionGroup):
     measure_roof: bool = False
 
     def __post_init__(self) -> None:
-        limits.check("streams", self.streams)
+        limits.check_option("streams", self.streams)
         if self.roof is not None and find_roof(self.roof) is None:
             known = ", ".join(roof.name for roof in DEVICES)
             raise UsageError(f"there are no published ceilings of {self.roof!r}; choose from {known}, or give --measure-roof")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from resnet_deploy.backends.base import Backend
 from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.benchmarking.failures import BackendFailures
-from resnet_deploy.benchmarking.report import record
+from resnet_deploy.benchmarking.report import measurement_record
 from resnet_deploy.benchmarking.settings import MeasureOptions
 from resnet_deploy.bundle.codec import key_of, now
 from resnet_deploy.bundle.manifest import SamplesFile
@@ -121,7 +121,7 @@ class Timings:
         if not measured:
             return
         entries = {
-            keys[candidate, size]: record(
+            keys[candidate, size]: measurement_record(
                 measurement, batch=size, threads=self._threads, runtime=backends[candidate].describe(), measured=now(),
                 settings=self._options.used(backends[candidate]), candidate=str(candidate),
                 made_from=self._opened.made_from(candidate), **about,

@@ -17,10 +17,10 @@ _NO_CHARACTER = re.compile(
 
 def text(value: object) -> Markup:
     """Anything as the text of an element or attribute."""
-    return value if isinstance(value, Markup) else escape(printable(str(value)))
+    return value if isinstance(value, Markup) else escape(encodable(str(value)))
 
 
-def printable(value: str) -> str:
+def encodable(value: str) -> str:
     """Without characters that no document and no UTF-8 file can hold, or that would change how others are read."""
     return _NO_CHARACTER.sub("\ufffd", value)
 

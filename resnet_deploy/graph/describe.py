@@ -15,14 +15,14 @@ from resnet_deploy.errors import GraphError
 from resnet_deploy.graph.onnx_files import (
     MAX_BYTES,
     MAX_EXPANDED,
-    check,
+    check_model,
     element_name,
     expanded_nodes,
     invalid,
     is_external,
     location,
     opset_of,
-    parse,
+    parse_model,
     shape_of,
     size_bytes,
     tensors,
@@ -111,8 +111,8 @@ def describe(path: Path) -> GraphReport:
     """As `read_graph`, in this process: ONNX's checker and shape inference are native code. Raises GraphError."""
     import onnx
 
-    model = parse(path)
-    check(path)
+    model = parse_model(path)
+    check_model(path)
     try:
         constants, shapes = constants_of(model.graph), shapes_of(model)
         inputs = [value for value in model.graph.input if value.name not in constants]
@@ -132,7 +132,7 @@ def describe(path: Path) -> GraphReport:
 
 def interface(path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
     """Inputs and outputs of an ONNX file. Raises GraphError for anything else, and where one is no tensor."""
-    graph = parse(path).graph
+    graph = parse_model(path).graph
     constants = constants_of(graph)
     try:
         inputs = tuple(_spec(value) for value in graph.input if value.name not in constants)

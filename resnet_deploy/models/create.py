@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from resnet_deploy.errors import CheckpointError, UsageError
 from resnet_deploy.models import registry
-from resnet_deploy.models.checkpoint import Checkpoint, read, read_members
+from resnet_deploy.models.checkpoint import Checkpoint, read_checkpoint, read_members
 from resnet_deploy.models.config import MAX_CLASSES
 from resnet_deploy.models.ensemble import Ensemble
 from resnet_deploy.models.in_memory import as_file
@@ -76,7 +76,7 @@ def load_model(
     if num_classes is not None and not 1 <= num_classes <= MAX_CLASSES:
         raise UsageError(f"a classifier needs at least 1 class; found {num_classes}, and {MAX_CLASSES} are the most")
     if not row.members:
-        checkpoint = None if weights is None else read(row, weights)
+        checkpoint = None if weights is None else read_checkpoint(row, weights)
         loaded = _loaded(row, checkpoint, num_classes, new_head, seed=RANDOM_SEED)
     else:
         checkpoints = [None] * len(row.members) if weights is None else read_members(row, weights)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from resnet_deploy._figures import SPELLED, Figure
 from resnet_deploy.errors import UsageError
-from resnet_deploy.limits import number
+from resnet_deploy.limits import parse_finite
 from resnet_deploy.parity.metrics import ParityReport
 from resnet_deploy.precisions import Precision
 from resnet_deploy.specs import listed
@@ -108,7 +108,7 @@ def parse_gates(texts: str | Iterable[str]) -> dict[str, float]:
         if metric not in METRICS:
             raise UsageError(f"unknown metric in the gate {text!r}; choose from {', '.join(METRICS)}")
         try:
-            gates[metric] = Gate(metric=metric, limit=number(limit)).limit
+            gates[metric] = Gate(metric=metric, limit=parse_finite(limit)).limit
         except ValueError:
             raise UsageError(f"the gate {text!r} needs a finite number, as in top1-agreement=0.99") from None
     return gates

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_deploy._figures import Cosine, Difference, Fraction, Magnitude, restore, spell
+from resnet_deploy._figures import Cosine, Difference, Fraction, Magnitude, restore_figures, spell
 from resnet_deploy._json import convert
 from resnet_deploy.errors import UsageError
 from resnet_deploy.parity.confidence import mcnemar, pack, paired_interval, unpack
@@ -71,7 +71,7 @@ class ParityReport:
     outcomes: dict[str, str] | None = None
 
     def __post_init__(self) -> None:
-        restore(self)
+        restore_figures(self)
         for name in _ALWAYS:
             if getattr(self, name) is None:
                 object.__setattr__(self, name, math.nan)

@@ -19,7 +19,7 @@ from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import UsageError
 from resnet_deploy.graph.graph import Graph
-from resnet_deploy.limits import check
+from resnet_deploy.limits import check_option
 from resnet_deploy.parity.metrics import cosines
 from resnet_deploy.pipeline.restore import restore
 from resnet_deploy.precision.auto import simulated
@@ -132,7 +132,7 @@ def compare_layers(
     Raises:
         UsageError, DataError, IntegrityError: what cannot be meant, read or trusted.
     """
-    check("limit", limit)
+    check_option("limit", limit)
     bundle = Bundle.open(bundle)
     opened = OpenedBundle(bundle)
     names = [FP32, *(Candidate.parse(text).artifact for text in listed(backend))]

@@ -71,7 +71,7 @@ class ExportOptions(OptionGroup):
         if self.input not in {f.value for f in InputFormat}:
             raise UsageError(f"unknown input {self.input!r}; choose float or uint8")
         for name in ("num_classes", "image_size", "resize", "mean", "std", "max_batch", "opset"):
-            limits.check(name, getattr(self, name))
+            limits.check_option(name, getattr(self, name))
 
     def preprocessing(self, known: Preprocessing) -> Preprocessing:
         """A checkpoint's preprocessing with what was asked for in its place."""

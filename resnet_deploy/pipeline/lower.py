@@ -97,7 +97,7 @@ class LoweringOptions(OptionGroup):
             raise UsageError(f"other layers compute in fp16 or fp32, not in {self.other_layers!r}")
         if self.grouped not in {"auto", "quantize", "keep"}:
             raise UsageError(f"grouped convolutions: auto, quantize or keep, not {self.grouped!r}")
-        limits.check("calibration_images", self.calibration_images)
+        limits.check_option("calibration_images", self.calibration_images)
         if self.calibration_method != "auto":
             check_calibration_method(self.calibration_method)
         object.__setattr__(self, "precisions", tuple(map(Precision, dict.fromkeys(self.precision))))

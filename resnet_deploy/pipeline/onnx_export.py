@@ -47,7 +47,7 @@ def export_onnx(
     """
     if max_batch < 1:
         raise UsageError(f"the largest batch must be at least 1; found {max_batch}")
-    limits.check("opset", opset)
+    limits.check_option("opset", opset)
     step = step or (lambda _: None)
     try:
         step("export")

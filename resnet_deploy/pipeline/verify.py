@@ -132,10 +132,12 @@ def verify(
     restore(bundle, [WEIGHTS, *(candidate.artifact for candidate in candidates)], progress)
     dataset = opened.data(data, limit=limit, strict=strict, crops=crops)
     unnamed = opened.keep_names(dataset)
-    records = compare(opened, candidates, dataset, batch=min(batch, opened.max_batch), threads=threads, progress=progress)
+    records = compare_answers(
+        opened, candidates, dataset, batch=min(batch, opened.max_batch), threads=threads, progress=progress
+    )
     store.keep("parity", {parity_key(opened, candidate, dataset): record for candidate, record in records.items()})
     warnings = (*store.warnings, *([] if unnamed is None else [unnamed]))
-    return [verdict(opened, candidate, records[candidate], limits, warnings) for candidate in candidates]
+    return [judge_record(opened, candidate, records[candidate], limits, warnings) for candidate in candidates]
 
 
 def parity_key(opened: OpenedBundle, candidate: Candidate, dataset: Dataset) -> str:
@@ -168,7 +170,7 @@ class _Judged:
 Answers = Callable[[NDArray[Any], Mapping[str, NDArray[Any]]], Mapping[str, NDArray[Any]]]
 
 
-def compare(
+def compare_answers(
     opened: OpenedBundle,
     candidates: list[Candidate],
     dataset: Dataset,
@@ -302,7 +304,7 @@ def accuracy_warning(opened: OpenedBundle, records: Iterable[ParityRecord]) -> t
     )
 
 
-def verdict(
+def judge_record(
     opened: OpenedBundle,
     candidate: Candidate,
     record: ParityRecord,

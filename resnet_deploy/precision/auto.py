@@ -21,12 +21,12 @@ Arrays = list[NDArray[Any]]
 
 def best_method(observer: Observer, images: NDArray[Any], step: Callable[[str], None] = lambda _: None) -> str:
     """Of max, percentiles, entropy and mse, by `distance` on images that no range has seen; the simplest wins a tie."""
-    expected = run(observer.graph, images)
+    expected = run_graph(observer.graph, images)
     errors = {}
     for method in METHODS:
         step(f"try {method}")
         graph, _ = quantize(observer.graph, observer.calibration(method), QuantizeOptions())
-        errors[method] = distance(expected, run(graph, images))
+        errors[method] = distance(expected, run_graph(graph, images))
     return min(METHODS, key=lambda method: errors[method])
 
 
@@ -47,7 +47,7 @@ def simulated(graph: Graph, threads: int | None = None) -> Any:
     return ort.InferenceSession(graph.model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
-def run(graph: Graph, images: NDArray[Any]) -> Arrays:
+def run_graph(graph: Graph, images: NDArray[Any]) -> Arrays:
     """Floating outputs of a graph: image by image, each by one thread, so that equal images have equal answers whatever the
     batch that the graph takes and the number of cores."""
     session = simulated(graph, threads=1)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from resnet_deploy.errors import CalibrationError
 from resnet_deploy.graph.graph import Graph
-from resnet_deploy.precision.auto import distance, run
+from resnet_deploy.precision.auto import distance, run_graph
 from resnet_deploy.precision.calibrate import symmetric_scale
 from resnet_deploy.precision.network import LEVELS, Parameters, QuantizedNetwork, Tensors
 
@@ -69,8 +69,8 @@ def reconstruct(
         candidates.append(network.written(values))
     random = torch.Generator().manual_seed(seed)
     held = np.concatenate([held, *(_moved(torch.from_numpy(held), random).numpy() for _ in range(_VIEWS))])
-    expected = run(graph, held)
-    return min(candidates, key=lambda candidate: distance(expected, run(candidate, held)))
+    expected = run_graph(graph, held)
+    return min(candidates, key=lambda candidate: distance(expected, run_graph(candidate, held)))
 
 
 def _moved(images: torch.Tensor, random: torch.Generator) -> torch.Tensor:

@@ -30,9 +30,9 @@ from numpy.typing import NDArray
 from resnet_deploy.errors import UsageError
 from resnet_deploy.parity.confidence import FEWEST, median_half_width
 from resnet_deploy.reporting.accuracy import AccuracyChange, accuracies, images_differ
-from resnet_deploy.reporting.context import verdict
+from resnet_deploy.reporting.context import loadgen_verdict
 from resnet_deploy.reporting.formatting import number
-from resnet_deploy.reporting.rows import Report, Row, key_of_row, rows
+from resnet_deploy.reporting.rows import Report, Row, key_of_row, parse_rows
 
 ROUNDS = 6  # of `MeasureConfig`
 NARROW = 0.10  # what counts as the same where no limit says it
@@ -165,7 +165,7 @@ def compare_reports(
     Raises UsageError where they are of different networks, inputs or heads: their times would say nothing of each other.
     """
     _same_network(before, after, names)
-    old, new = ({row.key: row for row in rows(report)} for report in (before, after))
+    old, new = ({row.key: row for row in parse_rows(report)} for report in (before, after))
     both = [(row, new[key]) for key, row in old.items() if key in new]
     failed = {_key(row): str(row.get("error") or "unknown") for row in after.get("unmeasured") or ()}
     broken = [f"{row.title}: was measured and now fails: {failed[key]}" for key, row in old.items() if key in failed]
@@ -204,7 +204,7 @@ def _scenarios(before: Report, after: Report) -> list[str]:
         if scenario.get("valid") and then is None:
             broken.append(f"{name}: was VALID and is missing")
         elif scenario.get("valid") and then is not None and not then.get("valid"):
-            broken.append(f"{name}: was VALID and is {verdict(then)}: {then.get('error') or then.get('reason')}")
+            broken.append(f"{name}: was VALID and is {loadgen_verdict(then)}: {then.get('error') or then.get('reason')}")
         if then is not None and scenario.get("gate") == "pass" and then.get("gate") == "fail":
             broken.append(f"{name}: its gate passed and now fails")
     return broken

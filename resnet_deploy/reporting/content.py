@@ -8,27 +8,27 @@ from resnet_deploy.reporting import context, sections
 from resnet_deploy.reporting.document import Document, Tile
 from resnet_deploy.reporting.facts import assumed
 from resnet_deploy.reporting.formatting import count, counted, milliseconds
-from resnet_deploy.reporting.rows import Report, Row, at_batches, busiest, fastest, rows, summary
+from resnet_deploy.reporting.rows import Report, Row, at_batches, busiest, fastest, parse_rows, summary
 
 _SEVERITIES = ("problem", "warning", "advice")
 
 
 def document(report: Report) -> Document:
     """Everything that a report has to say; what it has no data for is not there."""
-    shown, model, machine = rows(report), report["model"], report["machine"]
+    rows, model, machine = parse_rows(report), report["model"], report["machine"]
     where = next((str(gpu.get("name")) for gpu in machine.get("gpus") or ()), None) or machine.get("cpu")
     source = (model.get("weights") or {}).get("source")
     return Document(
         title=f"{model.get('architecture')} on {where}",
-        subtitle=f"A benchmark by resnet-deploy: {counted(len(shown), 'row')}, weights {source}",
+        subtitle=f"A benchmark by resnet-deploy: {counted(len(rows), 'row')}, weights {source}",
         decision=(report.get("decision") or {}).get("text"),
-        summary=summary(report, shown), tiles=_tiles(shown), notices=_notices(report),
+        summary=summary(report, rows), tiles=_tiles(rows), notices=_notices(report),
         sections=[
             *context.measured(report), *context.prepared(report), *context.failures(report),
-            *sections.results(shown), *sections.parts(shown),
-            *sections.distributions(shown), *sections.parity(shown), *sections.roofline(shown), *sections.profiles(report),
-            *context.scenarios(report), *context.trtexec(report), *context.conditions(report, shown),
-            *context.versions(report), *context.again(report), *context.reading(),
+            *sections.results(rows), *sections.parts(rows),
+            *sections.distributions(rows), *sections.parity(rows), *sections.roofline(rows), *sections.profiles(report),
+            *context.scenarios(report), *context.trtexec(report), *context.conditions(report, rows),
+            *context.packages(report), *context.again(report), *context.reading(),
         ],
     )  # fmt: skip
 

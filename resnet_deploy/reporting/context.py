@@ -60,7 +60,7 @@ def scenarios(report: Report) -> list[Section]:
     names = ["backend", "device", "precision", "scenario", "LoadGen says", "figure", *map(metric_name, known), "gate"]
     cells = [
         [
-            run["backend"], run["device"], run["precision"], str(run.get("scenario")), verdict(run), figure(run),
+            run["backend"], run["device"], run["precision"], str(run.get("scenario")), loadgen_verdict(run), figure(run),
             *(metric(name, (run.get("metrics") or {}).get(name)) for name in known), str(run.get("gate", "–")),
         ]
         for run in runs
@@ -84,7 +84,7 @@ def run_name(run: Mapping[str, Any]) -> str:
     return f"{run['backend']} {run['precision']} {run.get('scenario')}"
 
 
-def verdict(run: Mapping[str, Any]) -> str:
+def loadgen_verdict(run: Mapping[str, Any]) -> str:
     """LoadGen's word on a run, or that there is none."""
     return "FAILED" if run.get("error") else "VALID" if run.get("valid") else "INVALID"
 
@@ -223,7 +223,7 @@ _COLUMNS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def versions(report: Report) -> list[Section]:
+def packages(report: Report) -> list[Section]:
     """Python and the packages."""
     known = {"python": report["machine"].get("python"), **(report["machine"].get("packages") or {})}
     pairs = [(str(name), str(version)) for name, version in known.items()]

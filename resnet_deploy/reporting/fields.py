@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from resnet_deploy._figures import Cosine, Difference, Figure, Fraction, Magnitude, restore
+from resnet_deploy._figures import Cosine, Difference, Figure, Fraction, Magnitude, restore_figures
 from resnet_deploy.parity.confidence import unpack
 
 Batch = Annotated[int, Meta(ge=1, lt=1 << 31)]
@@ -38,7 +38,7 @@ class _Spread:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stage(_Spread):
+class StageJson(_Spread):
     """A part of a latency: a copy may take no time."""
 
     p50: Duration | None = None
@@ -48,7 +48,7 @@ class Stage(_Spread):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Latency(_Spread):
+class LatencyJson(_Spread):
     """Of an inference: it takes some time."""
 
     p50: Seconds
@@ -58,7 +58,7 @@ class Latency(_Spread):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parity:
+class ParityJson:
     """As `parity.ParityReport` has it; any of it may be missing."""
 
     images: Annotated[int, Meta(ge=1, lt=1 << 31)] | None = None
@@ -82,14 +82,14 @@ class Parity:
     outcomes: dict[str, str] | None = None
 
     def __post_init__(self) -> None:
-        restore(self)
+        restore_figures(self)
         if self.outcomes is not None:
             for text in self.outcomes.values():
                 unpack(text, self.images or 0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Roofline:
+class RooflineJson:
     """What the device can do at most, and how much of it was reached."""
 
     device: str | None = None
@@ -104,14 +104,14 @@ class Roofline:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cpu:
+class CpuJson:
     """Of a CPU, during a measurement."""
 
     clock_hz: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gpu:
+class GpuJson:
     """Of a GPU, before, during and after a measurement."""
 
     before: dict[str, Any] | None = None
@@ -121,16 +121,16 @@ class Gpu:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Conditions:
+class ConditionsJson:
     """What the machine did meanwhile."""
 
-    cpu: Cpu | None = None
-    gpu: Gpu | None = None
+    cpu: CpuJson | None = None
+    gpu: GpuJson | None = None
     warnings: list[str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Device:
+class DeviceJson:
     """A GPU of the machine."""
 
     name: str | None = None
@@ -139,21 +139,21 @@ class Device:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Machine:
+class MachineJson:
     """What it was measured on."""
 
     cpu: str | None = None
     cores: Count | None = None
     memory_bytes: Magnitude | None = None
     load_1min: Magnitude | None = None
-    gpus: list[Device] | None = None
+    gpus: list[DeviceJson] | None = None
     os: str | None = None
     python: str | None = None
     packages: dict[str, str | None] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tensor:
+class TensorJson:
     """An input or output; a text in its shape is a dynamic dimension."""
 
     name: str | None = None
@@ -162,7 +162,7 @@ class Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Weights:
+class WeightsJson:
     """Where they are from."""
 
     source: str | None = None
@@ -170,7 +170,7 @@ class Weights:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Head:
+class HeadJson:
     """What the network answers."""
 
     kind: str | None = None
@@ -178,7 +178,7 @@ class Head:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Preprocessing:
+class PreprocessingJson:
     """Resize and crop in pixels, mean and deviation of each channel in [0, 1]."""
 
     resize: Pixels | None = None
@@ -189,7 +189,7 @@ class Preprocessing:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Model:
+class ModelJson:
     """What was measured: the manifest's description of the network."""
 
     architecture: str | None = None
@@ -197,10 +197,10 @@ class Model:
     num_classes: Count | None = None
     parameters: Magnitude | None = None
     macs: Magnitude | None = None
-    weights: Weights | None = None
-    head: Head | None = None
-    input: Tensor | None = None
-    outputs: list[Tensor] | None = None
-    preprocessing: Preprocessing | None = None
+    weights: WeightsJson | None = None
+    head: HeadJson | None = None
+    input: TensorJson | None = None
+    outputs: list[TensorJson] | None = None
+    preprocessing: PreprocessingJson | None = None
     preprocessing_source: dict[str, str] | None = None
     request: dict[str, Any] | None = None

@@ -95,7 +95,7 @@ def bar_key(colour: int) -> Markup:
     return _key(el("rect", x=4, y=3, width=20, height=10, class_=f"bar c{colour}"))
 
 
-def distributions(rows: Sequence[Row]) -> Figure:
+def latency_distributions(rows: Sequence[Row]) -> Figure:
     """A row's latencies over its own median: every sample's place, the middle half, and the tail to the 99th percentile.
 
     Over the median, since the spread is what is asked about: on an axis of milliseconds it would vanish among the rows.

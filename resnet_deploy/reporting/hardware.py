@@ -108,7 +108,7 @@ def reached(row: Row) -> float | None:
     return None if share is None else share / 100
 
 
-def roofline(rows: Sequence[Row]) -> Figure | None:
+def roofline_figure(rows: Sequence[Row]) -> Figure | None:
     """Measured throughput beside the device's limits. None where no row has them."""
     palette, bands, names = colours(rows), [], dict[str, tuple[int, bool]]()
     seen = set[int]()

@@ -20,7 +20,7 @@ _SHORT = 42
 _SEVERITIES = {"problem", "warning", "advice"}
 
 
-def page(content: Document) -> str:
+def html_page(content: Document) -> str:
     """The page. Every text in it is escaped, whatever a file, a class or a backend is called."""
     head = el(
         "head", el("meta", charset="utf-8"), el("meta", name="viewport", content="width=device-width, initial-scale=1"),

@@ -72,7 +72,7 @@ def key_of_row(backend: object, device: object, precision: object, batch: object
     return f"{backend}|{device}|{precision}|{batch}"
 
 
-def rows(report: Report) -> list[Row]:
+def parse_rows(report: Report) -> list[Row]:
     """The results that have a latency, in the report's order."""
     several = len({result["device"] for result in report["results"]}) > 1
     parsed = (_row(report, result, several) for result in report["results"])

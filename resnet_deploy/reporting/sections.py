@@ -117,7 +117,7 @@ def distributions(rows: Sequence[Row]) -> list[Section]:
         "percentile, with the 90th as a tick on it" + ("; the box is the middle half, faint strokes are samples." * raw or ".")
     ]
     table = Table(names=names, rows=cells, words=CANDIDATE)
-    drawn = [figures.distributions(rows)]
+    drawn = [figures.latency_distributions(rows)]
     return [Section(title="Latency distribution", notes=notes, figures=drawn, table=table, folded=True)]
 
 
@@ -165,7 +165,7 @@ def _points(parity: Any) -> str:
 
 def roofline(rows: Sequence[Row]) -> list[Section]:
     """How near its device's limits each row comes."""
-    drawn = hardware.roofline(rows)
+    drawn = hardware.roofline_figure(rows)
     if drawn is None:
         return []
     of_rows = [(row, hardware.rates(row)) for row in rows if hardware.rates(row)]

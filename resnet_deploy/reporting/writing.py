@@ -160,10 +160,10 @@ def render(report: Mapping[str, Any] | RunComparison, suffix: str) -> str:
 
         content = document(report)
     else:
-        from resnet_deploy.reporting.differences import comparison
+        from resnet_deploy.reporting.differences import comparison_document
 
-        content = comparison(report)
-    return html.page(content) if suffix == ".html" else markdown.page(content)
+        content = comparison_document(report)
+    return html.html_page(content) if suffix == ".html" else markdown.markdown_page(content)
 
 
 def thinned(report: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from resnet_deploy.benchmarking.report import BenchReport, Result, ScenarioResult, Unmeasured
 
 
-def bench(report: BenchReport, *, detail: bool = False) -> str:
+def bench_text(report: BenchReport, *, detail: bool = False) -> str:
     from resnet_deploy import _json
     from resnet_deploy.bundle.description import describe_preprocessing
     from resnet_deploy.bundle.manifest import ModelDescription
@@ -22,7 +22,7 @@ def bench(report: BenchReport, *, detail: bool = False) -> str:
     first = report.rows[0]
     parts = [_results(report, detail), _answers(report.results), _scenarios(report.scenarios)]
     parts += [profiles.layers(layer_profile) for layer_profile in report.profiles]
-    parts += [profiles.trtexec(report.trtexec)] if report.trtexec else []
+    parts += [profiles.trtexec_text(report.trtexec)] if report.trtexec else []
     parts.append("\n".join(f"{row.backend} ({_where(row)}): not measured: {row.error}" for row in report.unmeasured))
     if report.verdicts:
         advice = "\n".join(f"{item['severity']}: {item['text']}" for item in report.verdicts)

@@ -57,7 +57,7 @@ def _ms(time_s: float) -> str:
     return f"{time_s * 1e3:.3f}"
 
 
-def trtexec(compared: Iterable[TrtexecComparison]) -> str:
+def trtexec_text(compared: Iterable[TrtexecComparison]) -> str:
     """Ours beside trtexec's, and the commands that were run."""
     comparisons = list(compared)
     rows = [

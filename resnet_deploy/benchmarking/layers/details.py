@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.benchmarking.crashes import Crashes
 from resnet_deploy.benchmarking.layers.profile import LayerProfile, profile_all
-from resnet_deploy.benchmarking.layers.trtexec import TrtexecComparison, check, find_tools
+from resnet_deploy.benchmarking.layers.trtexec import TrtexecComparison, compare_plans, find_tools
 from resnet_deploy.benchmarking.report import BenchReport
 from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.specs import OptionGroup, Progress
@@ -61,7 +61,7 @@ class DetailOptions(OptionGroup):
         profiles: list[LayerProfile] = []
         interrupted = False
         try:
-            for comparison in check(job.opened, tools, job.candidates, report.results, job.duration_s, job.progress):
+            for comparison in compare_plans(job.opened, tools, job.candidates, report.results, job.duration_s, job.progress):
                 compared.append(comparison)
             for layer_profile in profile_all(
                 job.opened, job.candidates, job.batches if self.profile else (), images, threads=job.threads, fresh=job.fresh,

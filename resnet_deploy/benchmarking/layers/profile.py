@@ -82,7 +82,7 @@ def profile_all(
                     for size in missing:
                         progress(f"profile {candidate} batch {size}", 0, None)
                         with crashes.at(steps[size]):
-                            made[size] = profile(backend, images(size))
+                            made[size] = profile_layers(backend, images(size))
         except Exception as exc:  # a runtime's own error can be of any kind, and other backends are to be profiled
             error = str(exc) if isinstance(exc, DeployError) else f"{type(exc).__name__}: {exc}"
             profiles |= {size: _failed(candidate, size, error) for size in missing if size not in made}
@@ -91,7 +91,7 @@ def profile_all(
         yield from ((profiles | made)[size] for size in sizes)
 
 
-def profile(backend: Backend, images: NDArray[Any]) -> LayerProfile:
+def profile_layers(backend: Backend, images: NDArray[Any]) -> LayerProfile:
     """Profile a loaded backend on a batch. Raises whatever the backend raises."""
     latency_s = _latency_s(backend, images, FEWEST_RUNS)
     runs = max(FEWEST_RUNS, min(MOST_RUNS, round(DURATION_S / latency_s)))

@@ -106,7 +106,7 @@ def find_tools(candidates: Iterable[Candidate], location: str | Path | None = No
     return {flavour: str(path) for flavour, path in paths.items()}
 
 
-def command(tool: str, settings: Settings, flavour: str, version: str) -> list[str]:
+def trtexec_command(tool: str, settings: Settings, flavour: str, version: str) -> list[str]:
     """The command line that runs a plan as we do. version: of the package that built the plan, whose tool it must be.
 
     Until 10, trtexec leaves the CUDA graph and the spin wait off and copies data; from 11 on, and in TensorRT-RTX, it is
@@ -132,7 +132,7 @@ def command(tool: str, settings: Settings, flavour: str, version: str) -> list[s
     return line
 
 
-def parse(output: str) -> tuple[float, dict[str, float]]:
+def parse_summary(output: str) -> tuple[float, dict[str, float]]:
     """Queries a second, and the medians of latencies by trtexec's names, in seconds, from what it printed.
 
     Raises BackendError where there is no summary.
@@ -149,8 +149,8 @@ def parse(output: str) -> tuple[float, dict[str, float]]:
     return float(throughput[1]), medians
 
 
-def run(line: Sequence[str], duration_s: float) -> tuple[float, dict[str, float]]:
-    """Run the tool and read its figures, as `parse` gives them. Raises BackendError with its reason where it fails."""
+def run_trtexec(line: Sequence[str], duration_s: float) -> tuple[float, dict[str, float]]:
+    """Run the tool and read its figures, as `parse_summary` gives them. Raises BackendError with its reason where it fails."""
     try:
         done = subprocess.run(
             line, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL, check=False,
@@ -163,10 +163,10 @@ def run(line: Sequence[str], duration_s: float) -> tuple[float, dict[str, float]
     if done.returncode:
         reasons = re.findall(r"\[[EF]\] (.+)", done.stdout + done.stderr)
         raise BackendError(f"it ended with {done.returncode}: {reasons[0] if reasons else 'it gave no reason'}")
-    return parse(done.stdout)
+    return parse_summary(done.stdout)
 
 
-def check(
+def compare_plans(
     opened: OpenedBundle, tools: dict[str, str], candidates: Iterable[Candidate], results: Iterable[Result], duration_s: float,
     progress: Progress,
 ) -> Iterator[TrtexecComparison]:  # fmt: skip
@@ -181,12 +181,12 @@ def check(
 
 def _compare(opened: OpenedBundle, tool: str, candidate: Candidate, result: Result, duration_s: float) -> TrtexecComparison:
     settings, version = settings_of(opened, candidate, result, duration_s)
-    line = command(tool, settings, candidate.backend, version)
+    line = trtexec_command(tool, settings, candidate.backend, version)
     told = {name: value for name, value in asdict(settings).items() if name not in {"plan", "input"}}
     figures: list[TrtexecFigure] = []
     error = None
     try:
-        figures = compare(result, *run(line, duration_s))
+        figures = compare_figures(result, *run_trtexec(line, duration_s))
     except BackendError as exc:
         error = f"{Path(tool).name}: {exc}"
     main = next((figure for figure in figures if figure.name == "GPU Compute Time"), None)
@@ -214,7 +214,7 @@ def settings_of(opened: OpenedBundle, candidate: Candidate, result: Result, dura
     return settings, plan.origin.version
 
 
-def compare(result: Result, throughput_qps: float, medians_s: dict[str, float]) -> list[TrtexecFigure]:
+def compare_figures(result: Result, throughput_qps: float, medians_s: dict[str, float]) -> list[TrtexecFigure]:
     """Ours beside trtexec's. GPU Compute Time is taken by the device's clock; where we have only the host's, from enqueue to
     synchronize, it includes the enqueue. Latency is that of copies and computation; where we have only the whole from host to
     host, it includes the host's own part. Without data transfers trtexec's Latency is the computation alone, and there are no

@@ -93,7 +93,9 @@ class Outcome:
         return (end - begin).total_seconds()
 
 
-def run(backend: Backend, library: Library, request: ScenarioRequest, tick: Callable[[], None] = lambda: None) -> Outcome:
+def run_loadgen(
+    backend: Backend, library: Library, request: ScenarioRequest, tick: Callable[[], None] = lambda: None
+) -> Outcome:
     """One LoadGen run, and what LoadGen says of it. tick: called every tenth of a second.
 
     Raises BackendError where the backend failed, MissingPackageError without LoadGen, whatever tick raises, and

@@ -14,7 +14,7 @@ import numpy as np
 
 from resnet_deploy import limits
 from resnet_deploy.backends.base import Backend
-from resnet_deploy.benchmarking.mlperf.loadgen import SAMPLES_PER_QUERY, SCENARIOS, Outcome, ScenarioRequest, run
+from resnet_deploy.benchmarking.mlperf.loadgen import SAMPLES_PER_QUERY, SCENARIOS, Outcome, ScenarioRequest, run_loadgen
 from resnet_deploy.benchmarking.mlperf.samples import Library
 from resnet_deploy.benchmarking.mlperf.search import Search, hopeless, search_rate
 from resnet_deploy.errors import UsageError
@@ -161,7 +161,7 @@ class Runner:
             outcome = self._once(scenario, expected * margin, sizes)
             if outcome.valid or outcome.values["result_min_duration_met"]:
                 break
-        metrics = measured(scenario, outcome, self.options)
+        metrics = scenario_metrics(scenario, outcome, self.options)
         notes = [] if outcome.valid else _hints(scenario, outcome, self.options)
         return Figures(valid=outcome.valid, reason=outcome.reason, metrics=metrics, notes=notes, logs=_timed_logs(outcome))
 
@@ -178,7 +178,7 @@ class Runner:
         def tick() -> None:
             self.progress(what, min(total, int(time.monotonic() - start)), total)
 
-        return run(self.backend, self.library, request, tick)
+        return run_loadgen(self.backend, self.library, request, tick)
 
     def _server(self) -> Figures:
         options, sizes = self.options, self.sizes("server")
@@ -193,7 +193,8 @@ class Runner:
         if search.best is None:
             return self._unmet(search, about, floor)
         rate, outcome = search.best
-        metrics, notes, logs = {**measured("server", outcome, options), **about, "target_qps": rate}, [], _timed_logs(outcome)
+        metrics = {**scenario_metrics("server", outcome, options), **about, "target_qps": rate}
+        notes, logs = [], _timed_logs(outcome)
         if search.above is None:
             notes.append(f"no rate failed in {search.runs} runs: the highest may be above {rate:.4g} queries/s")
         else:
@@ -214,7 +215,7 @@ class Runner:
             reason = f"a latency bound of {bound} was met at no rate, down to {rate:.4g} queries/s"
             if floor * longest <= options.queries("server") * 1.001:
                 notes.append(f"lower rates need more than {longest:g} s for enough queries: raise --min-duration")
-        metrics = {**measured("server", outcome, options), **about, "target_qps": rate}
+        metrics = {**scenario_metrics("server", outcome, options), **about, "target_qps": rate}
         return Figures(
             valid=False, reason=f"{reason} ({outcome.reason})", metrics=metrics, notes=notes, logs=_timed_logs(outcome)
         )
@@ -230,7 +231,7 @@ class Runner:
         return replace(figures, metrics=metrics, logs={**figures.logs, **logs})
 
 
-def measured(scenario: str, outcome: Outcome, options: ScenarioOptions) -> dict[str, float | int]:
+def scenario_metrics(scenario: str, outcome: Outcome, options: ScenarioOptions) -> dict[str, float | int]:
     """LoadGen's figures with their units; of MultiStream a query's latency."""
     values = outcome.values
     queries = int(values["result_query_count"])

@@ -52,7 +52,7 @@ class EmbedOptions(OptionGroup):
 
     def __post_init__(self) -> None:
         for name in ("batch", "threads", "workers", "max_megapixels"):
-            limits.check(name, getattr(self, name))
+            limits.check_option(name, getattr(self, name))
         _ = self.checkpoint_s
         if self.max_pixels < 1:
             raise UsageError(f"max_megapixels must be a pixel at least; found {self.max_megapixels}")

@@ -31,7 +31,7 @@ _BATCHES = 8  # in a block: what a decoding task is given
 Columns = Mapping[str, NDArray[Any]]
 
 
-def results(job: Job, describe: Callable[[dict[str, Any]], None]) -> Iterator[Result]:
+def ray_answers(job: Job, describe: Callable[[dict[str, Any]], None]) -> Iterator[Result]:
     """The answers for what is missing, in whatever order they come. describe: told what runs.
 
     Raises UnavailableError where there is no such cluster, or no GPU in it for a backend that needs one; BackendError where
@@ -115,13 +115,13 @@ def _pipeline(paths: Any, job: Job, resources: Mapping[str, float]) -> Any:
     gpus = int(resources.get("GPU", 0))
     if gpus < 1:
         raise UnavailableError(f"{candidate} needs a GPU, and the Ray cluster has none")
-    images = paths.map_batches(decode, fn_kwargs=decoding, **shared)
+    images = paths.map_batches(decode_block, fn_kwargs=decoding, **shared)
     return images.map_batches(
         EmbeddingActor, fn_constructor_kwargs=model, concurrency=(1, gpus), num_gpus=1, num_cpus=0, **shared
     )
 
 
-def decode(block: Columns, *, decoder: Decoder, folder: bytes) -> dict[str, Any]:
+def decode_block(block: Columns, *, decoder: Decoder, folder: bytes) -> dict[str, Any]:
     """Ray's task: images for paths, relative ones from `folder`; zeros and a reason where there is none."""
     from PIL import Image
 
@@ -142,7 +142,7 @@ def decode(block: Columns, *, decoder: Decoder, folder: bytes) -> dict[str, Any]
 class EmbeddingActor:
     """Ray's actor: the bundle's backend on one machine.
 
-    decoding: what `decode` takes, where it is given paths. Raises IntegrityError where its file is not the caller's.
+    decoding: what `decode_block` takes, where it is given paths. Raises IntegrityError where its file is not the caller's.
     """
 
     def __init__(
@@ -159,7 +159,7 @@ class EmbeddingActor:
 
     def __call__(self, block: Columns) -> dict[str, Any]:
         if self._decoding is not None:
-            block = decode(block, **self._decoding)
+            block = decode_block(block, **self._decoding)
         outputs = infer(self._backend, np.ascontiguousarray(block["image"]))
         return {**{name: block[name] for name in ("position", "path", "reason")}, **outputs}
 

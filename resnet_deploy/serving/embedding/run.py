@@ -129,7 +129,7 @@ def _run(job: Job, target: Output, progress: Progress) -> dict[str, Any]:
     if strict and (bad := target.first_bad()) is not None:
         raise _strict(*bad)
     if job.options.ray:
-        from resnet_deploy.serving.embedding.ray import results
+        from resnet_deploy.serving.embedding.ray import ray_answers as results
     else:
         results = local_results
     runtime: dict[str, Any] = {}

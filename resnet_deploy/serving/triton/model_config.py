@@ -43,7 +43,7 @@ def to_text(config: Any) -> str:
     return str(text_format.MessageToString(config))
 
 
-def to_dict(config: Any) -> dict[str, Any]:
+def config_dict(config: Any) -> dict[str, Any]:
     """A message as JSON has it, under the names of config.pbtxt."""
     from google.protobuf import json_format
 
@@ -65,7 +65,7 @@ def differences(current: Any, wanted: Any) -> list[str]:
     """Where two messages differ, each as `field: found, not wanted`; [] for equal ones."""
     if current == wanted:
         return []
-    old, new = to_dict(current), to_dict(wanted)
+    old, new = config_dict(current), config_dict(wanted)
     return [
         f"{name}: {_short(old.get(name))}, not {_short(new.get(name))}"
         for name in dict.fromkeys([*old, *new])

@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from resnet_deploy._files import flush, sha256_file, write_hashed, writing
 from resnet_deploy.errors import IntegrityError, RepositoryError
-from resnet_deploy.serving.triton.model_config import differences, read_config, to_dict, to_text
+from resnet_deploy.serving.triton.model_config import config_dict, differences, read_config, to_text
 
 CONFIG = "config.pbtxt"
 IDENTITY = "resnet_deploy"  # the parameter that says whose model a configuration is
@@ -194,5 +194,5 @@ def _added(folder: Path, model: RepositoryModel, version: int, reused: bool) -> 
     path = folder / str(version)
     size_bytes = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     return Added(
-        name=model.name, version=version, reused=reused, path=path, size_bytes=size_bytes, config=to_dict(model.config)
+        name=model.name, version=version, reused=reused, path=path, size_bytes=size_bytes, config=config_dict(model.config)
     )
