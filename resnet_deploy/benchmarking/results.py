@@ -8,7 +8,7 @@ from resnet_deploy import _json
 from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.benchmarking.failures import BackendFailures
 from resnet_deploy.benchmarking.report import STAGES, Result, Unmeasured
-from resnet_deploy.benchmarking.roofline.ceilings import Roofs
+from resnet_deploy.benchmarking.roofline.ceilings import Ceilings
 from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.bundle.records import MeasurementRecord
 from resnet_deploy.pipeline.verify import REFERENCE, Verdict
@@ -20,18 +20,20 @@ def result_rows(
     order: Iterable[tuple[int, Candidate]],
     records: Records,
     judged: dict[Candidate, Verdict],
-    roofs: Roofs,
+    ceilings: Ceilings,
     opened: OpenedBundle,
 ) -> list[Result]:
     """A row for each measurement, in the order given. judged: the verdict on each candidate's answers."""
     return [
-        _row(candidate, size, records, judged[candidate], roofs, opened)
+        _row(candidate, size, records, judged[candidate], ceilings, opened)
         for size, candidate in order
         if (candidate, size) in records
     ]
 
 
-def _row(candidate: Candidate, batch: int, records: Records, judged: Verdict, roofs: Roofs, opened: OpenedBundle) -> Result:
+def _row(
+    candidate: Candidate, batch: int, records: Records, judged: Verdict, ceilings: Ceilings, opened: OpenedBundle
+) -> Result:
     artifact = opened.file(candidate)
     timing, base = records[candidate, batch], records.get((REFERENCE, batch))
     stages = {f"{name}_latency_s": getattr(timing, f"{name}_latency_s") for name in STAGES}
@@ -45,7 +47,7 @@ def _row(candidate: Candidate, batch: int, records: Records, judged: Verdict, ro
         throughput_images_per_s=timing.throughput_images_per_s, settings=timing.settings, conditions=timing.conditions,
         partial=timing.partial, judged_on=judged.data.judged_on, artifact=artifact,
         size_bytes=opened.bundle.entry(artifact).size_bytes, gates=list(judged.checks),
-        roofline=roofs.over(
+        roofline=ceilings.over(
             _json.plain(opened.description), candidate, batch, images_per_s=timing.images_per_s,
             device_images_per_s=_device_images_per_s(timing, batch),
         ),

@@ -22,7 +22,7 @@ from resnet_deploy.benchmarking.mlperf.run import ScenarioRun
 from resnet_deploy.benchmarking.mlperf.scenarios import SWEEP, ScenarioOptions
 from resnet_deploy.benchmarking.report import BenchReport, Result
 from resnet_deploy.benchmarking.results import result_rows, unmeasured
-from resnet_deploy.benchmarking.roofline.ceilings import Roofs
+from resnet_deploy.benchmarking.roofline.ceilings import Ceilings
 from resnet_deploy.benchmarking.settings import MeasureOptions
 from resnet_deploy.benchmarking.sweep import Timings, images_of
 from resnet_deploy.benchmarking.warnings import warnings_for
@@ -140,7 +140,7 @@ def bench(
     dataset = opened.data(data or IMAGES, limit=limit, strict=strict)
     job.warnings += [unnamed] if (unnamed := opened.keep_names(dataset)) is not None else []
     largest = opened.max_batch if batch is None else max(batches)
-    played = ScenarioRun(
+    scenario_run = ScenarioRun(
         opened, dataset, scenarios, max_batch=largest, threads=job.threads, fresh=fresh, progress=progress,
         store=job.store, spin_wait=running.spin_wait, crashes=job.failed.crashes,
     )  # fmt: skip
@@ -149,7 +149,7 @@ def bench(
         opened, dataset, config, running, store=job.store, failed=job.failed, threads=job.threads, fresh=fresh,
         progress=progress,
     )  # fmt: skip
-    bench_report = job.measure(timings, batches if SWEEP in scenarios.scenario else (), played, running)
+    bench_report = job.measure(timings, batches if SWEEP in scenarios.scenario else (), scenario_run, running)
     if not bench_report.interrupted:
         measured = Measured(opened, [*job.judged], batches, duration, job.threads, fresh, progress, job.failed.crashes)
         bench_report = details.added(bench_report, measured, tools, lambda size: images_of(dataset, size))
@@ -211,26 +211,28 @@ class _Job:
             if (candidate, None) not in self.failed
         }
 
-    def measure(self, timings: Timings, batches: tuple[int, ...], played: ScenarioRun, options: MeasureOptions) -> BenchReport:
+    def measure(
+        self, timings: Timings, batches: tuple[int, ...], scenario_run: ScenarioRun, options: MeasureOptions
+    ) -> BenchReport:
         """The sweep over batches, then LoadGen's scenarios; Ctrl-C ends them, and what there is is reported."""
-        roofs = Roofs(options, self.store, threads=self.threads, fresh=self.fresh, progress=self.progress)
+        ceilings = Ceilings(options, self.store, threads=self.threads, fresh=self.fresh, progress=self.progress)
         interrupted = False
         try:
             if batches:
-                roofs.find({candidate.device for candidate in self.judged})
+                ceilings.find({candidate.device for candidate in self.judged})
             timings.run([*self.judged], batches)
             for candidate in self.failed.alive([*self.judged]):
-                played.run(candidate)
+                scenario_run.run(candidate)
         except KeyboardInterrupt:
             interrupted = True
-            if not (timings.records or played.records):
+            if not (timings.records or scenario_run.records):
                 raise
-        if self.failed and not (timings.records or played.records):
+        if self.failed and not (timings.records or scenario_run.records):
             self.failed.raise_first()
         described, order = _json.plain(self.opened.description), itertools.product(batches, self.judged)
-        results = result_rows(order, timings.records, self.judged, roofs, self.opened)
-        scenarios = played.results(self.judged)
-        warnings = warnings_for(results, described, scenarios) + played.warnings
+        results = result_rows(order, timings.records, self.judged, ceilings, self.opened)
+        scenarios = scenario_run.results(self.judged)
+        warnings = warnings_for(results, described, scenarios) + scenario_run.warnings
         return BenchReport(
             machine=describe_machine(), model=described, results=results, scenarios=scenarios,
             unmeasured=unmeasured(self.candidates, batches, timings.records, self.failed),

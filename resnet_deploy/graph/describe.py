@@ -123,7 +123,7 @@ def describe(path: Path) -> GraphReport:
             operators=dict(Counter(node.op_type for node in model.graph.node).most_common()),
             parameters=sum(math.prod(tensor.dims) for tensor in constants.values()),
             weight_bytes=sum(map(size_bytes, constants.values())),
-            layers=layers_of(model, shapes), warnings=_lies(model, shapes),
+            layers=layers_of(model, shapes), warnings=_contradictions(model, shapes),
             external_data=tuple(sorted({location(tensor) for tensor in tensors(model) if is_external(tensor)})),
         )  # fmt: skip
     except (GraphError, onnx.shape_inference.InferenceError, ValueError, KeyError) as exc:
@@ -196,9 +196,9 @@ def shapes_of(proto: Any) -> dict[str, tuple[int | str, ...]]:
     return shapes
 
 
-def _lies(model: Any, shapes: dict[str, tuple[int | str, ...]]) -> tuple[str, ...]:
+def _contradictions(model: Any, shapes: dict[str, tuple[int | str, ...]]) -> tuple[str, ...]:
     """Shapes of outputs that a file gives otherwise than they follow from its inputs."""
-    lies = []
+    contradictions = []
     for value in model.graph.output:
         declared, real = typed(value.type)[1], shapes.get(value.name)
         sizes = zip(declared, real or (), strict=False)
@@ -206,10 +206,10 @@ def _lies(model: Any, shapes: dict[str, tuple[int | str, ...]]) -> tuple[str, ..
             len(declared) != len(real) or any(isinstance(a, int) and isinstance(b, int) and a != b for a, b in sizes)
         ):
             as_text = [", ".join(map(str, shape)) for shape in (declared, real)]
-            lies.append(
+            contradictions.append(
                 f"the file gives {value.name!r} the shape [{as_text[0]}], but its nodes make [{as_text[1]}] of the input"
             )
-    return tuple(lies)
+    return tuple(contradictions)
 
 
 def _outline(proto: Any) -> Any:

@@ -88,7 +88,7 @@ class AccuracyChange:
 def accuracies(before: Report, after: Report) -> tuple[list[AccuracyChange], list[str]]:
     """Every figure that both runs have, and in words those that the second run lacks; each once, whatever the batch."""
     changes: dict[tuple[Any, ...], AccuracyChange] = {}
-    lost: dict[str, None] = {}
+    unknown: dict[str, None] = {}
     old, new = _judged(before), _judged(after)
     for key in (key for key in old if key in new):
         first, second = old[key].get("parity") or {}, new[key].get("parity") or {}
@@ -98,8 +98,8 @@ def accuracies(before: Report, after: Report) -> tuple[list[AccuracyChange], lis
             if was is not None and is_now is not None:
                 changes.setdefault((whose, metric, was, is_now), _change(whose, name, old[key], new[key]))
             elif was is not None:
-                lost.setdefault(f"{whose}: {metric} was {was:.2%} and is not known now. Judge both on the same data")
-    return list(_once(changes.values())), list(lost)
+                unknown.setdefault(f"{whose}: {metric} was {was:.2%} and is not known now. Judge both on the same data")
+    return list(_once(changes.values())), list(unknown)
 
 
 def images_differ(before: Report, after: Report) -> Iterable[str]:
