@@ -11,7 +11,8 @@ from resnet_deploy.benchmarking.report import STAGES, Result, Unmeasured
 from resnet_deploy.benchmarking.roofline.ceilings import Ceilings
 from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.bundle.records import MeasurementRecord
-from resnet_deploy.pipeline.verify import REFERENCE, Verdict
+from resnet_deploy.pipeline.compare_answers import REFERENCE
+from resnet_deploy.pipeline.verify import Verdict
 
 Records = dict[tuple[Candidate, int], MeasurementRecord]
 

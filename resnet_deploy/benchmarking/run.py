@@ -38,10 +38,11 @@ from resnet_deploy.models import registry
 from resnet_deploy.parity.gates import parse_gates
 from resnet_deploy.pipeline.build import ensure_plan
 from resnet_deploy.pipeline.candidates import candidates_of, choose_candidates
+from resnet_deploy.pipeline.compare_answers import compare_answers
 from resnet_deploy.pipeline.export import export
-from resnet_deploy.pipeline.lower import LoweringOptions
+from resnet_deploy.pipeline.lowering_options import LoweringOptions
 from resnet_deploy.pipeline.restore import restore
-from resnet_deploy.pipeline.verify import Verdict, compare_answers, judge_record, parity_key
+from resnet_deploy.pipeline.verify import Verdict, judge_record, parity_key
 from resnet_deploy.reporting.writing import check_path, publish
 from resnet_deploy.specs import MAX_BATCH, Progress, parse_batches, silent
 from resnet_deploy.timing.measure import MeasureConfig

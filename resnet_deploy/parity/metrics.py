@@ -50,7 +50,7 @@ class ParityReport:
     wrote, is read as NaN where there must be a figure.
     """
 
-    images: Annotated[int, msgspec.Meta(ge=1)]
+    images: Annotated[int, msgspec.Meta(ge=1, lt=1 << 31)]
     finite: bool
     max_abs_error: _Magnitude
     mean_abs_error: _Magnitude

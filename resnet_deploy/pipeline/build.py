@@ -26,7 +26,8 @@ from resnet_deploy.engine.options import DEFAULT_TARGETS, RTX_TARGETS, BuildOpti
 from resnet_deploy.engine.plan import Origin, here
 from resnet_deploy.engine.report import PlanReport, summarize
 from resnet_deploy.errors import BundleError, IntegrityError, PrecisionError, UnavailableError, UsageError
-from resnet_deploy.pipeline.lower import LoweringOptions, lower
+from resnet_deploy.pipeline.lower import lower
+from resnet_deploy.pipeline.lowering_options import LoweringOptions
 from resnet_deploy.pipeline.restore import restore
 from resnet_deploy.specs import Precision, Progress, silent
 

@@ -17,12 +17,12 @@ from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.bundle.transaction import Transaction
 from resnet_deploy.errors import CalibrationError
+from resnet_deploy.pipeline.lowering_options import LoweringOptions
 from resnet_deploy.specs import Progress
 
 if TYPE_CHECKING:
     from resnet_deploy.data.dataset import Dataset
     from resnet_deploy.graph.graph import Graph
-    from resnet_deploy.pipeline.lower import LoweringOptions
     from resnet_deploy.precision.calibrate import Calibration
 
 HELD_OUT = 64  # images beside those that are calibrated on, on which `auto` judges the methods

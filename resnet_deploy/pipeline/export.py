@@ -26,7 +26,8 @@ from resnet_deploy.bundle.transaction import changing
 from resnet_deploy.errors import BundleError, UsageError
 from resnet_deploy.models import registry
 from resnet_deploy.models.in_memory import SOURCE, as_file, is_network, name_of
-from resnet_deploy.pipeline.lower import LoweringOptions, lower
+from resnet_deploy.pipeline.lower import lower
+from resnet_deploy.pipeline.lowering_options import LoweringOptions
 from resnet_deploy.pipeline.restore import restore
 from resnet_deploy.pipeline.write import write_graph, write_weights
 from resnet_deploy.specs import MAX_BATCH, OPSET, Head, InputFormat, OptionGroup, Preprocessing, Progress, silent

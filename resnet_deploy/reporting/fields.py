@@ -6,13 +6,14 @@ that are not listed here may hold anything. A latency is a finite number above 0
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, Any
+from dataclasses import dataclass, make_dataclass
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 from msgspec import Meta
 
-from resnet_deploy._figures import Cosine, Difference, Figure, Fraction, Magnitude, restore_figures
+from resnet_deploy._figures import Figure, Magnitude, restore_figures
 from resnet_deploy.parity.confidence import unpack
+from resnet_deploy.parity.metrics import ParityReport
 
 Batch = Annotated[int, Meta(ge=1, lt=1 << 31)]
 Count = Annotated[int, Meta(ge=0, lt=1 << 53)]
@@ -57,35 +58,20 @@ class LatencyJson(_Spread):
         self._check(self.p50)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ParityJson:
-    """As `parity.ParityReport` has it; any of it may be missing."""
+def _check_parity(parity: ParityReport) -> None:
+    restore_figures(parity)
+    for text in (parity.outcomes or {}).values():
+        unpack(text, parity.images or 0)
 
-    images: Annotated[int, Meta(ge=1, lt=1 << 31)] | None = None
-    finite: bool | None = None
-    max_abs_error: Magnitude | None = None
-    mean_abs_error: Magnitude | None = None
-    max_rel_error: Magnitude | None = None
-    cosine_mean: Cosine | None = None
-    cosine_min: Cosine | None = None
-    top1_agreement: Fraction | None = None
-    top5_agreement: Fraction | None = None
-    top1_accuracy: Fraction | None = None
-    top5_accuracy: Fraction | None = None
-    reference_top1_accuracy: Fraction | None = None
-    reference_top5_accuracy: Fraction | None = None
-    relative_accuracy: Magnitude | None = None
-    accuracy_difference: Difference | None = None
-    accuracy_difference_low: Difference | None = None
-    accuracy_difference_high: Difference | None = None
-    mcnemar_p: Fraction | None = None
-    outcomes: dict[str, str] | None = None
 
-    def __post_init__(self) -> None:
-        restore_figures(self)
-        if self.outcomes is not None:
-            for text in self.outcomes.values():
-                unpack(text, self.images or 0)
+if TYPE_CHECKING:
+    ParityJson = ParityReport
+else:  # its fields, any of which may be missing
+    ParityJson = make_dataclass(
+        "ParityJson",
+        [(name, kind | None, None) for name, kind in get_type_hints(ParityReport, include_extras=True).items()],
+        namespace={"__post_init__": _check_parity}, frozen=True, kw_only=True,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -169,7 +169,7 @@ def render(report: Mapping[str, Any] | RunComparison, suffix: str) -> str:
 def thinned(report: Mapping[str, Any]) -> dict[str, Any]:
     """A report as it is written: with as many samples of a row as a comparison uses. A fast backend has tens of thousands, and
     the bundle keeps them."""
-    from resnet_deploy.reporting.compare import evenly
+    from resnet_deploy.reporting.noise import evenly
 
     samples = {
         key: {"host_s": [float(f"{value:.6g}") for value in evenly(entry["host_s"])]}

@@ -26,7 +26,8 @@ from resnet_deploy.bundle.results import ResultStore
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import BackendError, StorageError, UsageError
 from resnet_deploy.pipeline.candidates import candidates_of, choose_candidates
-from resnet_deploy.pipeline.lower import LoweringOptions, lower
+from resnet_deploy.pipeline.lower import lower
+from resnet_deploy.pipeline.lowering_options import LoweringOptions
 from resnet_deploy.specs import Precision, silent
 from resnet_deploy.timing.measure import Interrupted
 from resnet_deploy.timing.nvml import Gpu

@@ -15,7 +15,7 @@ from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import CalibrationError, DataError, TuningError, UsageError
 from resnet_deploy.models.checkpoint import read_checkpoint, save
 from resnet_deploy.models.registry import architecture
-from resnet_deploy.pipeline.lower import LoweringOptions
+from resnet_deploy.pipeline.lowering_options import LoweringOptions
 from tests.helpers.cli import fails, load, run
 from tests.helpers.cpu import EXACT_INT8
 from tests.helpers.paths import DIGITS

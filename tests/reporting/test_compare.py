@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from resnet_deploy.errors import UsageError
-from resnet_deploy.reporting.compare import ROUNDS, RunComparison, compare_reports, judge_interval
+from resnet_deploy.reporting.compare import RunComparison, compare_reports
 from resnet_deploy.reporting.differences import comparison_summary
 from resnet_deploy.reporting.formatting import points, share
+from resnet_deploy.reporting.noise import ROUNDS, judge_interval
 from resnet_deploy.timing.measure import MeasureConfig
 from tests.helpers.reports import full, small
 
