@@ -214,8 +214,9 @@ class Graph:
         self.model.graph.node.extend(ordered)
         self.index()
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Pruned, sorted and checked. Raises GraphError where the result is not valid ONNX, StorageError on a full disk."""
+        path = Path(path)
         self.prune()
         self.sort()
         with writing(path), path.open("wb") as file:

@@ -11,6 +11,7 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
+from resnet_deploy import precision
 from resnet_deploy.errors import CalibrationError, GraphError, UsageError
 from resnet_deploy.precision import Graph, Placement, QuantizeOptions, Target, cast, quantize
 from resnet_deploy.precision.adjust import correct_bias, equalize
@@ -40,6 +41,14 @@ def kernels(graph: Graph, path: Path) -> list[str]:
     options.log_severity_level = 4
     onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     return [node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node]
+
+
+def test_the_example_of_the_package_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    graph_of(BLOCKS["plain"]).save(tmp_path / "resnet.onnx")
+    _, example = str(precision.__doc__).split("\n\n", 1)
+    exec(example, {"batches": lambda size: (IMAGES[start : start + size] for start in range(0, len(IMAGES), size))})
+    assert "QuantizeLinear" in {node.op_type for node in Graph.read(tmp_path / "resnet.int8.onnx").nodes}
 
 
 def test_scales_are_scalars_and_symmetric() -> None:
