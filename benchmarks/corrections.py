@@ -19,7 +19,7 @@ from common import Limit, Ratio, Row, alone, arguments, finish
 from quantization import NETWORKS
 
 import resnet_deploy as rd
-from resnet_deploy.models.checkpoint import read, save
+from resnet_deploy.models.checkpoint import read_checkpoint, save
 from resnet_deploy.models.registry import architecture
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -29,7 +29,7 @@ RESCUED = Limit(bound="at least", value=0.985)
 
 
 def spoil(path: Path) -> Path:
-    found = read(architecture("resnet20"), EXAMPLES / "digits" / "resnet20.safetensors")
+    found = read_checkpoint(architecture("resnet20"), EXAMPLES / "digits" / "resnet20.safetensors")
     state = {name: tensor.clone() for name, tensor in found.state.items()}
     for block in ("layer2.1", "layer3.1"):
         for name, channels in ((f"{block}.bn1.weight", 0), (f"{block}.bn1.bias", 0), (f"{block}.conv2.weight", 1)):

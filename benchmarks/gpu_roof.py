@@ -21,7 +21,7 @@ from common import Limit, Row, alone, finish, parser
 
 import resnet_deploy as rd
 from resnet_deploy._machine import describe_machine
-from resnet_deploy.benchmarking.roofline.devices import find_roof
+from resnet_deploy.benchmarking.roofline.devices import find_ceiling
 
 BACKENDS = (
     "tensorrt",
@@ -46,7 +46,7 @@ def measure(asked: argparse.Namespace, folder: Path) -> dict[str, Any]:
         asked.network, output=folder / "bundle", backend=asked.backend or (("onnxruntime",) if asked.cpu else BACKENDS),
         batch=batches, max_batch=max(batches), precision="fp32" if asked.cpu else "fp16,int8", input="uint8",
         data="random:64", calibration="random:64", calibration_method="max", duration=asked.duration,
-        measure_roof=find_roof(name) is None,
+        measure_roof=find_ceiling(name) is None,
     )  # fmt: skip
     return report.to_dict()
 

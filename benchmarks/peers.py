@@ -22,7 +22,7 @@ from common import Limit, Row, compare, finish, parser
 from resnet_deploy._machine import cores
 from resnet_deploy.backends.base import Backend
 from resnet_deploy.backends.candidate import Candidate
-from resnet_deploy.benchmarking.failures import said
+from resnet_deploy.benchmarking.failures import error_line
 from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.pipeline.build import ensure_plan
 from resnet_deploy.pipeline.export import export
@@ -74,7 +74,7 @@ class Network:
             self._leave_out(text, exc)
 
     def _leave_out(self, text: str, exc: Exception) -> None:
-        self.left_out[text] = said(exc)
+        self.left_out[text] = error_line(exc)
         self.backends.pop(text, None)
         print(f"{self.name}: left out: {text}: {self.left_out[text]}", flush=True)
 

@@ -19,7 +19,7 @@ from common import Row, compare, finish, parser
 import resnet_deploy
 from resnet_deploy._machine import cores
 from resnet_deploy.backends.candidate import Candidate
-from resnet_deploy.benchmarking.layers.profile import profile
+from resnet_deploy.benchmarking.layers.profile import profile_layers
 from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.pipeline.build import ensure_plan
 from resnet_deploy.specs import parse_batches
@@ -47,7 +47,7 @@ def take_turns(
                 for batch in batches:
                     print(f"round {turn + 1}: {candidate} batch {batch}", flush=True)
                     shape = (batch, *(int(size) for size in backend.input_spec.shape[1:]))
-                    one = profile(backend, np.random.default_rng(batch).standard_normal(shape, np.float32))
+                    one = profile_layers(backend, np.random.default_rng(batch).standard_normal(shape, np.float32))
                     for name in ("total_s", "profiled_s", "latency_s"):
                         found.setdefault(f"{candidate} batch {batch}.{name}", []).append(getattr(one, name))
     return found

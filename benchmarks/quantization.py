@@ -231,12 +231,12 @@ def total(key: str, values: Any) -> float:
 def measure(setting: Setting, graphs: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Figures by image of each graph, the FP32 graph first."""
     from resnet_deploy.precision import Graph
-    from resnet_deploy.precision.auto import run
+    from resnet_deploy.precision.auto import run_graph
 
-    expected = run(Graph.read(setting.fp32), setting.images)[0]
+    expected = run_graph(Graph.read(setting.fp32), setting.images)[0]
     found = {"FP32": figures(expected, expected, setting.labels) | {"placed": (0, 0)}}
     for name, graph in graphs.items():
-        found[name] = figures(expected, run(graph, setting.images)[0], setting.labels) | {"placed": placed(graph)}
+        found[name] = figures(expected, run_graph(graph, setting.images)[0], setting.labels) | {"placed": placed(graph)}
     return found
 
 

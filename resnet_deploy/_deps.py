@@ -38,8 +38,8 @@ def require(name: str, *, extra: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as exc:
-        found = "is not installed" if isinstance(exc, ModuleNotFoundError) else f"does not load ({exc})"
-        raise MissingPackageError(f"{name} {found}. Install it with: {install_command(extra)}") from exc
+        problem = "is not installed" if isinstance(exc, ModuleNotFoundError) else f"does not load ({exc})"
+        raise MissingPackageError(f"{name} {problem}. Install it with: {install_command(extra)}") from exc
 
 
 def version(import_name: str) -> str | None:
@@ -54,5 +54,5 @@ def version(import_name: str) -> str | None:
 
 def versions() -> dict[str, str]:
     """The installed versions of every package that can change an answer or a time."""
-    found = {name: version(name) for name in DISTRIBUTIONS}
-    return {name: text for name, text in found.items() if text is not None}
+    installed = {name: version(name) for name in DISTRIBUTIONS}
+    return {name: text for name, text in installed.items() if text is not None}

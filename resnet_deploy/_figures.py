@@ -1,7 +1,7 @@
 """Figures that are not finite, as JSON spells them: it has no number for NaN and infinity, and dropping one would hide it.
 
 Types for the fields of records that may hold such a figure: msgspec reads a number in the range, or one of three words, and
-the dataclass's `__post_init__` turns the word into the float that it spells (`restore`). For mypy they are floats.
+the dataclass's `__post_init__` turns the word into the float that it spells (`restore_figures`). For mypy they are floats.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def spell(value: Any) -> Any:
     return value
 
 
-def restore(record: Any) -> None:
+def restore_figures(record: Any) -> None:
     """Turn words in the fields of a frozen dataclass without texts into the floats that they spell; for `__post_init__`."""
     for field in fields(record):
         value = getattr(record, field.name)

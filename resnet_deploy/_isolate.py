@@ -92,7 +92,7 @@ def limit(cpu_s: float | None, memory_bytes: int | None) -> None:
                 resource.setrlimit(resource.RLIMIT_AS, (taken + memory_bytes, taken + memory_bytes))
 
 
-def call(function: Callable[..., Any], args: Sequence[Any]) -> tuple[str, Any]:
+def call_captured(function: Callable[..., Any], args: Sequence[Any]) -> tuple[str, Any]:
     """What a function returns or raises, as `run_isolated` sends it: ("returned", value), ("raised", exc), ("memory", None)."""
     try:
         return "returned", function(*args)
@@ -113,7 +113,7 @@ def _serve() -> None:
     for wanted in preload:
         importlib.import_module(wanted)
     limit(cpu_s, memory_bytes)
-    answer = call(function, args)
+    answer = call_captured(function, args)
     try:
         data = pickle.dumps(answer)
     except Exception as exc:  # an exception of native code may hold what cannot be sent
@@ -130,11 +130,11 @@ def _reason(code: int, errors: str, cpu_s: float | None, memory_bytes: int | Non
         return _over_memory(memory_bytes)
     if code < 0 and hasattr(signal, "SIGXCPU") and cpu_s is not None and code in (-signal.SIGXCPU, -signal.SIGKILL):
         return f"it took more than {cpu_s:.0f} s of processor time"
-    said = f" ({last})" if last else ""
+    details = f" ({last})" if last else ""
     if code < 0:
         name = signal.Signals(-code).name if -code in {item.value for item in signal.Signals} else f"signal {-code}"
-        return f"native code died of {name}{said}"
-    return f"its process ended with code {code}{said}"
+        return f"native code died of {name}{details}"
+    return f"its process ended with code {code}{details}"
 
 
 def _over_memory(memory_bytes: int | None) -> str:

@@ -87,7 +87,7 @@ def encode(value: Any, *, indent: int | None = 1) -> bytes:
     return (json.dumps(values, indent=indent, allow_nan=False) + "\n").encode()
 
 
-def schema(kind: type[Any]) -> dict[str, Any]:
+def json_schema(kind: type[Any]) -> dict[str, Any]:
     """The JSON Schema (2020-12) of a type: what `decode` accepts."""
     import msgspec
 

@@ -60,14 +60,14 @@ def gpus(*, needed: bool = False) -> list[dict[str, Any]]:
     torch = importlib.import_module("torch") if needed else sys.modules.get("torch")
     if torch is None or not torch.cuda.is_available():
         return []
-    found = []
+    devices = []
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
-        found.append(
+        devices.append(
             {"name": properties.name, "memory_bytes": properties.total_memory,
              "compute_capability": f"{properties.major}.{properties.minor}"}
         )  # fmt: skip
-    return found
+    return devices
 
 
 def _memory_bytes() -> int | None:

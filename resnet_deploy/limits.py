@@ -81,7 +81,7 @@ LIMITS: dict[str, Limits] = {
 }
 
 
-def check(name: str, value: Any, *, label: str | None = None) -> None:
+def check_option(name: str, value: Any, *, label: str | None = None) -> None:
     """Raise UsageError where a number is not within an option's limits.
 
     Args:
@@ -93,7 +93,7 @@ def check(name: str, value: Any, *, label: str | None = None) -> None:
         return
     if isinstance(value, (tuple, list)):
         for item in value:
-            check(name, item, label=label)
+            check_option(name, item, label=label)
         return
     limits = LIMITS[name]
     kind = numbers.Integral if limits.whole else numbers.Real  # NumPy's scalars among them
@@ -102,12 +102,12 @@ def check(name: str, value: Any, *, label: str | None = None) -> None:
 
 
 def check_all(**values: Any) -> None:
-    """Check several options by their names, as `check` does."""
+    """Check several options by their names, as `check_option` does."""
     for name, value in values.items():
-        check(name, value)
+        check_option(name, value)
 
 
-def parse(name: str, text: str, *, label: str | None = None) -> int | float:
+def parse_option(name: str, text: str, *, label: str | None = None) -> int | float:
     """Read a number as people write it, in ASCII digits, within an option's limits. Raises UsageError."""
     limits, stripped = LIMITS[name], text.strip()
     pattern = _WHOLE if limits.whole else _NUMBER
@@ -135,7 +135,7 @@ def seconds(name: str, time: float | str, *, label: str | None = None) -> float:
         if (parts := _TIME.fullmatch(time.strip())) is None:
             raise UsageError(f"{_shown(time)} is not a time with its unit, as in 15ms, 10s or 10min")
         time = float(parts[1]) * _UNITS_S[parts[2]]
-    check(name, time, label=label)
+    check_option(name, time, label=label)
     return float(time)
 
 
@@ -143,7 +143,7 @@ def _refusal(name: str, label: str | None, value: Any) -> str:
     return f"{label or name} must be {LIMITS[name]}; found {_shown(value)}"
 
 
-def number(text: str) -> float:
+def parse_finite(text: str) -> float:
     """Read a finite number in ASCII digits, without other limits. Raises ValueError."""
     if not _NUMBER.fullmatch(text.strip()) or not math.isfinite(value := float(text)):
         raise ValueError(f"{_shown(text)} is not a finite number")

@@ -217,10 +217,10 @@ def parse_batches(values: str | int | Iterable[int]) -> tuple[int, ...]:
     """Read batch sizes: `1,8,32`, one number, or a sequence. Raises UsageError for anything below 1."""
     try:
         if isinstance(values, str):
-            batches = [limits.parse("batch", part, label="a batch size") for part in values.split(",")]
+            batches = [limits.parse_option("batch", part, label="a batch size") for part in values.split(",")]
         else:
             batches = [values] if isinstance(values, numbers.Number) else [*values]  # type: ignore[list-item, misc]
-            limits.check("batch", batches, label="a batch size")
+            limits.check_option("batch", batches, label="a batch size")
     except TypeError:
         batches = []
     if not batches:

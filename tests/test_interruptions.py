@@ -205,7 +205,7 @@ def test_a_read_only_bundle_can_be_used(digits_bundle: Bundle, tmp_path: Path) -
     disk.mkdir()
     code = (
         "import sys, numpy as np; from resnet_deploy.bundle.store import Bundle\n"
-        "from resnet_deploy.pipeline.verify import REFERENCE\nfrom resnet_deploy.bundle.opened import OpenedBundle\n"
+        "from resnet_deploy.pipeline.compare_answers import REFERENCE\nfrom resnet_deploy.bundle.opened import OpenedBundle\n"
         "print(OpenedBundle(Bundle.open(sys.argv[1])).backend(REFERENCE, 1).infer(np.zeros((1, 32, 32, 3), np.uint8)))"
     )
     script = tmp_path / "use.py"

@@ -78,5 +78,5 @@ def test_names_of_files_that_are_no_text_can_be_written() -> None:
 
 
 def test_the_schema_is_that_of_the_types() -> None:
-    item = _json.schema(Whole)["$defs"]["Item"]
+    item = _json.json_schema(Whole)["$defs"]["Item"]
     assert item["properties"]["size"]["minimum"] == 0 and item["required"] == ["name"]

@@ -86,4 +86,4 @@ def _check_option(backend: str, option: str) -> None:
         names = ", ".join(f"{name}N" if name.endswith("=") else name for name in sorted(known))
         raise UsageError(f"{backend} has no option {option!r}; it has {names}")
     if sign:
-        limits.parse(name, value, label=f"{option!r}: {name}")
+        limits.parse_option(name, value, label=f"{option!r}: {name}")

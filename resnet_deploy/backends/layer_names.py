@@ -31,13 +31,13 @@ class OnnxNames:
 
     def known(self, names: Iterable[str]) -> tuple[str, ...]:
         """Those of some names that are nodes, as a runtime may have altered them, once each and in order."""
-        found = {node for name in names if (node := self.node(name)) is not None}
-        return tuple(sorted(found, key=self._order.__getitem__))
+        nodes = {node for name in names if (node := self.node(name)) is not None}
+        return tuple(sorted(nodes, key=self._order.__getitem__))
 
     def node(self, name: str) -> str | None:
         """The node of a runtime's name, which may be its output's; None for what the runtime added."""
         plain = _ADDED.sub("", name)
-        return next((found for found in (name, plain) if found in self.kinds), self._maker.get(plain))
+        return next((candidate for candidate in (name, plain) if candidate in self.kinds), self._maker.get(plain))
 
     def title(self, made_of: tuple[str, ...], otherwise: str) -> str:
         """The node that names a group: its convolution or matrix product, where it has one. otherwise: the runtime's name."""
@@ -62,11 +62,11 @@ class OnnxNames:
             if node.name not in claims:
                 before = [claims[self._maker[name]] for name in node.input if self._maker.get(name) in claims]
                 claims |= {node.name: max(before, key=place.__getitem__)} if before else {}
-        found: dict[str, list[str]] = {node.name: [] for node in optimized.node}
+        sources: dict[str, list[str]] = {node.name: [] for node in optimized.node}
         for name in self.kinds:
             if name in claims:
-                found[claims[name]].append(name)
-        return {name: tuple(made_of) for name, made_of in found.items()}
+                sources[claims[name]].append(name)
+        return {name: tuple(made_of) for name, made_of in sources.items()}
 
     def _claims(self, optimized: Any) -> dict[str, str]:
         """Nodes whose optimized node is certain."""

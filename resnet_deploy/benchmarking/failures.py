@@ -45,19 +45,19 @@ class BackendFailures(dict["tuple[Candidate, int | None]", Exception]):
     def of(self, candidate: Candidate, batch: int | None = None) -> str | None:
         """What a candidate died of, in words."""
         exc = self.get((candidate, None)) or self.get((candidate, batch))
-        return None if exc is None else said(exc)
+        return None if exc is None else error_line(exc)
 
     def alive(self, candidates: list[Candidate], batch: int | None = None) -> list[Candidate]:
         """Those that did not die of all batch sizes, or of this one."""
-        return [one for one in candidates if (one, None) not in self and (one, batch) not in self]
+        return [candidate for candidate in candidates if (candidate, None) not in self and (candidate, batch) not in self]
 
     def raise_first(self) -> None:
         """Where nothing is left: the first error, as one of ours."""
         (candidate, _), exc = next(iter(self.items()))
-        raise exc if isinstance(exc, DeployError) else BackendError(f"{candidate} failed: {said(exc)}") from exc
+        raise exc if isinstance(exc, DeployError) else BackendError(f"{candidate} failed: {error_line(exc)}") from exc
 
 
-def said(exc: Exception) -> str:
+def error_line(exc: Exception) -> str:
     """An error in one line."""
     if isinstance(exc, DeployError):
         return str(exc)

@@ -227,15 +227,15 @@ class BenchReport:
     @property
     def broken(self) -> bool:
         """Whether a backend, a profile or trtexec failed while it ran."""
-        errors = [one.error for one in self.scenarios] + [one.error for one in self.profiles]
-        errors += [one.error for one in self.trtexec]
+        errors = [entry.error for entry in self.scenarios] + [entry.error for entry in self.profiles]
+        errors += [entry.error for entry in self.trtexec]
         return bool(self.unmeasured) or any(error is not None for error in errors)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def record(measurement: Measurement, **about: Any) -> MeasurementRecord:
+def measurement_record(measurement: Measurement, **about: Any) -> MeasurementRecord:
     """A measurement as the manifest keeps it; the raw samples are kept beside it."""
     stages: dict[str, Any] = {name: measurement.stage(f"{name}_s") for name in STAGES}
     if not measurement.stages:

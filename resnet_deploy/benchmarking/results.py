@@ -8,32 +8,35 @@ from resnet_deploy import _json
 from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.benchmarking.failures import BackendFailures
 from resnet_deploy.benchmarking.report import STAGES, Result, Unmeasured
-from resnet_deploy.benchmarking.roofline.ceilings import Roofs
+from resnet_deploy.benchmarking.roofline.ceilings import Ceilings
 from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.bundle.records import MeasurementRecord
-from resnet_deploy.pipeline.verify import REFERENCE, Verdict
+from resnet_deploy.pipeline.compare_answers import REFERENCE
+from resnet_deploy.pipeline.verify import Verdict
 
 Records = dict[tuple[Candidate, int], MeasurementRecord]
 
 
-def rows(
+def result_rows(
     order: Iterable[tuple[int, Candidate]],
-    found: Records,
+    records: Records,
     judged: dict[Candidate, Verdict],
-    roofs: Roofs,
+    ceilings: Ceilings,
     opened: OpenedBundle,
 ) -> list[Result]:
     """A row for each measurement, in the order given. judged: the verdict on each candidate's answers."""
     return [
-        _row(candidate, size, found, judged[candidate], roofs, opened)
+        _row(candidate, size, records, judged[candidate], ceilings, opened)
         for size, candidate in order
-        if (candidate, size) in found
+        if (candidate, size) in records
     ]
 
 
-def _row(candidate: Candidate, batch: int, found: Records, judged: Verdict, roofs: Roofs, opened: OpenedBundle) -> Result:
+def _row(
+    candidate: Candidate, batch: int, records: Records, judged: Verdict, ceilings: Ceilings, opened: OpenedBundle
+) -> Result:
     artifact = opened.file(candidate)
-    timing, base = found[candidate, batch], found.get((REFERENCE, batch))
+    timing, base = records[candidate, batch], records.get((REFERENCE, batch))
     stages = {f"{name}_latency_s": getattr(timing, f"{name}_latency_s") for name in STAGES}
     return Result(
         backend=candidate.name, device=candidate.device, precision=candidate.precision.value, batch=batch,
@@ -45,7 +48,7 @@ def _row(candidate: Candidate, batch: int, found: Records, judged: Verdict, roof
         throughput_images_per_s=timing.throughput_images_per_s, settings=timing.settings, conditions=timing.conditions,
         partial=timing.partial, judged_on=judged.data.judged_on, artifact=artifact,
         size_bytes=opened.bundle.entry(artifact).size_bytes, gates=list(judged.checks),
-        roofline=roofs.over(
+        roofline=ceilings.over(
             _json.plain(opened.description), candidate, batch, images_per_s=timing.images_per_s,
             device_images_per_s=_device_images_per_s(timing, batch),
         ),
@@ -60,7 +63,7 @@ def _device_images_per_s(timing: MeasurementRecord, batch: int) -> float:
 
 
 def unmeasured(
-    candidates: list[Candidate], batches: tuple[int, ...], found: Records, failed: BackendFailures
+    candidates: list[Candidate], batches: tuple[int, ...], records: Records, failed: BackendFailures
 ) -> list[Unmeasured]:
     """What backends that died left behind, batch by batch; one row each where nothing was to be swept."""
     return [
@@ -69,5 +72,5 @@ def unmeasured(
         )
         for batch in batches or (None,)
         for candidate in candidates
-        if (candidate, batch) not in found and (error := failed.of(candidate, batch)) is not None
+        if (candidate, batch) not in records and (error := failed.of(candidate, batch)) is not None
     ]

@@ -21,8 +21,8 @@ from resnet_deploy.benchmarking.layers.details import DetailOptions, Measured
 from resnet_deploy.benchmarking.mlperf.run import ScenarioRun
 from resnet_deploy.benchmarking.mlperf.scenarios import SWEEP, ScenarioOptions
 from resnet_deploy.benchmarking.report import BenchReport, Result
-from resnet_deploy.benchmarking.results import rows, unmeasured
-from resnet_deploy.benchmarking.roofline.ceilings import Roofs
+from resnet_deploy.benchmarking.results import result_rows, unmeasured
+from resnet_deploy.benchmarking.roofline.ceilings import Ceilings
 from resnet_deploy.benchmarking.settings import MeasureOptions
 from resnet_deploy.benchmarking.sweep import Timings, images_of
 from resnet_deploy.benchmarking.warnings import warnings_for
@@ -38,10 +38,11 @@ from resnet_deploy.models import registry
 from resnet_deploy.parity.gates import parse_gates
 from resnet_deploy.pipeline.build import ensure_plan
 from resnet_deploy.pipeline.candidates import candidates_of, choose_candidates
+from resnet_deploy.pipeline.compare_answers import compare_answers
 from resnet_deploy.pipeline.export import export
-from resnet_deploy.pipeline.lower import LoweringOptions
+from resnet_deploy.pipeline.lowering_options import LoweringOptions
 from resnet_deploy.pipeline.restore import restore
-from resnet_deploy.pipeline.verify import Verdict, compare, parity_key, verdict
+from resnet_deploy.pipeline.verify import Verdict, judge_record, parity_key
 from resnet_deploy.reporting.writing import check_path, publish
 from resnet_deploy.specs import MAX_BATCH, Progress, parse_batches, silent
 from resnet_deploy.timing.measure import MeasureConfig
@@ -119,7 +120,7 @@ def bench(
     check_all(duration=duration, limit=limit, threads=threads)
     if report is not None:
         check_path(report)
-    asked, batches = parse_gates(gate), parse_batches(DEFAULT_BATCHES if batch is None else batch)
+    limits, batches = parse_gates(gate), parse_batches(DEFAULT_BATCHES if batch is None else batch)
     scenarios, options = ScenarioOptions.split(options)
     running, options = MeasureOptions.split(options)
     details, options = DetailOptions.split(options)
@@ -131,7 +132,7 @@ def bench(
     if batch is None:
         batches = tuple(size for size in batches if size <= opened.max_batch)
     _check_batches(opened, batches)
-    kinds = precisions.precisions if "precision" in precisions.said else None
+    kinds = precisions.precisions if "precision" in precisions.explicit else None
     candidates = choose_candidates(opened.bundle, backend, kinds, running.applied)
     tools = tools or details.tools(candidates)
     restore(opened.bundle, [WEIGHTS, *(candidate.artifact for candidate in candidates)], progress)
@@ -140,22 +141,22 @@ def bench(
     dataset = opened.data(data or IMAGES, limit=limit, strict=strict)
     job.warnings += [unnamed] if (unnamed := opened.keep_names(dataset)) is not None else []
     largest = opened.max_batch if batch is None else max(batches)
-    played = ScenarioRun(
+    scenario_run = ScenarioRun(
         opened, dataset, scenarios, max_batch=largest, threads=job.threads, fresh=fresh, progress=progress,
         store=job.store, spin_wait=running.spin_wait, crashes=job.failed.crashes,
     )  # fmt: skip
-    job.judge(dataset, asked)
+    job.judge(dataset, limits)
     timings = Timings(
         opened, dataset, config, running, store=job.store, failed=job.failed, threads=job.threads, fresh=fresh,
         progress=progress,
     )  # fmt: skip
-    found = job.measure(timings, batches if SWEEP in scenarios.scenario else (), played, running)
-    if not found.interrupted:
+    bench_report = job.measure(timings, batches if SWEEP in scenarios.scenario else (), scenario_run, running)
+    if not bench_report.interrupted:
         measured = Measured(opened, [*job.judged], batches, duration, job.threads, fresh, progress, job.failed.crashes)
-        found = details.added(found, measured, tools, lambda size: images_of(dataset, size))
-    with carrying(found):
-        publish(opened.bundle, found.to_dict(), report)
-    return found
+        bench_report = details.added(bench_report, measured, tools, lambda size: images_of(dataset, size))
+    with carrying(bench_report):
+        publish(opened.bundle, bench_report.to_dict(), report)
+    return bench_report
 
 
 def _check_batches(opened: OpenedBundle, batches: tuple[int, ...]) -> None:
@@ -191,14 +192,14 @@ class _Job:
                 with self.failed.catching(candidate):
                     ensure_plan(self.opened, candidate, batches, self.progress)
 
-    def judge(self, dataset: Dataset, asked: dict[str, float]) -> None:
+    def judge(self, dataset: Dataset, limits: dict[str, float]) -> None:
         """The verdict on every candidate's answers, after comparing those that were not; without those that died."""
-        keys = {one: parity_key(self.opened, one, dataset) for one in self.failed.alive(self.candidates)}
+        keys = {candidate: parity_key(self.opened, candidate, dataset) for candidate in self.failed.alive(self.candidates)}
         known = self.opened.bundle.manifest.parity
         missing = [candidate for candidate, key in keys.items() if self.fresh or key not in known]
         records = {key: known[key] for key in keys.values() if key in known}
         if missing:
-            made = compare(
+            made = compare_answers(
                 self.opened, missing, dataset, batch=min(MAX_BATCH, self.opened.max_batch), threads=self.threads,
                 progress=self.progress, guard=self.failed.catching,
             )  # fmt: skip
@@ -206,32 +207,37 @@ class _Job:
             self.store.keep("parity", new)
             records |= new
         self.judged = {
-            one: verdict(self.opened, one, records[key], asked) for one, key in keys.items() if (one, None) not in self.failed
+            candidate: judge_record(self.opened, candidate, records[key], limits)
+            for candidate, key in keys.items()
+            if (candidate, None) not in self.failed
         }
 
-    def measure(self, timings: Timings, batches: tuple[int, ...], played: ScenarioRun, options: MeasureOptions) -> BenchReport:
+    def measure(
+        self, timings: Timings, batches: tuple[int, ...], scenario_run: ScenarioRun, options: MeasureOptions
+    ) -> BenchReport:
         """The sweep over batches, then LoadGen's scenarios; Ctrl-C ends them, and what there is is reported."""
-        roofs = Roofs(options, self.store, threads=self.threads, fresh=self.fresh, progress=self.progress)
+        ceilings = Ceilings(options, self.store, threads=self.threads, fresh=self.fresh, progress=self.progress)
         interrupted = False
         try:
             if batches:
-                roofs.find({candidate.device for candidate in self.judged})
+                ceilings.find({candidate.device for candidate in self.judged})
             timings.run([*self.judged], batches)
             for candidate in self.failed.alive([*self.judged]):
-                played.run(candidate)
+                scenario_run.run(candidate)
         except KeyboardInterrupt:
             interrupted = True
-            if not (timings.found or played.found):
+            if not (timings.records or scenario_run.records):
                 raise
-        if self.failed and not (timings.found or played.found):
+        if self.failed and not (timings.records or scenario_run.records):
             self.failed.raise_first()
         described, order = _json.plain(self.opened.description), itertools.product(batches, self.judged)
-        results = rows(order, timings.found, self.judged, roofs, self.opened)
-        scenarios = played.results(self.judged)
-        warnings = warnings_for(results, described, scenarios) + played.warnings
+        results = result_rows(order, timings.records, self.judged, ceilings, self.opened)
+        scenarios = scenario_run.results(self.judged)
+        warnings = warnings_for(results, described, scenarios) + scenario_run.warnings
         return BenchReport(
             machine=describe_machine(), model=described, results=results, scenarios=scenarios,
-            unmeasured=unmeasured(self.candidates, batches, timings.found, self.failed), verdicts=_advice(self.opened, results),
+            unmeasured=unmeasured(self.candidates, batches, timings.records, self.failed),
+            verdicts=_advice(self.opened, results),
             warnings=[*warnings, *_warnings(self.judged), *self.warnings, *self.store.warnings], interrupted=interrupted,
             decision=decide(results, random_weights=described["weights"]["source"] == "random"),
         )  # fmt: skip

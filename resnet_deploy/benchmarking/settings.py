@@ -8,7 +8,7 @@ from typing import Any
 from resnet_deploy import limits
 from resnet_deploy.backends.base import Backend
 from resnet_deploy.backends.candidate import Candidate
-from resnet_deploy.benchmarking.roofline.devices import DEVICES, find_roof
+from resnet_deploy.benchmarking.roofline.devices import DEVICES, find_ceiling
 from resnet_deploy.errors import UsageError
 from resnet_deploy.specs import OptionGroup
 
@@ -36,9 +36,9 @@ class MeasureOptions(OptionGroup):
     measure_roof: bool = False
 
     def __post_init__(self) -> None:
-        limits.check("streams", self.streams)
-        if self.roof is not None and find_roof(self.roof) is None:
-            known = ", ".join(roof.name for roof in DEVICES)
+        limits.check_option("streams", self.streams)
+        if self.roof is not None and find_ceiling(self.roof) is None:
+            known = ", ".join(ceiling.name for ceiling in DEVICES)
             raise UsageError(f"there are no published ceilings of {self.roof!r}; choose from {known}, or give --measure-roof")
         if self.roof is not None and self.measure_roof:
             raise UsageError("the ceilings are either published ones or measured here: give --roof or --measure-roof, not both")
@@ -75,10 +75,10 @@ class MeasureOptions(OptionGroup):
 
     def used(self, backend: Backend) -> dict[str, Any]:
         """The named options with which a loaded backend was measured; empty on the CPU."""
-        found = backend.settings()
-        if not found:
+        settings = backend.settings()
+        if not settings:
             return {}
         return {
-            **found, "spin_wait": backend.spin_wait, "data_transfers": self.downloads, "inputs_on_device": not self.uploads,
+            **settings, "spin_wait": backend.spin_wait, "data_transfers": self.downloads, "inputs_on_device": not self.uploads,
             "queued_ahead": 1,
         }  # fmt: skip

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from resnet_deploy.backends.base import Backend
 from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.benchmarking.failures import BackendFailures
-from resnet_deploy.benchmarking.report import record
+from resnet_deploy.benchmarking.report import measurement_record
 from resnet_deploy.benchmarking.settings import MeasureOptions
 from resnet_deploy.bundle.codec import key_of, now
 from resnet_deploy.bundle.manifest import SamplesFile
@@ -31,7 +31,7 @@ STAGES = ("enqueue_s", "h2d_s", "compute_s", "d2h_s")
 
 
 class Timings:
-    """The sweep. found: records by candidate and batch, filled as they are made; what dies is in `failed`."""
+    """The sweep. records: of measurements, by candidate and batch, filled as they are made; what dies is in `failed`."""
 
     def __init__(
         self,
@@ -49,23 +49,26 @@ class Timings:
         self._opened, self._dataset, self._config, self._options = opened, dataset, config, options
         self._store, self._failed, self._threads, self._fresh = store, failed, threads, fresh
         self._progress = progress
-        self.found: dict[tuple[Candidate, int], MeasurementRecord] = {}
+        self.records: dict[tuple[Candidate, int], MeasurementRecord] = {}
 
     def run(self, candidates: list[Candidate], batches: tuple[int, ...]) -> None:
         """Measure what is missing, batch by batch. Raises KeyboardInterrupt once what there is has been kept."""
         known = self._store.bundle.manifest.measurements
         keys = {(candidate, size): self._key(candidate, size) for size in batches for candidate in candidates}
         kept = {pair: known[key] for pair, key in keys.items() if not self._fresh and key in known}
-        self.found |= {pair: entry for pair, entry in kept.items() if not entry.partial}
+        self.records |= {pair: entry for pair, entry in kept.items() if not entry.partial}
         gpu = Gpu.open() if any(candidate.device == "cuda" for candidate in candidates) else None
         loaded: dict[Candidate, Backend] = {}
         try:
             for size in batches:
-                missing = [one for one in self._failed.alive(candidates, size) if (one, size) not in self.found]
+                missing = [
+                    candidate for candidate in self._failed.alive(candidates, size) if (candidate, size) not in self.records
+                ]
                 self._load(missing, loaded)
                 if running := {candidate: loaded[candidate] for candidate in missing if candidate in loaded}:
                     self._measure(running, size, keys, gpu)
-                for candidate in [one for one in running if (one, size) in self._failed]:  # made anew for the next size
+                died = [candidate for candidate in running if (candidate, size) in self._failed]
+                for candidate in died:  # made anew for the next size
                     with contextlib.suppress(Exception):  # what died may not even close
                         loaded.pop(candidate).close()
         finally:
@@ -97,9 +100,11 @@ class Timings:
                 at=lambda name: self._failed.at(names[name], size),
             )  # fmt: skip
         except Interrupted as exc:
-            self._keep({names[name]: found for name, found in exc.partial.items()}, backends, size, keys, partial=True)
+            self._keep(
+                {names[name]: measurement for name, measurement in exc.partial.items()}, backends, size, keys, partial=True
+            )
             raise
-        self._keep({names[name]: found for name, found in measured.items()}, backends, size, keys)
+        self._keep({names[name]: measurement for name, measurement in measured.items()}, backends, size, keys)
         for name, error in failed.items():
             with self._failed.catching(names[name], size):
                 raise error
@@ -116,7 +121,7 @@ class Timings:
         if not measured:
             return
         entries = {
-            keys[candidate, size]: record(
+            keys[candidate, size]: measurement_record(
                 measurement, batch=size, threads=self._threads, runtime=backends[candidate].describe(), measured=now(),
                 settings=self._options.used(backends[candidate]), candidate=str(candidate),
                 made_from=self._opened.made_from(candidate), **about,
@@ -127,7 +132,7 @@ class Timings:
         self._store.keep(
             "measurements", entries, lambda change: change.merge(SAMPLES, SamplesFile, lambda kept: kept | samples)
         )
-        self.found |= {(candidate, size): entries[keys[candidate, size]] for candidate in measured}
+        self.records |= {(candidate, size): entries[keys[candidate, size]] for candidate in measured}
 
     def _key(self, candidate: Candidate, batch: int) -> str:
         return key_of(
@@ -144,8 +149,8 @@ def images_of(dataset: Dataset, batch: int) -> NDArray[Any]:
 
 
 def _raw(measurement: Measurement) -> dict[str, Any]:
-    found: dict[str, Any] = {"host_s": measurement.host.values_s, "device_s": measurement.device.values_s}
+    samples: dict[str, Any] = {"host_s": measurement.host.values_s, "device_s": measurement.device.values_s}
     if measurement.stages:
-        found |= {name: [getattr(stage, name) for stage in measurement.stages] for name in STAGES}
-        found["queued_images_per_s"] = measurement.queued
-    return found
+        samples |= {name: [getattr(stage, name) for stage in measurement.stages] for name in STAGES}
+        samples["queued_images_per_s"] = measurement.queued
+    return samples

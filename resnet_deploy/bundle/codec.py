@@ -36,7 +36,7 @@ def key_of(**parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def encode(manifest: Manifest) -> bytes:
+def encode_manifest(manifest: Manifest) -> bytes:
     """A manifest as its file has it. Raises ValueError for a figure that is not finite, or a value that could not be read."""
     values = _json.plain(manifest)
     for record in values["parity"].values():  # of a verdict, a figure that is not finite says something: it is spelled out
@@ -53,7 +53,7 @@ def signed(values: dict[str, Any]) -> bytes:
     return body + f'"digest": "{hashlib.sha256(body).hexdigest()}"{_END}'.encode()
 
 
-def decode(data: bytes, path: object, remake: str) -> Manifest:
+def decode_manifest(data: bytes, path: object, remake: str) -> Manifest:
     """Read manifest.json.
 
     Args:
@@ -113,9 +113,9 @@ def _complaint(data: bytes) -> str | None:
     return None
 
 
-def schema() -> dict[str, Any]:
+def manifest_schema() -> dict[str, Any]:
     """The JSON Schema (2020-12) of manifest.json; the digest, which is over the text, stands beside it."""
-    whole = _json.schema(Manifest)
+    whole = _json.json_schema(Manifest)
     properties = whole["$defs"]["Manifest"]["properties"]
     properties["digest"] = {"type": "string", "pattern": "^[0-9a-f]{64}$", "description": "SHA-256 of the bytes before it"}
     return {"title": "manifest.json of a resnet-deploy bundle", **whole}

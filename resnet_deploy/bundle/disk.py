@@ -13,7 +13,7 @@ from resnet_deploy.errors import BundleError, IntegrityError
 _LARGEST = 1 << 28  # bytes of a manifest
 
 
-def read(path: Path) -> Manifest | None:
+def read_manifest(path: Path) -> Manifest | None:
     """The manifest of a folder as it is on disk now; None where there is none. Raises IntegrityError and BundleError."""
     file = path / MANIFEST
     remake = f"Make it again with `resnet-deploy export ... -o {path} --overwrite`"
@@ -25,7 +25,7 @@ def read(path: Path) -> Manifest | None:
         data = file.read_bytes()
     except OSError as exc:
         raise BundleError(f"{file} cannot be read: {exc.strerror}") from exc
-    return codec.decode(data, file, remake)
+    return codec.decode_manifest(data, file, remake)
 
 
 def damage(path: Path, entry: Artifact) -> str | None:

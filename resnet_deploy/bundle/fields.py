@@ -29,7 +29,7 @@ Source = Literal["checkpoint", "option", "assumed"]
 
 
 class LoweringSettings(TypedDict, total=False):
-    """Those of `lowering.LoweringOptions` that a file depends on."""
+    """Those of `LoweringOptions` that a file depends on."""
 
     target: Literal["tensorrt", "cpu"]
     other_layers: Literal["fp16", "fp32"]

@@ -30,7 +30,7 @@ class Writer(Struct, frozen=True, kw_only=True):
     since: Annotated[str, Meta(max_length=40)]
 
 
-def command() -> str:
+def running_command() -> str:
     """The command that is running, as a shell takes it."""
     program = Path(sys.argv[0]).name
     return shlex.join(["resnet-deploy" if program == "cli.py" else program, *sys.argv[1:]])
@@ -51,7 +51,7 @@ def locked(path: Path) -> Iterator[None]:
         raise BundleError(f"another process is writing to {path}{_holder(path)}; wait for it to end") from None
     try:
         with contextlib.suppress(OSError):  # who it is serves a message alone
-            (path / WRITER).write_bytes(_json.encode(Writer(pid=os.getpid(), command=command(), since=now())))
+            (path / WRITER).write_bytes(_json.encode(Writer(pid=os.getpid(), command=running_command(), since=now())))
         yield
     finally:
         with contextlib.suppress(OSError):

@@ -13,7 +13,7 @@ import msgspec
 
 from resnet_deploy._files import write_atomic, writing
 from resnet_deploy.bundle import codec
-from resnet_deploy.bundle.disk import damage, read
+from resnet_deploy.bundle.disk import damage, read_manifest
 from resnet_deploy.bundle.locks import locked
 from resnet_deploy.bundle.manifest import Artifact, Manifest, PlanFile
 from resnet_deploy.bundle.names import MANIFEST, STAGING, WEIGHTS
@@ -48,7 +48,7 @@ class Bundle:
         if os.path.lexists(path / STAGING):
             with contextlib.suppress(BundleError), locked(path):
                 recover(path)
-        manifest = read(path)
+        manifest = read_manifest(path)
         if manifest is None:
             raise BundleError(f"{path} has no {MANIFEST}; make a bundle with `resnet-deploy export ARCH -o {path}`")
         if not isinstance(bundle, Bundle):
@@ -83,7 +83,7 @@ class Bundle:
         return path
 
     def _explain(self, name: str, problem: str) -> None:
-        current = read(self.path)
+        current = read_manifest(self.path)
         if current is not None and current.artifacts.get(name) != self.manifest.artifacts.get(name):
             raise ConflictError(f"{self.path / name} was replaced by another process meanwhile; run the command again")
         raise IntegrityError(f"{problem}. {self._remade_by(name)}")
@@ -111,7 +111,7 @@ class Bundle:
             for name, path in kept.items():
                 shutil.copyfile(path, folder / name)
         artifacts = {name: self.manifest.artifacts[name] for name in kept}
-        write_atomic(folder / MANIFEST, codec.encode(msgspec.structs.replace(self.manifest, artifacts=artifacts)))
+        write_atomic(folder / MANIFEST, codec.encode_manifest(msgspec.structs.replace(self.manifest, artifacts=artifacts)))
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[Transaction]:

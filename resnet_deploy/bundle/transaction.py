@@ -21,8 +21,8 @@ from resnet_deploy import _deps
 from resnet_deploy._files import drafted, flush, full_disk, sha256_file, write_atomic, write_hashed, writing
 from resnet_deploy.bundle import codec
 from resnet_deploy.bundle.codec import now
-from resnet_deploy.bundle.disk import damage, read
-from resnet_deploy.bundle.locks import command, locked
+from resnet_deploy.bundle.disk import damage, read_manifest
+from resnet_deploy.bundle.locks import locked, running_command
 from resnet_deploy.bundle.manifest import Artifact, GraphFile, Manifest, ModelDescription, PlanFile
 from resnet_deploy.bundle.names import DRAFT, MANIFEST, STAGING
 from resnet_deploy.errors import BundleError, ConflictError
@@ -81,7 +81,7 @@ class Transaction:
             flush(path)
         entry = kind(
             **facts, sha256=self._digests.get(name) or sha256_file(path), size_bytes=path.stat().st_size, created=now(),
-            command=command(), packages=_deps.versions(),
+            command=running_command(), packages=_deps.versions(),
         )  # fmt: skip
         self._added[name] = entry
         return entry
@@ -105,7 +105,7 @@ class Transaction:
 
     def commit(self, path: Path) -> Manifest:
         """Apply the change to the manifest that is on disk, and make it what is to be moved into place. The lock is held."""
-        current = None if self._overwrite else read(path)
+        current = None if self._overwrite else read_manifest(path)
         manifest = self._base(path, current)
         for function in self._updates:
             manifest = function(manifest)
@@ -116,7 +116,7 @@ class Transaction:
         for section, records in self._records.items():
             manifest = codec.replaced(manifest, section, records)
         try:
-            encoded = codec.encode(manifest)
+            encoded = codec.encode_manifest(manifest)
         except ValueError as exc:
             raise BundleError(f"this cannot be recorded in {path}: {exc}") from exc
         write_atomic(self._draft / MANIFEST, encoded)
@@ -199,7 +199,7 @@ def recover(path: Path) -> None:
     if not staging.exists():
         return
     try:
-        following = None if (staging / MANIFEST).is_symlink() else read(staging)
+        following = None if (staging / MANIFEST).is_symlink() else read_manifest(staging)
     except BundleError:
         following = None
     if following is not None:
@@ -223,7 +223,7 @@ def _drop(staging: Path) -> None:
 
 def _names(path: Path) -> set[str]:
     try:
-        manifest = read(path)
+        manifest = read_manifest(path)
     except BundleError:
         return set()
     return set() if manifest is None else set(manifest.artifacts)

@@ -17,24 +17,24 @@ _NO_CHARACTER = re.compile(
 
 def text(value: object) -> Markup:
     """Anything as the text of an element or attribute."""
-    return value if isinstance(value, Markup) else escape(printable(str(value)))
+    return value if isinstance(value, Markup) else escape(encodable(str(value)))
 
 
-def printable(value: str) -> str:
+def encodable(value: str) -> str:
     """Without characters that no document and no UTF-8 file can hold, or that would change how others are read."""
     return _NO_CHARACTER.sub("\ufffd", value)
 
 
 def el(tag: str, *children: object, **attributes: object) -> Markup:
     """An element. Attributes that are None are left out; `class_` is class, and other underscores are hyphens."""
-    given = "".join(
+    rendered = "".join(
         f' {name.rstrip("_").replace("_", "-")}="{text(_short(value))}"'
         for name, value in attributes.items()
         if value is not None
     )
     if tag in _VOID:
-        return Markup(f"<{tag}{given}>")
-    return Markup(f"<{tag}{given}>{join(children)}</{tag}>")
+        return Markup(f"<{tag}{rendered}>")
+    return Markup(f"<{tag}{rendered}>{join(children)}</{tag}>")
 
 
 def join(parts: Iterable[object]) -> Markup:

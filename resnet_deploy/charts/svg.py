@@ -48,8 +48,8 @@ class Scale:
 
     def __init__(self, values: Iterable[float], axis: Axis, start: float, end: float) -> None:
         self.axis, self.start, self.end = axis, start, end
-        found = [value for value in values if math.isfinite(value) and (value > 0 or not axis.log)] or [1.0]
-        low, high = self._in(min(found)), self._in(max(found))
+        shown = [value for value in values if math.isfinite(value) and (value > 0 or not axis.log)] or [1.0]
+        low, high = self._in(min(shown)), self._in(max(shown))
         if axis.zero and not axis.log:
             low, high = min(low, 0.0), max(high, 0.0)
         span = (high - low) or (0.3 if axis.log else abs(high) * 0.2 or 1.0)
@@ -86,11 +86,11 @@ def _log_ticks(low: float, high: float, room: int) -> list[float]:
     exponents = range(math.floor(low), math.ceil(high) + 1)
     fine = ((1, 1.5, 2, 3, 4, 5, 6, 8), (1, 2, 3, 5, 7)) if high - low < 1.2 else ()
     for digits in (*fine, (1, 2, 5), (1, 3), (1,)):
-        found = [digit * 10.0**e for e in exponents for digit in digits]
-        found = [value for value in found if low <= math.log10(value) <= high]
-        if len(found) <= room or digits == (1,):
+        ticks = [digit * 10.0**e for e in exponents for digit in digits]
+        ticks = [value for value in ticks if low <= math.log10(value) <= high]
+        if len(ticks) <= room or digits == (1,):
             break
-    return found[:: math.ceil(len(found) / room)]
+    return ticks[:: math.ceil(len(ticks) / room)]
 
 
 # Shapes around the origin, of one visual weight: what colours say, they say again.

@@ -22,7 +22,7 @@ from resnet_deploy.commands.options import (
     strict_option,
     threads_option,
 )
-from resnet_deploy.commands.output import attempt, complain, fail, judge, show, warn, without_defaults
+from resnet_deploy.commands.output import attempt, complain, exit_on_failures, fail, show, warn, without_defaults
 from resnet_deploy.commands.program import program
 from resnet_deploy.errors import EXIT_GATE, EXIT_INTERRUPTED, EXIT_MACHINE
 from resnet_deploy.terminal import bench as text
@@ -112,11 +112,11 @@ def bench(model: str, as_json: bool, detail: bool, **options: Any) -> None:
     crashes = running.divide(restarts=True)  # a runtime that crashes takes its own rows with it, and no others
     with Bars(running.at) as bars:
         report, error = attempt(lambda: rd.bench(model, progress=bars, crashes=crashes, **without_defaults(options)))
-    show(report.to_dict(), lambda: text.bench(report, detail=detail), as_json)
+    show(report.to_dict(), lambda: text.bench_text(report, detail=detail), as_json)
     for warning in report.warnings:
         warn(warning)
     if report.interrupted:
         if error is not None:
             complain(str(error))
         fail("interrupted; what was measured by then is above. Run the command again to go on", EXIT_INTERRUPTED)
-    judge(report.failures, EXIT_MACHINE if report.broken else EXIT_GATE, error=error)
+    exit_on_failures(report.failures, EXIT_MACHINE if report.broken else EXIT_GATE, error=error)

@@ -24,4 +24,4 @@ def models(as_json: bool) -> None:
     import resnet_deploy as rd
 
     rows = [row.to_dict() for row in rd.describe_models()]
-    show({"models": rows}, lambda: text.models(rows), as_json)
+    show({"models": rows}, lambda: text.models_text(rows), as_json)

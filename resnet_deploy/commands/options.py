@@ -52,7 +52,7 @@ class Number(_Type):
             self.fail(str(exc), param, ctx)
 
     def read(self, text: str) -> Any:
-        return limits.parse(self.option, text, label="it")
+        return limits.parse_option(self.option, text, label="it")
 
 
 class Time(Number):
@@ -73,7 +73,7 @@ class Channels(Number):
         parts = text.split(",")
         if len(parts) != 3:
             raise UsageError("three numbers separated by commas, as in 0.485,0.456,0.406")
-        return tuple(limits.parse(self.option, part, label="each") for part in parts)
+        return tuple(limits.parse_option(self.option, part, label="each") for part in parts)
 
 
 class Batches(Number):

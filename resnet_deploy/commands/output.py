@@ -110,7 +110,7 @@ def without_defaults(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value not in (None, ())}
 
 
-def judge(failures: Iterable[str], code: int = EXIT_GATE, *, error: DeployError | None = None) -> None:
+def exit_on_failures(failures: Iterable[str], code: int = EXIT_GATE, *, error: DeployError | None = None) -> None:
     """Say each failure once, and that the results could not be stored; leave with an exit code where there is any of these.
 
     code: of failures, which goes before that of the error: whether a gate failed is what was asked.

@@ -8,7 +8,7 @@ from typing import Any
 import cloup
 
 from resnet_deploy.commands.options import json_option
-from resnet_deploy.commands.output import attempt, judge, say, show, without_defaults
+from resnet_deploy.commands.output import attempt, exit_on_failures, say, show, without_defaults
 from resnet_deploy.errors import EXIT_INCONCLUSIVE, UsageError
 from resnet_deploy.terminal import report as text
 from resnet_deploy.terminal.visible import visible
@@ -64,15 +64,15 @@ def report(as_json: bool, **options: Any) -> None:
             raise UsageError("a regression is between two runs; give another bundle, or the JSON of another run")
         single, error = attempt(lambda: rd.report(options["run"], output=options["output"]))
         written = options["output"] if error is None else None
-        show(thinned(single), lambda: text.run(single, written), as_json)
-        judge([], error=error)
+        show(thinned(single), lambda: text.report_text(single, written), as_json)
+        exit_on_failures([], error=error)
         return
     limits = without_defaults({name: options[name] for name in ("output", "fail_on_regression", "max_accuracy_drop")})
     content, error = attempt(lambda: rd.compare_runs(options["run"], options["other"], **limits))
     written = options["output"] if error is None else None
-    show(content.to_dict(), lambda: text.comparison(content, written), as_json)
+    show(content.to_dict(), lambda: text.comparison_text(content, written), as_json)
     for doubt in content.inconclusive:
         say(f"INCONCLUSIVE {visible(doubt, lines=False)}", err=True)
-    judge(content.failures, error=error)
+    exit_on_failures(content.failures, error=error)
     if content.inconclusive:
         sys.exit(EXIT_INCONCLUSIVE)

@@ -8,7 +8,7 @@ import click
 import cloup
 
 from resnet_deploy.commands.options import gate_options, json_option, number, precision_options, strict_option
-from resnet_deploy.commands.output import attempt, judge, show, without_defaults
+from resnet_deploy.commands.output import attempt, exit_on_failures, show, without_defaults
 from resnet_deploy.commands.program import program
 from resnet_deploy.terminal import tune as text
 from resnet_deploy.terminal.progress import Bars
@@ -57,4 +57,4 @@ def tune(bundle: str, data: str, as_json: bool, **options: Any) -> None:
     with Bars(running.at) as bars:
         tuning, error = attempt(lambda: rd.tune(bundle, data, progress=bars, **without_defaults(options)))
     show({"bundle": bundle, "tuning": tuning.to_dict()}, lambda: text.tuning(tuning), as_json)
-    judge([], error=error)
+    exit_on_failures([], error=error)

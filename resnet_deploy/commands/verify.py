@@ -17,7 +17,7 @@ from resnet_deploy.commands.options import (
     strict_option,
     threads_option,
 )
-from resnet_deploy.commands.output import attempt, judge, show, warn, without_defaults
+from resnet_deploy.commands.output import attempt, exit_on_failures, show, warn, without_defaults
 from resnet_deploy.commands.program import program
 from resnet_deploy.terminal import verify as text
 from resnet_deploy.terminal.progress import Bars
@@ -89,4 +89,4 @@ def verify(bundle: str, data: str, layers: bool, as_json: bool, **options: Any) 
         warn(f"skipped {item.name}: {item.reason}")
     for warning in dict.fromkeys(warning for verdict in verdicts for warning in verdict.warnings):
         warn(warning)
-    judge([f"{verdict.candidate}: {failure}" for verdict in verdicts for failure in verdict.failures], error=error)
+    exit_on_failures([f"{verdict.candidate}: {failure}" for verdict in verdicts for failure in verdict.failures], error=error)

@@ -64,13 +64,13 @@ def choose(name: str = "auto") -> Flavour:
         return FLAVOURS[name]
     if name != "auto":
         raise UsageError(f"unknown flavour {name!r}; choose auto, {', '.join(FLAVOURS)}")
-    found = [flavour for flavour in FLAVOURS.values() if flavour.version is not None]
-    if not found:
+    installed = [flavour for flavour in FLAVOURS.values() if flavour.version is not None]
+    if not installed:
         commands = " or ".join(_deps.install_command(flavour.extra) for flavour in FLAVOURS.values())
         raise MissingPackageError(f"neither tensorrt nor tensorrt_rtx is installed. Install one with: {commands}")
-    if found[0] is TENSORRT and len(found) > 1 and gpu() is None:
+    if installed[0] is TENSORRT and len(installed) > 1 and gpu() is None:
         return TENSORRT_RTX  # the one that builds without a GPU
-    return found[0]
+    return installed[0]
 
 
 def gpu() -> tuple[str, str] | None:
@@ -113,8 +113,8 @@ def make_log(trt: Any) -> Any:
 
 def errors_of(log: Any) -> str:
     """What a package said went wrong, without the places in its sources; the first reasons are the real ones."""
-    found = [_plain(message) for severity, message in log.messages if severity.name in {"ERROR", "INTERNAL_ERROR"}]
-    return "; ".join(list(dict.fromkeys(found))[:2]) or "it gave no reason"
+    reasons = [_plain(message) for severity, message in log.messages if severity.name in {"ERROR", "INTERNAL_ERROR"}]
+    return "; ".join(list(dict.fromkeys(reasons))[:2]) or "it gave no reason"
 
 
 def _plain(message: str) -> str:

@@ -31,7 +31,7 @@ class OptimizationProfile:
     def __post_init__(self) -> None:
         if not 1 <= self.min <= self.opt <= self.max:
             raise UsageError(f"a profile {self} needs 1 <= smallest <= best <= largest batch, as in 1:8:64")
-        limits.check("batch", (self.min, self.opt, self.max), label="a profile's batch size")
+        limits.check_option("batch", (self.min, self.opt, self.max), label="a profile's batch size")
 
     @classmethod
     def parse(cls, text: str) -> OptimizationProfile:
@@ -98,8 +98,8 @@ class BuildOptions(OptionGroup):
             raise UsageError(f"unknown compute capability {unknown[0]!r}; choose from {', '.join(RTX_TARGETS)}")
         if self.hardware_compatible is not None and self.hardware_compatible not in HARDWARE:
             raise UsageError(f"unknown compatibility {self.hardware_compatible!r}; choose from {', '.join(HARDWARE)}")
-        limits.check("optimization_level", self.optimization_level)
-        limits.check("workspace_mib", self.workspace_mib)
+        limits.check_option("optimization_level", self.optimization_level)
+        limits.check_option("workspace_mib", self.workspace_mib)
         _ = self.profiles
 
     @property

@@ -74,9 +74,9 @@ class PlanReport:
         return {**to_dict(self), "convolutions": self.convolutions}
 
 
-def summarize(found: Iterable[EngineLayer], convolutions: Iterable[str], additions: Iterable[str]) -> PlanReport:
+def summarize(reported: Iterable[EngineLayer], convolutions: Iterable[str], additions: Iterable[str]) -> PlanReport:
     """Match engine layers with a graph's convolutions and additions, by the names of their nodes."""
-    layers = tuple(found)
+    layers = tuple(reported)
     computing = {name: layer for name in convolutions if (layer := _computing(layers, name)) is not None}
     fused = {name for layer in layers if layer.computes for name in layer.onnx}
     named = {name for layer in layers for name in layer.onnx}
@@ -95,7 +95,7 @@ def _computing(layers: tuple[EngineLayer, ...], name: str) -> EngineLayer | None
 
 def from_inspector(text: str, *, every_profile: bool = False) -> list[EngineLayer]:
     """Layers of the first profile, or of every one, from the inspector's JSON for a plan with detailed verbosity."""
-    found = []
+    layers = []
     for layer in json.loads(text)["Layers"]:
         if isinstance(layer, str) or ("[profile " in layer["Name"] and not every_profile):
             continue
@@ -104,8 +104,8 @@ def from_inspector(text: str, *, every_profile: bool = False) -> list[EngineLaye
             [str(tensor.get("Format/Datatype") or tensor.get("Datatype") or "") for tensor in layer.get(side, [])]
             for side in ("Inputs", "Outputs")
         )
-        found.append(_layer(layer["Name"], layer["LayerType"], inputs, outputs, onnx))
-    return found
+        layers.append(_layer(layer["Name"], layer["LayerType"], inputs, outputs, onnx))
+    return layers
 
 
 def from_builder(lines: Iterable[str]) -> list[EngineLayer]:
@@ -121,12 +121,12 @@ def from_builder(lines: Iterable[str]) -> list[EngineLayer]:
             inputs, outputs = (re.findall(r"Datatype: (\w+)", match[side]) for side in ("inputs", "outputs"))
             layer = _layer(match["name"], match["kind"], inputs, outputs, _onnx_names(match["metadata"]))
             parts.setdefault(part[1] if part else "0", []).append(layer)
-    found: list[EngineLayer] = []
+    distinct: list[EngineLayer] = []
     for layers in parts.values():
-        known = {name for layer in found for name in layer.onnx}
-        if not found or not {name for layer in layers for name in layer.onnx} <= known:
-            found += layers
-    return found
+        known = {name for layer in distinct for name in layer.onnx}
+        if not distinct or not {name for layer in layers for name in layer.onnx} <= known:
+            distinct += layers
+    return distinct
 
 
 def _layer(name: str, kind: str, inputs: list[str], outputs: list[str], onnx: tuple[str, ...]) -> EngineLayer:

@@ -15,14 +15,14 @@ from resnet_deploy.errors import GraphError
 from resnet_deploy.graph.onnx_files import (
     MAX_BYTES,
     MAX_EXPANDED,
-    check,
+    check_model,
     element_name,
     expanded_nodes,
     invalid,
     is_external,
     location,
     opset_of,
-    parse,
+    parse_model,
     shape_of,
     size_bytes,
     tensors,
@@ -111,8 +111,8 @@ def describe(path: Path) -> GraphReport:
     """As `read_graph`, in this process: ONNX's checker and shape inference are native code. Raises GraphError."""
     import onnx
 
-    model = parse(path)
-    check(path)
+    model = parse_model(path)
+    check_model(path)
     try:
         constants, shapes = constants_of(model.graph), shapes_of(model)
         inputs = [value for value in model.graph.input if value.name not in constants]
@@ -123,7 +123,7 @@ def describe(path: Path) -> GraphReport:
             operators=dict(Counter(node.op_type for node in model.graph.node).most_common()),
             parameters=sum(math.prod(tensor.dims) for tensor in constants.values()),
             weight_bytes=sum(map(size_bytes, constants.values())),
-            layers=layers_of(model, shapes), warnings=_lies(model, shapes),
+            layers=layers_of(model, shapes), warnings=_contradictions(model, shapes),
             external_data=tuple(sorted({location(tensor) for tensor in tensors(model) if is_external(tensor)})),
         )  # fmt: skip
     except (GraphError, onnx.shape_inference.InferenceError, ValueError, KeyError) as exc:
@@ -132,7 +132,7 @@ def describe(path: Path) -> GraphReport:
 
 def interface(path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
     """Inputs and outputs of an ONNX file. Raises GraphError for anything else, and where one is no tensor."""
-    graph = parse(path).graph
+    graph = parse_model(path).graph
     constants = constants_of(graph)
     try:
         inputs = tuple(_spec(value) for value in graph.input if value.name not in constants)
@@ -149,15 +149,15 @@ def constants_of(graph: Any) -> dict[str, Any]:
     """Constant tensors by name: initializers, sparse ones (by their dense shape, their values left out), Constant nodes."""
     import onnx
 
-    found = {tensor.name: tensor for tensor in graph.initializer}
+    constants = {tensor.name: tensor for tensor in graph.initializer}
     for sparse in graph.sparse_initializer:
         values = sparse.values
-        found[values.name] = onnx.TensorProto(name=values.name, data_type=values.data_type, dims=sparse.dims)
+        constants[values.name] = onnx.TensorProto(name=values.name, data_type=values.data_type, dims=sparse.dims)
     for node in graph.node:
         value = next((item for item in node.attribute if item.name == "value" and item.HasField("t")), None)
         if node.op_type == "Constant" and value is not None and len(node.output) == 1:
-            found[node.output[0]] = value.t
-    return found
+            constants[node.output[0]] = value.t
+    return constants
 
 
 def _spec(value: Any) -> TensorSpec:
@@ -196,20 +196,20 @@ def shapes_of(proto: Any) -> dict[str, tuple[int | str, ...]]:
     return shapes
 
 
-def _lies(model: Any, shapes: dict[str, tuple[int | str, ...]]) -> tuple[str, ...]:
+def _contradictions(model: Any, shapes: dict[str, tuple[int | str, ...]]) -> tuple[str, ...]:
     """Shapes of outputs that a file gives otherwise than they follow from its inputs."""
-    lies = []
+    contradictions = []
     for value in model.graph.output:
-        given, real = typed(value.type)[1], shapes.get(value.name)
-        sizes = zip(given, real or (), strict=False)
+        declared, real = typed(value.type)[1], shapes.get(value.name)
+        sizes = zip(declared, real or (), strict=False)
         if real is not None and (
-            len(given) != len(real) or any(isinstance(a, int) and isinstance(b, int) and a != b for a, b in sizes)
+            len(declared) != len(real) or any(isinstance(a, int) and isinstance(b, int) and a != b for a, b in sizes)
         ):
-            as_text = [", ".join(map(str, shape)) for shape in (given, real)]
-            lies.append(
+            as_text = [", ".join(map(str, shape)) for shape in (declared, real)]
+            contradictions.append(
                 f"the file gives {value.name!r} the shape [{as_text[0]}], but its nodes make [{as_text[1]}] of the input"
             )
-    return tuple(lies)
+    return tuple(contradictions)
 
 
 def _outline(proto: Any) -> Any:

@@ -14,7 +14,7 @@ from onnx import helper, numpy_helper
 
 from resnet_deploy._files import flush, writing
 from resnet_deploy.errors import GraphError
-from resnet_deploy.graph.onnx_files import MAX_EXPANDED, check, expanded_nodes, invalid, load_external, parse
+from resnet_deploy.graph.onnx_files import MAX_EXPANDED, check_model, expanded_nodes, invalid, load_external, parse_model
 
 QUANTIZED = frozenset({"QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"})
 FLOATING = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE}
@@ -32,8 +32,8 @@ class Graph:
     def read(cls, path: str | Path) -> Graph:
         """Read an ONNX file, its weights too where they are in files beside it. Raises GraphError for what is not valid."""
         path = Path(path)
-        model = parse(path)
-        check(path)
+        model = parse_model(path)
+        check_model(path)
         if (nodes := expanded_nodes(model)) > MAX_EXPANDED:
             raise invalid(path, f"it has {nodes:,} nodes, those of its functions counted where they are called; at most "
                           f"{MAX_EXPANDED:,} are worked on")  # fmt: skip
@@ -214,8 +214,9 @@ class Graph:
         self.model.graph.node.extend(ordered)
         self.index()
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Pruned, sorted and checked. Raises GraphError where the result is not valid ONNX, StorageError on a full disk."""
+        path = Path(path)
         self.prune()
         self.sort()
         with writing(path), path.open("wb") as file:

@@ -17,7 +17,7 @@ MAX_EXPANDED = 50_000  # with those of functions counted wherever they are calle
 _PACKED_BITS = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2}
 
 
-def parse(path: Path) -> Any:
+def parse_model(path: Path) -> Any:
     """An ONNX file as a ModelProto, its external data left where it is.
 
     Raises:
@@ -43,8 +43,8 @@ def parse(path: Path) -> Any:
     return model
 
 
-def check(path: Path) -> None:
-    """Run the ONNX checker on a file that `parse` has read. Raises GraphError."""
+def check_model(path: Path) -> None:
+    """Run the ONNX checker on a file that `parse_model` has read. Raises GraphError."""
     import onnx
 
     try:

@@ -18,7 +18,7 @@ def stored_accuracy(tree: Any) -> float | None:
     """The top-1 accuracy, a fraction, that a training script stored beside the weights; None where there is none."""
     if not isinstance(tree, dict):
         return None
-    return next((found for key in _KEYS if (found := _fraction(tree.get(key))) is not None), None)
+    return next((accuracy for key in _KEYS if (accuracy := _fraction(tree.get(key))) is not None), None)
 
 
 def logged_accuracy(checkpoint: Path) -> float | None:

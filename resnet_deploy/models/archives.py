@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 import torch
 
 from resnet_deploy.models.pickles import MAX_BYTES, Global, PickleReader
-from resnet_deploy.models.stored import Storage, StoredTensor, call, storage_dtype
+from resnet_deploy.models.stored import Storage, StoredTensor, call_global, storage_dtype
 
 _ZIP = b"PK"
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of PyTorch's format before 1.6
@@ -159,7 +159,7 @@ def _unpickled(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Any:
         kind, cls, key, _, numel = value
         return _storage(kind, cls, key, numel)
 
-    return PickleReader(io.BytesIO(_member(archive, info, info.file_size)), call, persistent).read()
+    return PickleReader(io.BytesIO(_member(archive, info, info.file_size)), call_global, persistent).read()
 
 
 def _storage(kind: Any, cls: Any, key: Any, numel: Any) -> Storage:
@@ -185,7 +185,7 @@ def _legacy(file: BinaryIO) -> Contents:
             raise ValueError("it shares storages as PyTorch before 0.4 did; load it and save it again")
         return storages.setdefault(key, storage)
 
-    reader = PickleReader(file, call, persistent)
+    reader = PickleReader(file, call_global, persistent)
     magic = reader.read()
     if magic != _LEGACY_MAGIC:  # torch.save writes nothing else; this is a plain pickle
         raise ValueError("it is a pickle that torch.save did not write")

@@ -19,7 +19,7 @@ from resnet_deploy._files import sha256_file, writing
 from resnet_deploy.errors import CheckpointError, StorageError, UnavailableError
 from resnet_deploy.models.accuracy import logged_accuracy, stored_accuracy
 from resnet_deploy.models.archives import TorchScriptFile, open_contents
-from resnet_deploy.models.metadata import Metadata, parse
+from resnet_deploy.models.metadata import Metadata, parse_metadata
 from resnet_deploy.models.pickles import ForbiddenGlobal
 from resnet_deploy.models.registry import Architecture
 from resnet_deploy.models.state_dicts import readable, state_of
@@ -80,9 +80,9 @@ def read_members(row: Architecture, weights: str | Path) -> list[Checkpoint]:
     """An ensemble's weights, one checkpoint a member: from files or published names joined by commas, from one published
     name for all, or from one file of an ensemble. Raises CheckpointError."""
     if parts := _parts(row, str(weights)):
-        return [read(member, part) for member, part in zip(row.members, parts, strict=True)]
+        return [read_checkpoint(member, part) for member, part in zip(row.members, parts, strict=True)]
     whole = _read_file(_existing(weights), str(weights))
-    found = []
+    checkpoints = []
     for index, member in enumerate(row.members):
         prefix = f"{MEMBERS}{index}."
         state = {name.removeprefix(prefix): tensor for name, tensor in whole.state.items() if name.startswith(prefix)}
@@ -91,8 +91,8 @@ def read_members(row: Architecture, weights: str | Path) -> list[Checkpoint]:
                 f"{weights} has no weights for {member.name}, member {index + 1} of {len(row.members)}; "
                 "give one file a member, joined by commas"
             )
-        found.append(replace(whole, state=state))
-    return found
+        checkpoints.append(replace(whole, state=state))
+    return checkpoints
 
 
 def _parts(row: Architecture, weights: str) -> list[str] | None:
@@ -105,20 +105,20 @@ def _parts(row: Architecture, weights: str) -> list[str] | None:
     return parts
 
 
-def read(row: Architecture, weights: str | Path) -> Checkpoint:
+def read_checkpoint(row: Architecture, weights: str | Path) -> Checkpoint:
     """Read a .pth, .pt or .safetensors file, or fetch published weights. Raises CheckpointError."""
     if not is_published(str(weights)):
         return _read_file(_existing(weights), str(weights))
     name, published = row.published(str(weights))
-    found = _read_file(_fetch(published.file), name)
+    checkpoint = _read_file(_fetch(published.file), name)
     return Checkpoint(
-        state=found.state, source=name, sha256=found.sha256, resize=published.resize,
+        state=checkpoint.state, source=name, sha256=checkpoint.sha256, resize=published.resize,
         top1_accuracy=published.top1_percent / 100, reported_by="torchvision",
     )  # fmt: skip
 
 
 def save(state: dict[str, Tensor], path: Path, metadata: Any) -> None:
-    """Write a .safetensors file that `read` gives back, metadata included.
+    """Write a .safetensors file that `read_checkpoint` gives back, metadata included.
 
     Args:
         state: tensors by name.
@@ -126,7 +126,7 @@ def save(state: dict[str, Tensor], path: Path, metadata: Any) -> None:
         metadata: a `Metadata`, or a dict of its fields; others are kept beside them.
 
     Raises:
-        CheckpointError: metadata that `read` would refuse.
+        CheckpointError: metadata that `read_checkpoint` would refuse.
         StorageError: a full disk.
     """
     from safetensors import SafetensorError
@@ -134,7 +134,7 @@ def save(state: dict[str, Tensor], path: Path, metadata: Any) -> None:
 
     try:
         text = _json.encode(metadata, indent=None).decode()
-        parse(text)
+        parse_metadata(text)
     except ValueError as exc:
         raise CheckpointError(f"{path} cannot record its metadata: {exc}") from exc
     tensors = {name: tensor.detach().contiguous() for name, tensor in state.items()}
@@ -214,7 +214,7 @@ def _read_file(path: Path, source: str) -> Checkpoint:
 def _metadata(texts: dict[str, str], path: Path) -> Metadata:
     text = texts.get(METADATA_KEY)
     try:
-        return Metadata() if text is None else parse(text)
+        return Metadata() if text is None else parse_metadata(text)
     except ValueError as exc:
         raise CheckpointError(
             f"{path} records metadata ({METADATA_KEY}) that cannot be used: {readable(str(exc))}. Save it again with that "

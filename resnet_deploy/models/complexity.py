@@ -46,11 +46,11 @@ class Kernel:
 
 def complexity(row: Architecture, *, num_classes: int | None = None, image_size: int | None = None) -> Complexity:
     """Count an architecture; an ensemble is the sum of its members. image_size: pixels, square; by default its own."""
-    found = kernels(row, num_classes=num_classes, image_size=image_size)
+    operations = kernels(row, num_classes=num_classes, image_size=image_size)
     return Complexity(
-        parameters=sum(kernel.parameters for kernel in found),
-        macs=sum(kernel.macs for kernel in found),
-        activations=sum(kernel.writes for kernel in found if kernel.kind == "conv"),
+        parameters=sum(kernel.parameters for kernel in operations),
+        macs=sum(kernel.macs for kernel in operations),
+        activations=sum(kernel.writes for kernel in operations if kernel.kind == "conv"),
     )
 
 
@@ -64,23 +64,23 @@ def kernels(row: Architecture, *, num_classes: int | None = None, image_size: in
         members = (kernels(member, num_classes=num_classes, image_size=image_size) for member in row.members)
         return tuple(kernel for member in members for kernel in member)
     config, size = row.with_classes(num_classes or row.num_classes), image_size or row.image_size
-    found, size = _stem(config, size)
+    operations, size = _stem(config, size)
     channels = config.widths[0]
     for stage, (width, depth, stride, _) in enumerate(config.stages):
         for index in range(depth):
             block, size = _block(config, channels, width, size, stride if index == 0 else 1, stage == index == 0)
-            found += block
+            operations += block
             channels = width * config.expansion
     last_norm = 2 * channels if config.activation == "full" else 0
     classifier = channels * config.num_classes
-    found += [
+    operations += [
         Kernel(kind="pool", parameters=last_norm, reads=channels * size**2, writes=channels),
         Kernel(
             kind="linear", macs=classifier, parameters=classifier + config.num_classes, weights=classifier,
             reads=channels, writes=config.num_classes,
         ),
     ]  # fmt: skip
-    return tuple(found)
+    return tuple(operations)
 
 
 def _conv(
@@ -124,22 +124,22 @@ def _block(config: ResNetConfig, channels: int, width: int, size: int, stride: i
     out, after = width * config.expansion, _half(size, stride)
     shortcut = _shortcut(config, channels, out, size, stride)
     residual, full = config.shortcut != "none", config.activation == "full"
-    found = []
+    before = []
     # With full pre-activation, a shortcut that changes the shape starts behind the activation: nothing needs the sum.
     if config.activation in {"full", "relu-only"} and residual and not enters and not (full and shortcut):
-        found.append(Kernel(kind="pointwise", reads=channels * size**2, writes=channels * size**2))
+        before.append(Kernel(kind="pointwise", reads=channels * size**2, writes=channels * size**2))
     skip = out * after**2 if residual else 0
     convs = _convolutions(config, channels, width, size, stride, enters)
     if not config.squeeze:
         convs[-1] = replace(convs[-1], reads=convs[-1].reads + skip)
-        return [*found, *shortcut, *convs], after
+        return [*before, *shortcut, *convs], after
     narrow = squeezed(out, config.squeeze)
     gate = [
         Kernel(kind="pool", reads=out * after**2, writes=out),
         _conv(out, narrow, 1, 1, bias=True, norm=0), _conv(narrow, out, 1, 1, bias=True, norm=0),
         Kernel(kind="pointwise", reads=out * after**2 + out + skip, writes=out * after**2),
     ]  # fmt: skip
-    return [*found, *shortcut, *convs, *gate], after
+    return [*before, *shortcut, *convs, *gate], after
 
 
 def _convolutions(config: ResNetConfig, channels: int, width: int, size: int, stride: int, enters: bool) -> list[Kernel]:

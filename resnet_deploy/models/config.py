@@ -91,13 +91,13 @@ class ResNetConfig:
     @property
     def stages(self) -> tuple[tuple[int, int, int, int], ...]:
         """Of each stage: width, blocks, stride of its first block, and dilation."""
-        found, dilation = [], 1
+        stages, dilation = [], 1
         for index, (width, depth) in enumerate(zip(self.widths, self.layers, strict=False)):
             stride = 1 if index == 0 else 2
             if index and self.replace_stride_with_dilation and self.replace_stride_with_dilation[index - 1]:
                 dilation, stride = dilation * stride, 1
-            found.append((width, depth, stride, dilation))
-        return tuple(found)
+            stages.append((width, depth, stride, dilation))
+        return tuple(stages)
 
     @property
     def expansion(self) -> int:
@@ -129,7 +129,7 @@ class ResNetConfig:
         strides = [stride := stride * 2 for _ in self.layers[1:]]
         if text not in map(str, strides):
             raise UsageError(f"output_stride={text} is not to be had; choose from {', '.join(map(str, strides))}")
-        return tuple(found > int(text) for found in strides)
+        return tuple(reached > int(text) for reached in strides)
 
 
 def squeezed(channels: int, reduction: int) -> int:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from resnet_deploy.errors import CheckpointError, UsageError
 from resnet_deploy.models import registry
-from resnet_deploy.models.checkpoint import Checkpoint, read, read_members
+from resnet_deploy.models.checkpoint import Checkpoint, read_checkpoint, read_members
 from resnet_deploy.models.config import MAX_CLASSES
 from resnet_deploy.models.ensemble import Ensemble
 from resnet_deploy.models.in_memory import as_file
@@ -76,7 +76,7 @@ def load_model(
     if num_classes is not None and not 1 <= num_classes <= MAX_CLASSES:
         raise UsageError(f"a classifier needs at least 1 class; found {num_classes}, and {MAX_CLASSES} are the most")
     if not row.members:
-        checkpoint = None if weights is None else read(row, weights)
+        checkpoint = None if weights is None else read_checkpoint(row, weights)
         loaded = _loaded(row, checkpoint, num_classes, new_head, seed=RANDOM_SEED)
     else:
         checkpoints = [None] * len(row.members) if weights is None else read_members(row, weights)
@@ -89,45 +89,48 @@ def load_model(
     return loaded
 
 
-def _loaded(row: Architecture, found: Checkpoint | None, num_classes: int | None, new_head: bool, *, seed: int) -> LoadedModel:
+def _loaded(
+    row: Architecture, checkpoint: Checkpoint | None, num_classes: int | None, new_head: bool, *, seed: int
+) -> LoadedModel:
     """One network with a checkpoint's weights, or random ones."""
-    if found is None:
+    if checkpoint is None:
         network = _settled(_build(row, num_classes or row.num_classes, seed))
         return LoadedModel(
             architecture=row, network=network, preprocessing=row.preprocessing, class_names=None,
             weights={"source": "random", "seed": seed, "sha256": None},
         )  # fmt: skip
-    network = _load(row, found, num_classes, new_head)
-    preprocessing = found.metadata.preprocessing or row.preprocessing
-    if found.resize is not None:
-        preprocessing = replace(preprocessing, resize=found.resize)
+    network = _load(row, checkpoint, num_classes, new_head)
+    preprocessing = checkpoint.metadata.preprocessing or row.preprocessing
+    if checkpoint.resize is not None:
+        preprocessing = replace(preprocessing, resize=checkpoint.resize)
     return LoadedModel(
         architecture=row, network=network, preprocessing=preprocessing,
-        class_names=None if new_head else found.metadata.class_names,
+        class_names=None if new_head else checkpoint.metadata.class_names,
         weights={
-            "source": found.source, "sha256": found.sha256, "key": found.key, "new_head": new_head, **_reported(found, new_head)
+            "source": checkpoint.source, "sha256": checkpoint.sha256, "key": checkpoint.key, "new_head": new_head,
+            **_reported(checkpoint, new_head)
         },
-        known=found.metadata.preprocessing is not None or found.resize is not None,
+        known=checkpoint.metadata.preprocessing is not None or checkpoint.resize is not None,
     )  # fmt: skip
 
 
-def _reported(found: Checkpoint, new_head: bool) -> dict[str, Any]:
+def _reported(checkpoint: Checkpoint, new_head: bool) -> dict[str, Any]:
     """What the weights are said to reach; with a new classifier, nothing."""
-    if new_head or found.top1_accuracy is None:
+    if new_head or checkpoint.top1_accuracy is None:
         return {}
-    return {"top1_accuracy": found.top1_accuracy, "reported_by": found.reported_by}
+    return {"top1_accuracy": checkpoint.top1_accuracy, "reported_by": checkpoint.reported_by}
 
 
 def _joined(row: Architecture, members: list[LoadedModel]) -> LoadedModel:
     """An ensemble of loaded members, which must have been trained on the same classes and see the same image."""
     first = members[0]
     for member in members:
-        one, other = member.preprocessing, first.preprocessing
+        own, other = member.preprocessing, first.preprocessing
         # The size before the crop is a choice of the evaluation: V1 and V2 weights differ in it alone.
-        if replace(one, resize=other.resize) != other:
+        if replace(own, resize=other.resize) != other:
             raise CheckpointError(
-                f"the members of {row.name} see different images: {member.architecture.name} takes {one.crop} pixels with "
-                f"mean {one.mean} and std {one.std}, {first.architecture.name} {other.crop}, {other.mean}, {other.std}"
+                f"the members of {row.name} see different images: {member.architecture.name} takes {own.crop} pixels with "
+                f"mean {own.mean} and std {own.std}, {first.architecture.name} {other.crop}, {other.mean}, {other.std}"
             )
         names = {m.class_names or first.class_names for m in (member, first)}
         if member.network.num_classes != first.network.num_classes or len(names) > 1:
@@ -177,16 +180,16 @@ def _settled(network: ResNet) -> ResNet:
     return network
 
 
-def _load(row: Architecture, found: Checkpoint, num_classes: int | None, new_head: bool) -> ResNet:
+def _load(row: Architecture, checkpoint: Checkpoint, num_classes: int | None, new_head: bool) -> ResNet:
     if new_head and num_classes is None:
         raise UsageError("a new head needs its number of classes: --num-classes N")
-    if not new_head and num_classes is not None and found.num_classes not in (None, num_classes):
+    if not new_head and num_classes is not None and checkpoint.num_classes not in (None, num_classes):
         raise CheckpointError(
-            f"{found.source} classifies {found.num_classes} classes, not {num_classes}. Leave --num-classes out, or "
+            f"{checkpoint.source} classifies {checkpoint.num_classes} classes, not {num_classes}. Leave --num-classes out, or "
             "pass --new-head for a fresh, untrained classifier (transfer learning)"
         )
-    classes = num_classes or found.num_classes or row.num_classes
-    state = check_weights(row, found, classes, new_head=new_head)
+    classes = num_classes or checkpoint.num_classes or row.num_classes
+    state = check_weights(row, checkpoint, classes, new_head=new_head)
     network = _build(row, classes) if new_head else _empty(row, classes)
     network.load_state_dict(state, strict=not new_head)
     return network

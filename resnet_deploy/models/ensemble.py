@@ -29,8 +29,8 @@ class Ensemble(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """Of the weights."""
-        found: torch.dtype = self.members[0].dtype
-        return found
+        dtype: torch.dtype = self.members[0].dtype
+        return dtype
 
     def forward(self, x: Tensor) -> Tensor:
         # Of logarithms, so that a class that all members rule out stays finite.

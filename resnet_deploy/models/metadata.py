@@ -50,7 +50,7 @@ class Metadata:
     class_names: tuple[str, ...] | None = None
 
 
-def parse(text: str) -> Metadata:
+def parse_metadata(text: str) -> Metadata:
     """Read metadata from JSON text; fields that are not known are left alone.
 
     Raises:

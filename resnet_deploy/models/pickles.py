@@ -126,9 +126,9 @@ class PickleReader:
         stack = self._stack
         if name in {"GLOBAL", "STACK_GLOBAL"}:
             module, attribute = argument.split(" ", 1) if name == "GLOBAL" else self._top(2)
-            found = Global(f"{module}.{attribute}")
-            self._call(found.name, None)
-            stack.append(found)
+            imported = Global(f"{module}.{attribute}")
+            self._call(imported.name, None)
+            stack.append(imported)
         elif name in {"REDUCE", "NEWOBJ"}:
             called, args = self._top(2)
             if not isinstance(called, Global) or not isinstance(args, tuple):

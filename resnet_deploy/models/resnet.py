@@ -56,8 +56,8 @@ class ResNet(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """Of the weights."""
-        found: torch.dtype = self.fc.weight.dtype
-        return found
+        dtype: torch.dtype = self.fc.weight.dtype
+        return dtype
 
     def forward_features(self, x: Tensor) -> tuple[Tensor, ...]:
         """The map after each stage: on ImageNet networks C2 to C5, at 1/4 to 1/32 of the input's size."""

@@ -88,7 +88,7 @@ class StoredTensor:
         return flat.as_strided(self.shape, self.stride, self.offset)
 
 
-def call(name: str, args: tuple[Any, ...] | None) -> Any:
+def call_global(name: str, args: tuple[Any, ...] | None) -> Any:
     """What a name in a checkpoint's pickle stands for when it is called with arguments; `PickleReader` takes it.
 
     Raises:
@@ -151,7 +151,7 @@ def _rebuild_with_attributes(function: Any, kind: Any, args: Any, *_: Any) -> An
         raise TypeError
     if kind != Global("torch.Tensor") and kind != Global("torch.nn.parameter.Parameter"):
         return StoredTensor(storage=None, dtype=None, kind="of a subclass")
-    return call(function.name, args)
+    return call_global(function.name, args)
 
 
 _REBUILDS: dict[str, Any] = {

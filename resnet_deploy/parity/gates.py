@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from resnet_deploy._figures import SPELLED, Figure
 from resnet_deploy.errors import UsageError
-from resnet_deploy.limits import number
+from resnet_deploy.limits import parse_finite
 from resnet_deploy.parity.metrics import ParityReport
 from resnet_deploy.precisions import Precision
 from resnet_deploy.specs import listed
@@ -35,7 +35,7 @@ class Gate:
 
     metric: str
     limit: float
-    asked: bool = False
+    required: bool = False
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.limit):
@@ -47,11 +47,11 @@ class Gate:
         return figure
 
     def judge(self, report: ParityReport) -> str | None:
-        """None where it holds, else what was found: NaN never holds. A metric that the head has not is an error only if asked
-        for."""
+        """None where it holds, else what was found: NaN never holds. A metric that the head has not is an error only if it is
+        required."""
         value = self.value(report)
         if value is None:
-            if self.asked:
+            if self.required:
                 raise UsageError(f"there is no {self.metric} here: this head or this data does not give it")
             return None
         holds = value >= self.limit if METRICS[self.metric] else value <= self.limit
@@ -89,8 +89,8 @@ class GateCheck:
         if self.metric.startswith("cosine"):
             return f"{name} {_apart(self.value, self.limit)}, needs {self.limit:g}"
         sign, unit = ("+", _UNITS[self.metric]) if self.metric == "accuracy-difference" else ("", "%")
-        found = f"{_apart(self.value * 100, self.limit * 100, sign)}{_UNITS.get(self.metric, unit)}"
-        return f"{name} {found}, needs {self.limit * 100:{sign}.6g}{'' if sign else unit}"
+        value = f"{_apart(self.value * 100, self.limit * 100, sign)}{_UNITS.get(self.metric, unit)}"
+        return f"{name} {value}, needs {self.limit * 100:{sign}.6g}{'' if sign else unit}"
 
 
 def _apart(value: float, limit: float, sign: str = "") -> str:
@@ -108,7 +108,7 @@ def parse_gates(texts: str | Iterable[str]) -> dict[str, float]:
         if metric not in METRICS:
             raise UsageError(f"unknown metric in the gate {text!r}; choose from {', '.join(METRICS)}")
         try:
-            gates[metric] = Gate(metric=metric, limit=number(limit)).limit
+            gates[metric] = Gate(metric=metric, limit=parse_finite(limit)).limit
         except ValueError:
             raise UsageError(f"the gate {text!r} needs a finite number, as in top1-agreement=0.99") from None
     return gates
@@ -117,7 +117,7 @@ def parse_gates(texts: str | Iterable[str]) -> dict[str, float]:
 def _conditions(precision: Precision, limits: Mapping[str, float]) -> list[Gate]:
     """The precision's default gates, with those that were asked for in their place or beside them."""
     merged = {**precision.row.gates, **limits}
-    return [Gate(metric=metric, limit=limit, asked=metric in limits) for metric, limit in merged.items()]
+    return [Gate(metric=metric, limit=limit, required=metric in limits) for metric, limit in merged.items()]
 
 
 def judge(report: ParityReport, precision: Precision, limits: Mapping[str, float] | None = None) -> list[str]:

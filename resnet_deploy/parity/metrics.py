@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_deploy._figures import Cosine, Difference, Fraction, Magnitude, restore, spell
+from resnet_deploy._figures import Cosine, Difference, Fraction, Magnitude, restore_figures, spell
 from resnet_deploy._json import convert
 from resnet_deploy.errors import UsageError
 from resnet_deploy.parity.confidence import mcnemar, pack, paired_interval, unpack
@@ -50,7 +50,7 @@ class ParityReport:
     wrote, is read as NaN where there must be a figure.
     """
 
-    images: Annotated[int, msgspec.Meta(ge=1)]
+    images: Annotated[int, msgspec.Meta(ge=1, lt=1 << 31)]
     finite: bool
     max_abs_error: _Magnitude
     mean_abs_error: _Magnitude
@@ -71,7 +71,7 @@ class ParityReport:
     outcomes: dict[str, str] | None = None
 
     def __post_init__(self) -> None:
-        restore(self)
+        restore_figures(self)
         for name in _ALWAYS:
             if getattr(self, name) is None:
                 object.__setattr__(self, name, math.nan)
@@ -128,8 +128,8 @@ def cosines(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float6
     """Of each row; two zero vectors agree, a zero and another do not."""
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     same = np.all(a == b, axis=1)
-    found = np.einsum("ij,ij->i", a, b) / np.where(norms == 0, 1.0, norms)
-    return np.where(same, 1.0, np.clip(found, -1.0, 1.0))
+    cosine = np.einsum("ij,ij->i", a, b) / np.where(norms == 0, 1.0, norms)
+    return np.where(same, 1.0, np.clip(cosine, -1.0, 1.0))
 
 
 @dataclass
@@ -163,13 +163,13 @@ class OutputComparison:
         if ranked[0] is not None and ranked[1] is not None:
             self._add_ranking(ranked[0], ranked[1], labels)
 
-    def _add_ranking(self, expected: NDArray[np.int64], found: NDArray[np.int64], labels: NDArray[np.int64] | None) -> None:
-        self._agree1 += (expected[:, 0] == found[:, 0]).tolist()
-        shared = (expected[:, :, None] == found[:, None, :]).any(axis=2)
+    def _add_ranking(self, expected: NDArray[np.int64], ranked: NDArray[np.int64], labels: NDArray[np.int64] | None) -> None:
+        self._agree1 += (expected[:, 0] == ranked[:, 0]).tolist()
+        shared = (expected[:, :, None] == ranked[:, None, :]).any(axis=2)
         self._agree5 += shared.mean(axis=1).tolist()
         if labels is None:
             return
-        for side, ranking in (("reference", expected), ("candidate", found)):
+        for side, ranking in (("reference", expected), ("candidate", ranked)):
             hits = ranking == labels[:, None]
             self._correct.setdefault(f"{side}1", []).extend(hits[:, 0].tolist())
             self._correct.setdefault(f"{side}5", []).extend(hits.any(axis=1).tolist())
@@ -212,16 +212,16 @@ def _mean(values: list[bool] | list[float]) -> float:
 
 
 def _accuracies(correct: dict[str, list[bool]]) -> dict[str, float | None]:
-    expected, found = np.array(correct["reference1"]), np.array(correct["candidate1"])
-    gained, lost = int((found & ~expected).sum()), int((expected & ~found).sum())
-    low, high = paired_interval(gained, lost, len(found))
+    reference, right = np.array(correct["reference1"]), np.array(correct["candidate1"])
+    gained, lost = int((right & ~reference).sum()), int((reference & ~right).sum())
+    low, high = paired_interval(gained, lost, len(right))
     return {
         "top1_accuracy": _mean(correct["candidate1"]),
         "top5_accuracy": _mean(correct["candidate5"]),
         "reference_top1_accuracy": _mean(correct["reference1"]),
         "reference_top5_accuracy": _mean(correct["reference5"]),
-        "relative_accuracy": float(found.sum() / expected.sum()) if expected.any() else None,
-        "accuracy_difference": (gained - lost) / len(found),
+        "relative_accuracy": float(right.sum() / reference.sum()) if reference.any() else None,
+        "accuracy_difference": (gained - lost) / len(right),
         "accuracy_difference_low": low,
         "accuracy_difference_high": high,
         "mcnemar_p": mcnemar(gained, lost),

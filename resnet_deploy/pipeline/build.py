@@ -26,7 +26,8 @@ from resnet_deploy.engine.options import DEFAULT_TARGETS, RTX_TARGETS, BuildOpti
 from resnet_deploy.engine.plan import Origin, here
 from resnet_deploy.engine.report import PlanReport, summarize
 from resnet_deploy.errors import BundleError, IntegrityError, PrecisionError, UnavailableError, UsageError
-from resnet_deploy.pipeline.lower import LoweringOptions, lower
+from resnet_deploy.pipeline.lower import lower
+from resnet_deploy.pipeline.lowering_options import LoweringOptions
 from resnet_deploy.pipeline.restore import restore
 from resnet_deploy.specs import Precision, Progress, silent
 
@@ -87,15 +88,15 @@ def build(
         UnavailableError: a GPU or a package is missing.
         BundleError: another process works on the bundle.
     """
-    asked, graphs = BuildOptions(**options), LoweringOptions(precision=precision, int8_target=("tensorrt",))  # type: ignore[arg-type]
-    flavour = choose(asked.flavour)
-    asked.check(flavour)
+    settings, graphs = BuildOptions(**options), LoweringOptions(precision=precision, int8_target=("tensorrt",))  # type: ignore[arg-type]
+    flavour = choose(settings.flavour)
+    settings.check(flavour)
     flavour.load()
     bundle = Bundle.open(bundle)
-    _check_batches(bundle, asked)
+    _check_batches(bundle, settings)
     restore(bundle, [FP32], progress)
     lower(bundle, graphs, progress)
-    return [_build(bundle, kind, asked, flavour, progress) for kind in graphs.precisions]
+    return [_build(bundle, kind, settings, flavour, progress) for kind in graphs.precisions]
 
 
 def ensure_plan(opened: OpenedBundle, candidate: Candidate, batches: Iterable[int], progress: Progress = silent) -> None:
@@ -240,14 +241,14 @@ def _prove(graph: str, layers: tuple[dict[str, str], list[str]], built: Built, k
     report = summarize(built.layers, convolutions, additions)
     if not built.layers:
         return report, ["the package gave no layer report: the plan's precision is not known"]
-    asked = [name for name, precision in convolutions.items() if precision == kind.value]
-    other = [name for name in asked if report.layers.get(name) != kind.value]
-    if other and len(other) == len(asked):
-        found = ", ".join(f"{count} in {name}" for name, count in report.convolutions.items()) or "none by that name"
+    wanted = [name for name, precision in convolutions.items() if precision == kind.value]
+    other = [name for name in wanted if report.layers.get(name) != kind.value]
+    if other and len(other) == len(wanted):
+        computed = ", ".join(f"{count} in {name}" for name, count in report.convolutions.items()) or "none by that name"
         raise PrecisionError(
-            f"{graph} has {len(asked)} {kind.value} convolutions, and the plan computes {found}: the package has no "
+            f"{graph} has {len(wanted)} {kind.value} convolutions, and the plan computes {computed}: the package has no "
             f"{kind.value} kernels for these GPUs, or the graph's Q/DQ pairs are not what it takes. Nothing was kept"
         )
     if not other:
         return report, []
-    return report, [f"{len(other)} of {len(asked)} convolutions do not compute in {kind.value}: {', '.join(other[:5])}"]
+    return report, [f"{len(other)} of {len(wanted)} convolutions do not compute in {kind.value}: {', '.join(other[:5])}"]

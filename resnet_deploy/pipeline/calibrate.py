@@ -17,12 +17,12 @@ from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.bundle.transaction import Transaction
 from resnet_deploy.errors import CalibrationError
+from resnet_deploy.pipeline.lowering_options import LoweringOptions
 from resnet_deploy.specs import Progress
 
 if TYPE_CHECKING:
     from resnet_deploy.data.dataset import Dataset
     from resnet_deploy.graph.graph import Graph
-    from resnet_deploy.pipeline.lower import LoweringOptions
     from resnet_deploy.precision.calibrate import Calibration
 
 HELD_OUT = 64  # images beside those that are calibrated on, on which `auto` judges the methods
@@ -91,9 +91,9 @@ def calibrate(bundle: Bundle, options: LoweringOptions, progress: Progress) -> C
     opened.keep_names(dataset)
     wish = f"{dataset.source} {dataset.sha256[:16]} {options.calibration_method}"
     if kept is not None and kept.data == wish:
-        found = Calibration.load(bundle.artifact(CALIBRATION))
-        if found.graph == digest_of(fp32_graph(bundle, options.equalize)):
-            return found
+        known = Calibration.load(bundle.artifact(CALIBRATION))
+        if known.graph == digest_of(fp32_graph(bundle, options.equalize)):
+            return known
     return _calibrate(bundle, opened, dataset, options, wish, progress)
 
 
@@ -126,10 +126,12 @@ def _calibrate(
         # What the choice was judged on may widen the ranges of the method that was chosen.
         for start in range(0, len(held), size := observer.batch_size(held[0].shape)):
             observer.add(np.stack(held[start : start + size]))
-    found = observer.calibration(method, name)
+    calibration = observer.calibration(method, name)
     if dataset.skipped:
-        found = replace(found, warnings=(*found.warnings, f"{len(dataset.skipped)} calibration images were skipped"))
-    return found
+        calibration = replace(
+            calibration, warnings=(*calibration.warnings, f"{len(dataset.skipped)} calibration images were skipped")
+        )
+    return calibration
 
 
 def check_overflow(calibration: Calibration, keep: Iterable[str]) -> None:

@@ -13,7 +13,7 @@ from resnet_deploy.bundle.manifest import GraphFile
 from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import UnavailableError, UsageError
-from resnet_deploy.pipeline.lower import LoweringOptions
+from resnet_deploy.pipeline.lowering_options import LoweringOptions
 from resnet_deploy.precisions import Precision, all_precisions
 from resnet_deploy.specs import listed
 

@@ -19,7 +19,7 @@ from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import UsageError
 from resnet_deploy.graph.graph import Graph
-from resnet_deploy.limits import check
+from resnet_deploy.limits import check_option
 from resnet_deploy.parity.metrics import cosines
 from resnet_deploy.pipeline.restore import restore
 from resnet_deploy.precision.auto import simulated
@@ -68,9 +68,9 @@ class _Sums:
     cosine: float = 0.0
     images: int = 0
 
-    def add(self, expected: NDArray[Any], found: NDArray[Any]) -> None:
+    def add(self, expected: NDArray[Any], outputs: NDArray[Any]) -> None:
         a = expected.reshape(len(expected), -1).astype(np.float64)
-        b = found.reshape(len(found), -1).astype(np.float64)
+        b = outputs.reshape(len(outputs), -1).astype(np.float64)
         self.difference += float(((a - b) ** 2).sum())
         self.energy += float((a**2).sum())
         self.cosine += float(cosines(a, b).sum())
@@ -99,9 +99,9 @@ class _File:
 
     def add(self, images: NDArray[Any], expected: Values) -> None:
         names = list(self.tensors.values())
-        found = dict(zip(names, self._session.run(names, {self.graph.input.name: images}), strict=True))
+        outputs = dict(zip(names, self._session.run(names, {self.graph.input.name: images}), strict=True))
         for block, name in self.tensors.items():
-            self.sums[block].add(expected[block], found[name])
+            self.sums[block].add(expected[block], outputs[name])
 
 
 @renamed(backends="backend")
@@ -132,7 +132,7 @@ def compare_layers(
     Raises:
         UsageError, DataError, IntegrityError: what cannot be meant, read or trusted.
     """
-    check("limit", limit)
+    check_option("limit", limit)
     bundle = Bundle.open(bundle)
     opened = OpenedBundle(bundle)
     names = [FP32, *(Candidate.parse(text).artifact for text in listed(backend))]
@@ -148,23 +148,23 @@ def compare_layers(
                 file.add(part.images, expected)
             seen += len(part.images)
     blocks = {block: {name: file.sums[block].result() for name, file in files.items()} for block in tensors}
-    first = {name: next((b for b, found in blocks.items() if found[name].cosine < PARTED), None) for name in files}
+    first = {name: next((b for b, compared in blocks.items() if compared[name].cosine < PARTED), None) for name in files}
     return Divergence(files=tuple(files), blocks=blocks, images=seen, first=first)
 
 
 def _tensors(graph: Graph) -> dict[str, str]:
     """By block, the tensor that leaves it; what enters a network's first block is its stem."""
-    found: dict[str, str] = {}
+    tensors: dict[str, str] = {}
     for block, tensor in leaving(graph).items():
         member, _, stage = block.rpartition("layer")
         if not stage or "layer" not in block:
             continue
         if stage == "1.0":
-            found[f"{member}{STEM}"] = next(n for n in graph.nodes if n.name.startswith(f"{block}.")).input[0]
-        found[block] = tensor
-    if not found:
+            tensors[f"{member}{STEM}"] = next(n for n in graph.nodes if n.name.startswith(f"{block}.")).input[0]
+        tensors[block] = tensor
+    if not tensors:
         raise UsageError(f"{graph.source} has no blocks that can be told apart by their names")
-    return found
+    return tensors
 
 
 @contextmanager
@@ -172,10 +172,10 @@ def _eager(model: Any, tensors: dict[str, str]) -> Iterator[Any]:
     """A function from images to what leaves eager's blocks, by the same names."""
     import torch
 
-    found: Values = {}
+    values: Values = {}
 
     def keep(name: str, value: Any) -> None:
-        found[name] = value.detach().float().cpu().numpy().copy()  # later layers may work in place
+        values[name] = value.detach().float().cpu().numpy().copy()  # later layers may work in place
 
     hooks = []
     for name in tensors:
@@ -189,7 +189,7 @@ def _eager(model: Any, tensors: dict[str, str]) -> Iterator[Any]:
     def run(images: NDArray[Any]) -> Values:
         with torch.inference_mode():
             model(torch.from_numpy(images))
-        return dict(found)
+        return dict(values)
 
     try:
         yield run

@@ -26,7 +26,8 @@ from resnet_deploy.bundle.transaction import changing
 from resnet_deploy.errors import BundleError, UsageError
 from resnet_deploy.models import registry
 from resnet_deploy.models.in_memory import SOURCE, as_file, is_network, name_of
-from resnet_deploy.pipeline.lower import LoweringOptions, lower
+from resnet_deploy.pipeline.lower import lower
+from resnet_deploy.pipeline.lowering_options import LoweringOptions
 from resnet_deploy.pipeline.restore import restore
 from resnet_deploy.pipeline.write import write_graph, write_weights
 from resnet_deploy.specs import MAX_BATCH, OPSET, Head, InputFormat, OptionGroup, Preprocessing, Progress, silent
@@ -71,7 +72,7 @@ class ExportOptions(OptionGroup):
         if self.input not in {f.value for f in InputFormat}:
             raise UsageError(f"unknown input {self.input!r}; choose float or uint8")
         for name in ("num_classes", "image_size", "resize", "mean", "std", "max_batch", "opset"):
-            limits.check(name, getattr(self, name))
+            limits.check_option(name, getattr(self, name))
 
     def preprocessing(self, known: Preprocessing) -> Preprocessing:
         """A checkpoint's preprocessing with what was asked for in its place."""
@@ -142,15 +143,15 @@ def _export(
 ) -> Bundle:
     """As `export`, of what has a name. source: what to call the weights; their own name where None."""
     precisions, others = LoweringOptions.split(options)
-    asked, unknown = ExportOptions.split(others)
+    request, unknown = ExportOptions.split(others)
     if unknown:
         raise TypeError(f"export() got an unexpected keyword argument {next(iter(unknown))!r}")
     name, path = _place(architecture, output)
     if has_manifest(path) and not overwrite:
         bundle = Bundle.open(architecture if isinstance(architecture, Bundle) else path)
-        _check_request(bundle, name, asked, others)
+        _check_request(bundle, name, request, others)
         # Of what nobody asked for now, a file that cannot be made again is no reason to fail.
-        needed = [WEIGHTS, FP32] if "precision" in precisions.said else list(bundle.manifest.artifacts)
+        needed = [WEIGHTS, FP32] if "precision" in precisions.explicit else list(bundle.manifest.artifacts)
         restore(bundle, needed, progress)
         for needed_name in needed:
             if isinstance(bundle.manifest.artifacts.get(needed_name), (WeightsFile, GraphFile, CalibrationFile)):
@@ -159,7 +160,7 @@ def _export(
         raise UsageError(f"--overwrite makes a bundle new: give its architecture, as in `export ARCH -o {path} --overwrite`")
     else:
         check_folder(path)
-        bundle = _make(registry.architecture(name), path, asked, source, overwrite, progress)
+        bundle = _make(registry.architecture(name), path, request, source, overwrite, progress)
     lower(bundle, precisions, progress)
     return bundle
 
@@ -178,7 +179,7 @@ def _place(architecture: Bundle | str | Path, output: str | Path | None) -> tupl
     return (None, own) if own is not None else (str(architecture), Path(output or ""))
 
 
-def _check_request(bundle: Bundle, name: str | None, asked: ExportOptions, said: Iterable[str]) -> None:
+def _check_request(bundle: Bundle, name: str | None, options: ExportOptions, explicit: Iterable[str]) -> None:
     """Raise BundleError where something that was said is otherwise in a bundle: what differs, and what would be lost."""
     model, request = bundle.manifest.model, bundle.manifest.model.request
     row = registry.architecture(model.architecture)
@@ -193,8 +194,8 @@ def _check_request(bundle: Bundle, name: str | None, asked: ExportOptions, said:
     if name is not None and registry.architecture(name).name != model.architecture:
         different.append(f"{_ARGUMENT} is {model.architecture} there, {name} here")
         row = registry.architecture(name)
-    for option in said:
-        value = getattr(asked, option)
+    for option in explicit:
+        value = getattr(options, option)
         there, here = known[option], _digest(row, value) if option == "weights" else value
         if isinstance(here, (tuple, list)):
             there, here = tuple(there), tuple(map(float, here))
@@ -227,20 +228,20 @@ def _digest(row: registry.Architecture, weights: Any) -> str | None:
 
 
 def _make(
-    row: registry.Architecture, path: Path, asked: ExportOptions, source: str | None, overwrite: bool, progress: Progress
+    row: registry.Architecture, path: Path, options: ExportOptions, source: str | None, overwrite: bool, progress: Progress
 ) -> Bundle:
     """A new bundle of an architecture: its weights and its FP32 graph."""
-    request = asked.request(row)
+    request = options.request(row)
     progress("load", 0, None)
     from resnet_deploy.models.create import load_model
     from resnet_deploy.models.deploy import DeployModel
 
-    loaded = load_model(row.name, weights=asked.weights, num_classes=asked.num_classes, new_head=asked.new_head)  # type: ignore[arg-type]
+    loaded = load_model(row.name, weights=options.weights, num_classes=options.num_classes, new_head=options.new_head)  # type: ignore[arg-type]
     if source is not None:
         loaded = replace(loaded, weights=loaded.weights | {"source": source})
     model = DeployModel(
-        loaded.network, head=Head.parse(asked.head, l2_normalize=asked.l2_normalize), input_format=InputFormat(asked.input),
-        preprocessing=asked.preprocessing(loaded.preprocessing),
+        loaded.network, head=Head.parse(options.head, l2_normalize=options.l2_normalize),
+        input_format=InputFormat(options.input), preprocessing=options.preprocessing(loaded.preprocessing),
     )  # fmt: skip
     description = _describe(model, loaded, row, request)
     with changing(path, None) as change:
@@ -254,8 +255,8 @@ def _describe(model: Any, loaded: Any, row: registry.Architecture, request: Requ
     from resnet_deploy.models.complexity import complexity
 
     known: Source = "checkpoint" if loaded.known else "assumed"
-    said = {"crop": request.image_size, "resize": request.resize, "mean": request.mean, "std": request.std}
-    sources: dict[str, Source] = {name: known if value is None else "option" for name, value in said.items()}
+    chosen = {"crop": request.image_size, "resize": request.resize, "mean": request.mean, "std": request.std}
+    sources: dict[str, Source] = {name: known if value is None else "option" for name, value in chosen.items()}
     if request.image_size is not None and request.resize is None:
         sources["resize"] = "assumed"  # it keeps the checkpoint's ratio to the crop
     sources["interpolation"] = "assumed"  # bilinear, as torchvision's presets have it: no checkpoint says it

@@ -47,7 +47,7 @@ def export_onnx(
     """
     if max_batch < 1:
         raise UsageError(f"the largest batch must be at least 1; found {max_batch}")
-    limits.check("opset", opset)
+    limits.check_option("opset", opset)
     step = step or (lambda _: None)
     try:
         step("export")
@@ -189,10 +189,10 @@ def _check_answers(model: DeployModel, path: Path, batches: list[int]) -> list[d
         for batch in batches:
             images = _example(model, batch)
             comparison = OutputComparison()
-            expected, found = eager.infer(images), ort.infer(images)
-            comparison.add(expected, found)
+            expected, outputs = eager.infer(images), ort.infer(images)
+            comparison.add(expected, outputs)
             report = comparison.report()
-            if failure := _differs(report, expected, found):
+            if failure := _differs(report, expected, outputs):
                 raise ExportError(f"the exported graph differs from eager at batch {batch}: {failure}")
             checks.append(
                 {"batch": batch, "max_abs_error": report.max_abs_error, "max_rel_error": report.max_rel_error,
@@ -211,14 +211,14 @@ def _example(model: DeployModel, batch: int) -> np.ndarray[Any, Any]:
     return rng.standard_normal(shape, np.float32)
 
 
-def _differs(report: ParityReport, expected: Any, found: Any) -> str | None:
+def _differs(report: ParityReport, expected: Any, outputs: Any) -> str | None:
     if not report.finite:
         return "NaN or Inf in the outputs. Are the weights those of a trained model?"
     if report.max_rel_error > MAX_REL_ERROR:
         return f"relative error {report.max_rel_error:.3g}, at most {MAX_REL_ERROR:g}"
     for name in expected:
         if np.issubdtype(expected[name].dtype, np.integer):
-            agreement = float((expected[name] == found[name]).mean())
+            agreement = float((expected[name] == outputs[name]).mean())
             if agreement < MIN_INDEX_AGREEMENT:
                 return f"{name} agree on {agreement:.0%}, at least {MIN_INDEX_AGREEMENT:.0%}"
     return None

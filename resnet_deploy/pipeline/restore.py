@@ -81,7 +81,8 @@ def _restore_graph(bundle: Bundle, progress: Progress) -> None:
 
 def _lower_again(bundle: Bundle, name: str, entry: GraphFile, progress: Progress) -> None:
     """By the settings that it was made with, and the calibration that the bundle keeps."""
-    from resnet_deploy.pipeline.lower import LoweringOptions, lower
+    from resnet_deploy.pipeline.lower import lower
+    from resnet_deploy.pipeline.lowering_options import LoweringOptions
 
     settings: dict[str, Any] = {key: value for key, value in entry.settings.items() if key != "target"}
     target = "cpu" if entry.settings.get("target") == "cpu" else "tensorrt"

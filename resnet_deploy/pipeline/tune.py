@@ -24,9 +24,10 @@ from resnet_deploy.errors import DataError, TuningError, UsageError, carrying
 from resnet_deploy.limits import check_all
 from resnet_deploy.parity.gates import judge, parse_gates
 from resnet_deploy.pipeline.calibrate import calibrated
-from resnet_deploy.pipeline.lower import LoweringOptions, lower
+from resnet_deploy.pipeline.compare_answers import unseen
+from resnet_deploy.pipeline.lower import lower
+from resnet_deploy.pipeline.lowering_options import LoweringOptions
 from resnet_deploy.pipeline.restore import restore
-from resnet_deploy.pipeline.verify import unseen
 from resnet_deploy.specs import Precision, Progress, silent
 
 if TYPE_CHECKING:

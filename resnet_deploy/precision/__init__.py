@@ -1,6 +1,6 @@
 """Precision lives in the graph: FP32 ONNX in, FP16, BF16, INT8 or FP8 ONNX out. Works on any ResNet-like ONNX file.
 
-from resnet_deploy.precision import Graph, Precision, QuantizeOptions, observe, quantize
+from resnet_deploy.precision import Graph, QuantizeOptions, Target, observe, quantize
 
 graph = Graph.read("resnet.onnx")
 calibration = observe(graph, batches).calibration("entropy")  # batches(n) yields arrays of up to n images

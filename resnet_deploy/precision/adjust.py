@@ -45,7 +45,7 @@ def _constants(first: onnx.NodeProto, second: onnx.NodeProto) -> list[str]:
 
 def _pairs(graph: Graph) -> list[tuple[onnx.NodeProto, onnx.NodeProto]]:
     read_once = {name for name, readers in graph.used_by.items() if len(readers) == 1}
-    found = []
+    pairs = []
     for first in graph.weighted():
         relu = graph.used_by.get(first.output[0], [None])[0]
         if first.op_type != "Conv" or relu is None or relu.op_type != "Relu":
@@ -55,8 +55,8 @@ def _pairs(graph: Graph) -> list[tuple[onnx.NodeProto, onnx.NodeProto]]:
         if second is None or second.op_type != "Conv" or not alone or second.input[1] not in graph.constants:
             continue
         if set(_constants(first, second)) <= read_once:  # shared weights belong to others too
-            found.append((first, second))
-    return found
+            pairs.append((first, second))
+    return pairs
 
 
 def _equalize(values: dict[str, NDArray[Any]], first: onnx.NodeProto, second: onnx.NodeProto) -> None:
@@ -101,5 +101,5 @@ def correct_bias(graph: Graph, quantized: Graph, placement: Placement, calibrati
 
 def _rounded(quantized: Graph, weight: str) -> NDArray[np.float32]:
     integers, scale = quantized.value(f"{weight}.q"), quantized.value(f"{weight}.scale")
-    found: NDArray[np.float32] = integers.astype(np.float32) * scale.reshape(-1, *[1] * (integers.ndim - 1))
-    return found
+    rounded: NDArray[np.float32] = integers.astype(np.float32) * scale.reshape(-1, *[1] * (integers.ndim - 1))
+    return rounded

@@ -21,12 +21,12 @@ Arrays = list[NDArray[Any]]
 
 def best_method(observer: Observer, images: NDArray[Any], step: Callable[[str], None] = lambda _: None) -> str:
     """Of max, percentiles, entropy and mse, by `distance` on images that no range has seen; the simplest wins a tie."""
-    expected = run(observer.graph, images)
+    expected = run_graph(observer.graph, images)
     errors = {}
     for method in METHODS:
         step(f"try {method}")
         graph, _ = quantize(observer.graph, observer.calibration(method), QuantizeOptions())
-        errors[method] = distance(expected, run(graph, images))
+        errors[method] = distance(expected, run_graph(graph, images))
     return min(METHODS, key=lambda method: errors[method])
 
 
@@ -47,7 +47,7 @@ def simulated(graph: Graph, threads: int | None = None) -> Any:
     return ort.InferenceSession(graph.model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
-def run(graph: Graph, images: NDArray[Any]) -> Arrays:
+def run_graph(graph: Graph, images: NDArray[Any]) -> Arrays:
     """Floating outputs of a graph: image by image, each by one thread, so that equal images have equal answers whatever the
     batch that the graph takes and the number of cores."""
     session = simulated(graph, threads=1)
@@ -58,23 +58,23 @@ def run(graph: Graph, images: NDArray[Any]) -> Arrays:
     return [array for array in joined if np.issubdtype(array.dtype, np.floating)]
 
 
-def distance(expected: Iterable[NDArray[Any]], found: Iterable[NDArray[Any]]) -> float:
+def distance(expected: Iterable[NDArray[Any]], outputs: Iterable[NDArray[Any]]) -> float:
     """Norm of the difference over that of what was expected, the mean over images and outputs.
 
     Every image counts alike. By total energy a few images of large outputs decide, whose classes are not in doubt, and on 64
     images `max` often wins by chance (benchmarks/quantization.py).
     """
     ratios = []
-    for a, b in zip(expected, found, strict=True):
+    for a, b in zip(expected, outputs, strict=True):
         a, b = (array.reshape(len(array), -1).astype(np.float64) for array in (a, b))
         ratios.append(np.linalg.norm(a - b, axis=1) / np.maximum(np.linalg.norm(a, axis=1), 1e-30))
     return float(np.mean(ratios))
 
 
-def relative_error(expected: Iterable[NDArray[Any]], found: Iterable[NDArray[Any]]) -> float:
+def relative_error(expected: Iterable[NDArray[Any]], outputs: Iterable[NDArray[Any]]) -> float:
     """Energy of the difference over that of what was expected, over all outputs."""
     difference = energy = 0.0
-    for a, b in zip(expected, found, strict=True):
+    for a, b in zip(expected, outputs, strict=True):
         difference += float(((a.astype(np.float64) - b) ** 2).sum())
         energy += float((a.astype(np.float64) ** 2).sum())
     return difference / max(energy, 1e-300)

@@ -42,12 +42,12 @@ def image_digest(image: NDArray[Any]) -> str:
 
 def tensors_of(graph: Graph) -> list[str]:
     """Every tensor that any target's placement may quantize, in the graph's order."""
-    found: dict[str, None] = {}
+    tensors: dict[str, None] = {}
     for target in Target:
-        found |= dict.fromkeys(place(graph, target, head=True).activations)
+        tensors |= dict.fromkeys(place(graph, target, head=True).activations)
     for main, skip in additions(graph).values():
-        found |= {main: None, skip: None}
-    return list(found)
+        tensors |= {main: None, skip: None}
+    return list(tensors)
 
 
 @dataclass
@@ -139,7 +139,7 @@ class Observer:
         image."""
         check_calibration_method(method)
         self._judge_images()
-        found = {}
+        ranges = {}
         behind = depths(self.graph)
         for name, histogram in self.histograms.items():
             # An image's range is known, and has nothing to be clipped: its commonest value may be the background.
@@ -148,8 +148,8 @@ class Observer:
             uint8 = int8 if histogram.low < 0 else histogram.threshold(chosen, UINT8_LEVELS)
             # As the file has them, so that ranges that are kept make the same bytes.
             low, high, *thresholds = (_digits(value, 7) for value in (histogram.low, histogram.high, int8, uint8))
-            found[name] = Range(low=low, high=high, int8=thresholds[0], uint8=thresholds[1])
-        return found
+            ranges[name] = Range(low=low, high=high, int8=thresholds[0], uint8=thresholds[1])
+        return ranges
 
     def calibration(self, method: str, data: str = "") -> Calibration:
         """What was seen, as ranges that can be kept."""
@@ -160,12 +160,12 @@ class Observer:
         )  # fmt: skip
 
     def warnings(self) -> list[str]:
-        found = []
+        warnings = []
         if len(self.images) < FEW_IMAGES:
-            found.append(f"calibrated on {len(self.images)} images; {FEW_IMAGES} or more give steadier ranges")
+            warnings.append(f"calibrated on {len(self.images)} images; {FEW_IMAGES} or more give steadier ranges")
         if dead := [name for name, histogram in self.histograms.items() if histogram.largest == 0.0]:
-            found.append(f"always zero on these images, and quantized by a guess: {', '.join(dead[:3])}")
-        return found
+            warnings.append(f"always zero on these images, and quantized by a guess: {', '.join(dead[:3])}")
+        return warnings
 
     def _judge_images(self) -> None:
         if not self.images:

@@ -93,13 +93,13 @@ def _before_convolutions(graph: Graph) -> set[str]:
 
 def _quantizers(graph: Graph, low: set[str]) -> set[str]:
     """Q/DQ pairs before the first convolution, and of weights: they take the precision of who reads them."""
-    found = set()
+    quantizers = set()
     for node in reversed(graph.nodes):
         if node.op_type in {"QuantizeLinear", "DequantizeLinear"}:
             readers = [reader.name for output in node.output for reader in graph.used_by.get(output, [])]
-            if readers and all(name in low or name in found for name in readers):
-                found.add(node.name)
-    return found
+            if readers and all(name in low or name in quantizers for name in readers):
+                quantizers.add(node.name)
+    return quantizers
 
 
 _FLOAT_ONLY = {"QuantizeLinear": (0, 1), "DequantizeLinear": (1,)}  # inputs of the float type; the others are integers

@@ -31,8 +31,8 @@ class _Groups:
             member = self.parent[member]
         return member
 
-    def join(self, one: Sequence[int], other: Sequence[int]) -> None:
-        for left, right in zip(one, other, strict=True):
+    def join(self, channels: Sequence[int], others: Sequence[int]) -> None:
+        for left, right in zip(channels, others, strict=True):
             first, second = sorted((self.find(left), self.find(right)))
             self.parent[second] = first
 
@@ -40,13 +40,13 @@ class _Groups:
 def channels_of(graph: Graph, outputs: dict[str, int]) -> tuple[dict[str, torch.Tensor], int]:
     """Of each tensor the group of each channel, or one group for all where no channel may have a factor; how many groups there
     are. outputs: channels that each Conv and Gemm makes. Group 0 has the factor 1."""
-    groups, found = _Groups(), {graph.input.name: [0]}
+    groups, channels = _Groups(), {graph.input.name: [0]}
     for node in graph.nodes:
-        found[node.output[0]] = _follow(graph, groups, found, node, outputs)
+        channels[node.output[0]] = _follow(graph, groups, channels, node, outputs)
     for name in graph.outputs:
-        _fix(groups, found[name])
+        _fix(groups, channels[name])
     roots = {root: number for number, root in enumerate(sorted({groups.find(m) for m in range(len(groups.parent))}))}
-    return {name: torch.tensor([roots[groups.find(m)] for m in members]) for name, members in found.items()}, len(roots)
+    return {name: torch.tensor([roots[groups.find(m)] for m in members]) for name, members in channels.items()}, len(roots)
 
 
 def _fix(groups: _Groups, members: Sequence[int]) -> list[int]:
@@ -55,10 +55,10 @@ def _fix(groups: _Groups, members: Sequence[int]) -> list[int]:
 
 
 def _follow(
-    graph: Graph, groups: _Groups, found: dict[str, list[int]], node: onnx.NodeProto, outputs: dict[str, int]
+    graph: Graph, groups: _Groups, channels: dict[str, list[int]], node: onnx.NodeProto, outputs: dict[str, int]
 ) -> list[int]:
     """The channels that leave a node; joins those that it makes dependent on each other."""
-    inputs = [found[name] for name in node.input if name in found]
+    inputs = [channels[name] for name in node.input if name in channels]
     if node.op_type == "Conv":
         return groups.fresh(outputs[node.name])
     if node.op_type in _SAME and inputs:
@@ -89,17 +89,17 @@ def _reads_channels(graph: Graph, node: onnx.NodeProto, members: list[int]) -> b
 def _reshaped(graph: Graph, groups: _Groups, members: list[int], node: onnx.NodeProto) -> list[int] | None:
     """Channels after a node that leaves them where they are, or puts zeros beside them; None for others."""
     constants = [graph.value(name).tolist() if name in graph.constants else None for name in node.input[1:]]
-    given = {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
+    attributes = {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
     if node.op_type == "Flatten":
         return members
     if node.op_type == "ReduceMean":
-        axes = constants[0] if constants else given.get("axes")
+        axes = constants[0] if constants else attributes.get("axes")
         return members if axes is not None and {axis % 4 for axis in axes} <= _SPATIAL else None
     if node.op_type == "Slice":
         axes = constants[2] if len(constants) > 2 else None
         return members if axes is not None and {axis % 4 for axis in axes} <= _SPATIAL else None
     pads = constants[0]
-    zeros = given.get("mode", b"constant") == b"constant" and (len(constants) < 2 or not constants[1])
+    zeros = attributes.get("mode", b"constant") == b"constant" and (len(constants) < 2 or not constants[1])
     if not zeros or pads is None or len(pads) != 8:
         return None
     return [*groups.fresh(pads[1]), *members, *groups.fresh(pads[5])]

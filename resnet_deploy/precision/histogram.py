@@ -81,8 +81,8 @@ class Histogram:
         edges = np.linspace(0.0, self.largest, bins + 1)
         below = np.interp(edges, _EDGES, cumulative)
         below[-1] = cumulative[-1]  # the largest value may stand at the lower end of its bin
-        found: NDArray[np.float64] = np.diff(below)
-        return found
+        differences: NDArray[np.float64] = np.diff(below)
+        return differences
 
     def threshold(self, method: str, levels: int) -> float:
         """The magnitude at which a quantization of so many levels from zero should saturate. Raises UsageError."""

@@ -87,8 +87,8 @@ class QuantizedNetwork:
         if node.op_type == "Gemm" and not self.attributes[name].get("transB", 0):
             weight = weight.T.contiguous()
         self.start.weights[name] = weight
-        given = len(node.input) > 2 and node.input[2]
-        self.start.biases[name] = self.constants[node.input[2]].clone() if given else torch.zeros(len(weight))
+        has_bias = len(node.input) > 2 and node.input[2]
+        self.start.biases[name] = self.constants[node.input[2]].clone() if has_bias else torch.zeros(len(weight))
 
     def layer(self, name: str, values: Parameters) -> tuple[torch.Tensor, torch.Tensor]:
         """Weight (output channels first) and bias, with the channels' factors."""

@@ -58,13 +58,13 @@ def gates(graph: Graph) -> set[str]:
     """Nodes of squeeze-and-excitation: what computes on pooled values that end in a product with the map. They cost next
     to nothing, and a sigmoid of eight bits scales whole channels wrongly."""
     pooled: set[str] = set()
-    found: set[str] = set()
+    convolutions: set[str] = set()
     for node in graph.nodes:
         if node.op_type in _POOLS or (node.input and node.input[0] in pooled and node.op_type != "Mul"):
             pooled |= set(node.output)
             if node.op_type == "Conv":
-                found.add(node.name)
-    return found
+                convolutions.add(node.name)
+    return convolutions
 
 
 def grouped(graph: Graph) -> list[str]:
@@ -82,14 +82,14 @@ def additions(graph: Graph) -> dict[str, tuple[str, str]]:
     The main side is the one with more convolutions behind it.
     """
     depth = depths(graph)
-    found = {}
+    sides = {}
     for node in graph.nodes:
         if node.op_type != "Add" or any(name in graph.constants for name in node.input):
             continue
         skip, main = sorted(node.input, key=lambda name: depth.get(name, 0))
         if depth.get(main, 0) > depth.get(skip, 0):
-            found[node.name] = (main, skip)
-    return found
+            sides[node.name] = (main, skip)
+    return sides
 
 
 def _chosen(graph: Graph, keep: Collection[str], head: bool) -> list[str]:
@@ -159,9 +159,9 @@ def same_range(graph: Graph, activations: Iterable[str]) -> dict[str, str]:
     """Tensors that only select from another quantized one (max-pooling) → that one: they share its scale, so that a kernel
     can work on the integers."""
     names = set(activations)
-    found = {}
+    sources = {}
     for name in names:
         node = graph.made_by.get(name)
         if node is not None and node.op_type == "MaxPool" and node.input[0] in names:
-            found[name] = node.input[0]
-    return found
+            sources[name] = node.input[0]
+    return sources

@@ -61,8 +61,8 @@ def quantize(graph: Graph, calibration: Calibration, options: QuantizeOptions | 
     shared = same_range(graph, placement.activations) if options.target is Target.CPU else {}
     nodes = {node.name: node for node in done.nodes}
     for name, readers in placement.activations.items():
-        found = calibration.ranges[shared.get(name, name)]
-        _pair(done, name, [nodes[reader] for reader in readers], found, options)
+        tensor_range = calibration.ranges[shared.get(name, name)]
+        _pair(done, name, [nodes[reader] for reader in readers], tensor_range, options)
     for name in placement.convolutions:
         _weight(done, nodes[name], options)
     done.sort()
@@ -75,9 +75,9 @@ def _no_kernel(graph: Graph) -> list[str]:
     return [node.name for node in convolutions if max(graph.constants[node.input[1]].dims[2:], default=1) > 3]
 
 
-def _pair(graph: Graph, name: str, readers: Iterable[onnx.NodeProto], found: Range, options: QuantizeOptions) -> None:
+def _pair(graph: Graph, name: str, readers: Iterable[onnx.NodeProto], tensor_range: Range, options: QuantizeOptions) -> None:
     """Q and DQ behind a tensor, for those that read it through them."""
-    scale, zero = _parameters(found, options)
+    scale, zero = _parameters(tensor_range, options)
     graph.add_constant(f"{name}.scale", np.float32(scale))
     graph.add_constant(f"{name}.zero_point", _zero_point(f"{name}.zero_point", zero, options))
     parameters = (f"{name}.scale", f"{name}.zero_point")
@@ -87,12 +87,12 @@ def _pair(graph: Graph, name: str, readers: Iterable[onnx.NodeProto], found: Ran
         graph.rewire(node, name, values)
 
 
-def _parameters(found: Range, options: QuantizeOptions) -> tuple[float, int]:
+def _parameters(tensor_range: Range, options: QuantizeOptions) -> tuple[float, int]:
     if options.precision is Precision.FP8:
-        return symmetric_scale(found.largest, FP8_LARGEST), 0
+        return symmetric_scale(tensor_range.largest, FP8_LARGEST), 0
     if options.target is Target.TENSORRT:
-        return symmetric_scale(found.int8, 127), 0
-    low, high = min(0.0, max(found.low, -found.uint8)), max(0.0, min(found.high, found.uint8))
+        return symmetric_scale(tensor_range.int8, 127), 0
+    low, high = min(0.0, max(tensor_range.low, -tensor_range.uint8)), max(0.0, min(tensor_range.high, tensor_range.uint8))
     if low == high:
         return 1.0, 0
     scale = (high - low) / UNSIGNED_LEVELS

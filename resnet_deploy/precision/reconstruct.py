@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from resnet_deploy.errors import CalibrationError
 from resnet_deploy.graph.graph import Graph
-from resnet_deploy.precision.auto import distance, run
+from resnet_deploy.precision.auto import distance, run_graph
 from resnet_deploy.precision.calibrate import symmetric_scale
 from resnet_deploy.precision.network import LEVELS, Parameters, QuantizedNetwork, Tensors
 
@@ -59,18 +59,18 @@ def reconstruct(
     network = QuantizedNetwork(graph, quantized)
     apart = np.arange(len(images)) % _HELD_OUT == _HELD_OUT - 1
     held, seen = images[apart], torch.from_numpy(np.ascontiguousarray(images[~apart]))
-    values, found, finished = _balanced(network, seen), [quantized], 0
+    values, candidates, finished = _balanced(network, seen), [quantized], 0
     for stage, count in enumerate(steps):
         trainer = Trainer(network, seen, values, RATES[stage], count, torch.Generator().manual_seed(seed + stage))
         for _ in range(count):
             trainer.step()
             finished += 1
             step(finished, sum(steps))
-        found.append(network.written(values))
+        candidates.append(network.written(values))
     random = torch.Generator().manual_seed(seed)
     held = np.concatenate([held, *(_moved(torch.from_numpy(held), random).numpy() for _ in range(_VIEWS))])
-    expected = run(graph, held)
-    return min(found, key=lambda candidate: distance(expected, run(candidate, held)))
+    expected = run_graph(graph, held)
+    return min(candidates, key=lambda candidate: distance(expected, run_graph(candidate, held)))
 
 
 def _moved(images: torch.Tensor, random: torch.Generator) -> torch.Tensor:
@@ -97,21 +97,21 @@ def _balanced(network: QuantizedNetwork, images: torch.Tensor) -> Parameters:
             for name, tensor in seen.items():
                 channels = tensor.float().abs().transpose(0, 1).flatten(1).amax(1)
                 largest[name] = torch.maximum(largest.get(name, channels), channels)
-    found = network.start.copy()
-    total, count = torch.zeros_like(found.channels), torch.zeros_like(found.channels)
+    parameters = network.start.copy()
+    total, count = torch.zeros_like(parameters.channels), torch.zeros_like(parameters.channels)
     for name, channels in largest.items():
         share = (channels / channels.max().clamp(min=1e-30)).clamp(1 / 16, 1)
         group = network.channels[name].expand(len(share))
         total.index_add_(0, group, share.log())
         count.index_add_(0, group, torch.ones(len(share)))
-    found.channels = -0.5 * total / count.clamp(min=1)
-    found.channels[0] = 0
+    parameters.channels = -0.5 * total / count.clamp(min=1)
+    parameters.channels[0] = 0
     for name, channels in largest.items():
         if name in network.fixed:
             continue
-        after = float((channels * torch.exp(found.channels[network.channels[name]])).max())
-        found.scales[name] = torch.tensor(math.log(symmetric_scale(after, LEVELS)))
-    return found
+        after = float((channels * torch.exp(parameters.channels[network.channels[name]])).max())
+        parameters.scales[name] = torch.tensor(math.log(symmetric_scale(after, LEVELS)))
+    return parameters
 
 
 class Trainer:
@@ -164,8 +164,8 @@ class Trainer:
         error, which the worst images decide."""
         with torch.no_grad():
             expected = self.network(images, self.network.start, rounds=False)
-        found, total = self.network(images, self.values), torch.zeros(3)
-        for a, b, classes in zip(expected, found, self.divergence, strict=True):
+        outputs, total = self.network(images, self.values), torch.zeros(3)
+        for a, b, classes in zip(expected, outputs, self.divergence, strict=True):
             a, b = a.flatten(1), b.flatten(1)
             relative = ((a - b) ** 2).sum(1) / (a**2).sum(1).clamp(min=1e-30)
             divergence = (a.softmax(1) * (a.log_softmax(1) - b.log_softmax(1))).sum(1) if classes else relative

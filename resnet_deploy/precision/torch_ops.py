@@ -17,15 +17,15 @@ Attributes = dict[str, Any]
 
 def attributes(node: onnx.NodeProto) -> Attributes:
     """By name; `op` is the node, for messages."""
-    found = {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
-    return found | {"op": f"{node.op_type} ({node.name})"}
+    attributes = {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
+    return attributes | {"op": f"{node.op_type} ({node.name})"}
 
 
-def _padded(values: Any, given: Attributes, fill: float) -> tuple[Any, list[int]]:
+def _padded(values: Any, attributes: Attributes, fill: float) -> tuple[Any, list[int]]:
     """With padding that torch cannot have in the operator itself, and that which it can."""
-    if given.get("auto_pad", b"NOTSET") not in {b"NOTSET", b"VALID"}:
-        raise GraphError(f"{given['op']} has auto_pad, which cannot be trained through; give its pads")
-    top, left, bottom, right = given.get("pads", [0, 0, 0, 0])
+    if attributes.get("auto_pad", b"NOTSET") not in {b"NOTSET", b"VALID"}:
+        raise GraphError(f"{attributes['op']} has auto_pad, which cannot be trained through; give its pads")
+    top, left, bottom, right = attributes.get("pads", [0, 0, 0, 0])
     if (top, left) == (bottom, right):
         return values, [top, left]
     return functional.pad(values, (left, right, top, bottom), value=fill), [0, 0]
@@ -88,8 +88,8 @@ def _pad(v: Values, a: Attributes) -> Any:
 
 def _axes(v: Values, a: Attributes) -> list[int]:
     """Of a reduction: an input in new opsets, an attribute in old ones."""
-    found = v[1].tolist() if len(v) > 1 and v[1] is not None else a.get("axes")
-    return list(found) if found is not None else list(range(v[0].ndim))
+    axes = v[1].tolist() if len(v) > 1 and v[1] is not None else a.get("axes")
+    return list(axes) if axes is not None else list(range(v[0].ndim))
 
 
 def _reshape(v: Values, a: Attributes) -> Any:

@@ -98,8 +98,8 @@ class Tuner:
     def judged(self, graph: Graph) -> ParityReport:
         """A graph of this network as it is written, against FP32."""
         comparison = OutputComparison()
-        for expected, found, (_, labels) in zip(self._expected, _answers(graph, self._images), self._images, strict=True):
-            comparison.add(expected, found, labels)
+        for expected, outputs, (_, labels) in zip(self._expected, _answers(graph, self._images), self._images, strict=True):
+            comparison.add(expected, outputs, labels)
         return comparison.report()
 
     def _with(self, keep: Sequence[str]) -> QuantizeOptions:
@@ -108,12 +108,12 @@ class Tuner:
 
     def sensitivities(self, step: Callable[[int, int], None] = lambda done, total: None) -> list[Sensitivity]:
         """Of every block, in the graph's order. step: told blocks done and in all."""
-        found = []
+        sensitivities = []
         for number, block in enumerate(self.blocks):
             others = [other for other in self.blocks if other != block]
-            found.append(Sensitivity(block=block, macs=self.macs[block], report=self.report(others)))
+            sensitivities.append(Sensitivity(block=block, macs=self.macs[block], report=self.report(others)))
             step(number + 1, len(self.blocks))
-        return found
+        return sensitivities
 
     def mix(self, keep: Sequence[str]) -> Mix:
         report, ordered = self.report(keep), tuple(block for block in self.blocks if block in set(keep))
@@ -131,8 +131,8 @@ class Tuner:
         Blocks are kept by their error for each operation, the fewest of them that pass are found by bisection, then each
         is given up again where the gate holds without it. Raises TuningError where no mix passes.
         """
-        found = self.sensitivities(lambda done, total: step("sensitivity", done, total))
-        order = [item.block for item in sorted(found, key=lambda item: -item.error / max(item.macs, 1))]
+        sensitivities = self.sensitivities(lambda done, total: step("sensitivity", done, total))
+        order = [item.block for item in sorted(sensitivities, key=lambda item: -item.error / max(item.macs, 1))]
         tried: dict[int, Mix] = {}
 
         def passes(count: int) -> bool:
@@ -148,7 +148,7 @@ class Tuner:
         best = self._prune(tried[least], mixes)
         if latency_s is not None:
             best = self._fastest(mixes, latency_s, step)
-        return Tuning(sensitivities=tuple(found), mixes=tuple(mixes), chosen=best, macs=sum(self.macs.values()))
+        return Tuning(sensitivities=tuple(sensitivities), mixes=tuple(mixes), chosen=best, macs=sum(self.macs.values()))
 
     def _prune(self, mix: Mix, mixes: list[Mix]) -> Mix:
         """Without the blocks that it can do without, the costliest first."""

@@ -88,7 +88,7 @@ class AccuracyChange:
 def accuracies(before: Report, after: Report) -> tuple[list[AccuracyChange], list[str]]:
     """Every figure that both runs have, and in words those that the second run lacks; each once, whatever the batch."""
     changes: dict[tuple[Any, ...], AccuracyChange] = {}
-    lost: dict[str, None] = {}
+    unknown: dict[str, None] = {}
     old, new = _judged(before), _judged(after)
     for key in (key for key in old if key in new):
         first, second = old[key].get("parity") or {}, new[key].get("parity") or {}
@@ -98,8 +98,8 @@ def accuracies(before: Report, after: Report) -> tuple[list[AccuracyChange], lis
             if was is not None and is_now is not None:
                 changes.setdefault((whose, metric, was, is_now), _change(whose, name, old[key], new[key]))
             elif was is not None:
-                lost.setdefault(f"{whose}: {metric} was {was:.2%} and is not known now. Judge both on the same data")
-    return list(_once(changes.values())), list(lost)
+                unknown.setdefault(f"{whose}: {metric} was {was:.2%} and is not known now. Judge both on the same data")
+    return list(_once(changes.values())), list(unknown)
 
 
 def images_differ(before: Report, after: Report) -> Iterable[str]:
@@ -116,9 +116,9 @@ def images_differ(before: Report, after: Report) -> Iterable[str]:
 
 def _judged(report: Report) -> dict[tuple[str, ...], Mapping[str, Any]]:
     """Rows and scenarios, by backend, device, precision and what was run."""
-    entries = [(one, str(one.get("batch"))) for one in report["results"]]
-    entries += [(one, str(one.get("scenario"))) for one in report.get("scenarios") or ()]
-    return {(one["backend"], one["device"], one["precision"], run): one for one, run in entries}
+    entries = [(entry, str(entry.get("batch"))) for entry in report["results"]]
+    entries += [(entry, str(entry.get("scenario"))) for entry in report.get("scenarios") or ()]
+    return {(entry["backend"], entry["device"], entry["precision"], run): entry for entry, run in entries}
 
 
 def _change(whose: str, name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> AccuracyChange:
@@ -153,6 +153,8 @@ def _pairs(first: Mapping[str, Any], second: Mapping[str, Any], name: str, count
 
 def _once(changes: Iterable[AccuracyChange]) -> Iterable[AccuracyChange]:
     """Without the reference's accuracy where eager is a row of its own with the same."""
-    found = list(changes)
-    eager = {(one.metric, one.before, one.after) for one in found if one.candidate == "eager fp32 cpu"}
-    return (one for one in found if one.candidate != _REFERENCE or (one.metric, one.before, one.after) not in eager)
+    kept = list(changes)
+    eager = {(change.metric, change.before, change.after) for change in kept if change.candidate == "eager fp32 cpu"}
+    return (
+        change for change in kept if change.candidate != _REFERENCE or (change.metric, change.before, change.after) not in eager
+    )

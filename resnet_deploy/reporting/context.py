@@ -60,7 +60,7 @@ def scenarios(report: Report) -> list[Section]:
     names = ["backend", "device", "precision", "scenario", "LoadGen says", "figure", *map(metric_name, known), "gate"]
     cells = [
         [
-            run["backend"], run["device"], run["precision"], str(run.get("scenario")), verdict(run), figure(run),
+            run["backend"], run["device"], run["precision"], str(run.get("scenario")), loadgen_verdict(run), figure(run),
             *(metric(name, (run.get("metrics") or {}).get(name)) for name in known), str(run.get("gate", "–")),
         ]
         for run in runs
@@ -84,7 +84,7 @@ def run_name(run: Mapping[str, Any]) -> str:
     return f"{run['backend']} {run['precision']} {run.get('scenario')}"
 
 
-def verdict(run: Mapping[str, Any]) -> str:
+def loadgen_verdict(run: Mapping[str, Any]) -> str:
     """LoadGen's word on a run, or that there is none."""
     return "FAILED" if run.get("error") else "VALID" if run.get("valid") else "INVALID"
 
@@ -145,16 +145,18 @@ def _compute(plan: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _quantity(value: Any, unit: Any) -> str:
-    found = number(value)
-    return blank(value) if found is None else f"{milliseconds(found)} ms" if unit == "s" else f"{found:,.0f} {unit}"
+    figure = number(value)
+    return blank(value) if figure is None else f"{milliseconds(figure)} ms" if unit == "s" else f"{figure:,.0f} {unit}"
 
 
-def conditions(report: Report, found: Sequence[Row]) -> list[Section]:
+def conditions(report: Report, rows: Sequence[Row]) -> list[Section]:
     """The machine, and what it did meanwhile."""
     table = Table(names=("what", "how"), rows=machine(report), words=frozenset({"what", "how"}))
     sections = [Section(title="Conditions", notes=["The machine that this was measured on."], table=table)]
-    watched = [(row.title, row.result["conditions"]) for row in found if row.result.get("conditions")]
-    watched += [(run_name(one), one["conditions"]) for one in report.get("scenarios") or () if one.get("conditions")]
+    watched = [(row.title, row.result["conditions"]) for row in rows if row.result.get("conditions")]
+    watched += [
+        (run_name(scenario), scenario["conditions"]) for scenario in report.get("scenarios") or () if scenario.get("conditions")
+    ]
     columns = {name: [cell(seen) for _, seen in watched] for name, cell in _COLUMNS.items()}
     kept = [name for name, cells in columns.items() if any(text != "–" for text in cells)]
     if watched:
@@ -171,8 +173,8 @@ def _cpu(name: str, digits: int) -> Any:
 
 
 def _rounded(value: Any, digits: int) -> str:
-    found = number(value)
-    return blank(value) if found is None else f"{found:,.{digits}f}"
+    figure = number(value)
+    return blank(value) if figure is None else f"{figure:,.{digits}f}"
 
 
 def _gpu(name: str, scale: float) -> Any:
@@ -191,8 +193,8 @@ def _gpu(name: str, scale: float) -> Any:
 
 
 def _times(value: Any, scale: float) -> str:
-    found = number(value)
-    return blank(value) if found is None else f"{found * scale:,.0f}" if found * scale >= 10 else f"{found * scale:.1f}"
+    figure = number(value)
+    return blank(value) if figure is None else f"{figure * scale:,.0f}" if figure * scale >= 10 else f"{figure * scale:.1f}"
 
 
 def _clock(seen: Report) -> str:
@@ -206,8 +208,8 @@ def _throttled(seen: Report) -> str:
 
 
 def _energy(seen: Report) -> str:
-    found = number(seen.get("energy_per_image_j"))
-    return "–" if found is None else f"{found * 1e3:,.3g}"
+    joules = number(seen.get("energy_per_image_j"))
+    return "–" if joules is None else f"{joules * 1e3:,.3g}"
 
 
 _COLUMNS: dict[str, Any] = {
@@ -221,7 +223,7 @@ _COLUMNS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def versions(report: Report) -> list[Section]:
+def packages(report: Report) -> list[Section]:
     """Python and the packages."""
     known = {"python": report["machine"].get("python"), **(report["machine"].get("packages") or {})}
     pairs = [(str(name), str(version)) for name, version in known.items()]

@@ -18,7 +18,7 @@ _EVIDENCE = {"samples": "all samples", "iqr": "spread of the middle half", "none
 _FARTHEST = 32.0  # an interval without an end is drawn this far
 
 
-def comparison(compared: RunComparison) -> Document:
+def comparison_document(compared: RunComparison) -> Document:
     """What became slower, faster or neither; what is missing; what else changed."""
     sections = [_changes(compared)] if compared.changes else []
     sections += [_accuracy(compared)] if compared.accuracy else []
@@ -33,7 +33,7 @@ def comparison(compared: RunComparison) -> Document:
     failed = compared.failures if compared.limit is not None else compared.broken
     return Document(
         title=f"{compared.model}: {compared.after} against {compared.before}", subtitle="Two runs compared by resnet-deploy",
-        summary=summary(compared), tiles=_tiles(compared), sections=sections,
+        summary=comparison_summary(compared), tiles=_tiles(compared), sections=sections,
         notices=[
             *(("problem", failure) for failure in failed), *(("warning", doubt) for doubt in compared.inconclusive),
             *(("warning", note) for note in compared.notes),
@@ -41,7 +41,7 @@ def comparison(compared: RunComparison) -> Document:
     )  # fmt: skip
 
 
-def summary(compared: RunComparison) -> list[str]:
+def comparison_summary(compared: RunComparison) -> list[str]:
     """The comparison in a few sentences."""
     counts = {verdict: [c for c in compared.changes if c.verdict == verdict] for verdict in _LOOK}
     sentences = [
@@ -95,7 +95,7 @@ def _changes(compared: RunComparison) -> Section:
     ]
     if any(change.noise == "iqr" for change in compared.changes):
         notes.append("Where a run kept no raw samples, the interval is wide: it follows from the middle half's spread alone.")
-    return Section(title="Row by row", notes=notes, figures=[figure], table=table(compared))
+    return Section(title="Row by row", notes=notes, figures=[figure], table=comparison_table(compared))
 
 
 def _accuracy(compared: RunComparison) -> Section:
@@ -116,7 +116,7 @@ def _accuracy(compared: RunComparison) -> Section:
     return Section(title="Answers", notes=notes, table=Table(names=names, rows=cells, words=words, marked=marked))
 
 
-def table(compared: RunComparison) -> Table:
+def comparison_table(compared: RunComparison) -> Table:
     """The rows that both runs have."""
     names = (
         "backend", "device", "precision", "batch", "before ms", "after ms", "ratio", "95 % interval", "interval from",

@@ -31,14 +31,14 @@ def about(report: Report) -> list[tuple[str, str]]:
         facts.append(("Size", f"{parameters:,.0f} parameters, {(number(model.get('macs')) or 0) / 1e9:.3f} GMACs an image"))
     measured = [*results, *(report.get("scenarios") or ())]
     judged = [
-        f"{(one.get('parity') or {}).get('images')} images of {one['parity_data']}"
-        for one in measured
-        if one.get("parity_data")
+        f"{(entry.get('parity') or {}).get('images')} images of {entry['parity_data']}"
+        for entry in measured
+        if entry.get("parity_data")
     ]
     facts += [("Parity", f"on {judgement}") for judgement in sorted(set(judged))]
     gpus = [str(gpu.get("name")) for gpu in machine.get("gpus") or ()]
     facts.append(("Machine", ", ".join([f"{machine.get('cpu')}, {machine.get('cores')} cores", *gpus])))
-    dates = sorted(str(one["measured"]) for one in measured if one.get("measured"))
+    dates = sorted(str(entry["measured"]) for entry in measured if entry.get("measured"))
     if dates:
         facts.append(("Measured", dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"))
     return facts
@@ -53,12 +53,12 @@ def preprocessing(report: Report) -> list[tuple[str, str, str]]:
     model = report["model"]
     known, origin = model.get("preprocessing") or {}, model.get("preprocessing_source") or {}
     interpolation = known.get("interpolation") or ("bilinear" if "interpolation" in origin else None)
-    found = [
+    settings = [
         ("resize", _pixels(known.get("resize"), " (the shorter edge)")), ("crop", _pixels(known.get("crop"), " (the centre)")),
         ("interpolation", None if interpolation is None else str(interpolation)),
         *((name, ", ".join(f"{value:g}" for value in known[name])) for name in ("mean", "std") if known.get(name)),
     ]  # fmt: skip
-    return [(name, text, str(origin.get(name) or "not recorded")) for name, text in found if text is not None]
+    return [(name, text, str(origin.get(name) or "not recorded")) for name, text in settings if text is not None]
 
 
 def _pixels(value: Any, where: str) -> str | None:
@@ -80,7 +80,7 @@ def assumed(report: Report) -> str | None:
 
 def machine(report: Report) -> list[tuple[str, str]]:
     """What it was measured on."""
-    known, threads = report["machine"], {str(one["threads"]) for one in report["results"] if one.get("threads")}
+    known, threads = report["machine"], {str(result["threads"]) for result in report["results"] if result.get("threads")}
     facts = [("CPU", str(known.get("cpu"))), ("Cores", str(known.get("cores"))), ("Memory", _gib(known.get("memory_bytes")))]
     for gpu in known.get("gpus") or ():
         parts = (gpu.get("name"), _gib(gpu.get("memory_bytes")), gpu.get("compute_capability"))
@@ -91,8 +91,8 @@ def machine(report: Report) -> list[tuple[str, str]]:
 
 
 def _gib(value: Any) -> str:
-    found = number(value)
-    return "unknown" if found is None else f"{found / 2**30:,.0f} GiB"
+    size = number(value)
+    return "unknown" if size is None else f"{size / 2**30:,.0f} GiB"
 
 
 def commands(report: Report) -> list[str]:
@@ -122,30 +122,30 @@ def _measured(report: Report) -> list[str]:
     """The options of `bench`."""
     results, scenarios = report["results"], report.get("scenarios") or []
     measured = [*results, *scenarios, *(report.get("unmeasured") or ())]
-    data, limit = source(next((str(one["parity_data"]) for one in measured if one.get("parity_data")), ""))
+    data, limit = source(next((str(entry["parity_data"]) for entry in measured if entry.get("parity_data")), ""))
     words = (["--data", data] if data else []) + (["--limit", limit] if limit else [])
-    words += ["--batch", ",".join(map(str, sorted({one["batch"] for one in results})))] if results else []
-    plain = {_place(one) for one in measured if one["precision"] == "fp32" and one["backend"] != "eager"}
-    for one in measured:  # a plain backend is measured in every --precision
-        text = _candidate({**one, "precision": "fp32"} if _place(one) in plain else one)
+    words += ["--batch", ",".join(map(str, sorted({entry["batch"] for entry in results})))] if results else []
+    plain = {_place(entry) for entry in measured if entry["precision"] == "fp32" and entry["backend"] != "eager"}
+    for entry in measured:  # a plain backend is measured in every --precision
+        text = _candidate({**entry, "precision": "fp32"} if _place(entry) in plain else entry)
         words += [] if text in words else ["--backend", text]
-    found = {one["precision"] for one in measured}
-    wanted = [p for p in PRECISIONS if p in {one["precision"] for one in measured if one["backend"] != "eager"}]
+    precisions = {entry["precision"] for entry in measured}
+    wanted = [p for p in PRECISIONS if p in {entry["precision"] for entry in measured if entry["backend"] != "eager"}]
     words += ["--precision", ",".join(wanted)] if wanted not in ([], ["fp32"]) else []
-    if any(row.quantized for row in PRECISIONS.values() if row.name in found):
+    if any(row.quantized for row in PRECISIONS.values() if row.name in precisions):
         words += ["--calibration", str((report.get("calibration") or {}).get("source", "DATA"))]
     for scenario in dict.fromkeys(
         [*(["sweep"] if results and scenarios else []), *(str(s.get("scenario")) for s in scenarios)]
     ):
         words += ["--scenario", scenario]
-    threads = next((one["threads"] for one in measured if one.get("threads")), None)
+    threads = next((entry["threads"] for entry in measured if entry.get("threads")), None)
     return words + ([] if threads is None else ["--threads", str(threads)])
 
 
 def source(data: str) -> tuple[str, str | None]:
     """Where images came from, and to how many they were limited: `val/ (600 of 50000)` → `val/`, `600`."""
-    found = re.fullmatch(r"(.*) \((\d+) of \d+\)", data, re.DOTALL)
-    return (found[1], found[2]) if found else (data, None)
+    match = re.fullmatch(r"(.*) \((\d+) of \d+\)", data, re.DOTALL)
+    return (match[1], match[2]) if match else (data, None)
 
 
 def folded(command: str) -> str:
@@ -162,15 +162,15 @@ def folded(command: str) -> str:
     return " \\\n    ".join(shlex.join(line) for line in lines)
 
 
-def _place(one: Mapping[str, Any]) -> tuple[str, str]:
-    return one["backend"], one["device"]
+def _place(entry: Mapping[str, Any]) -> tuple[str, str]:
+    return entry["backend"], entry["device"]
 
 
-def _candidate(one: Mapping[str, Any]) -> str:
+def _candidate(entry: Mapping[str, Any]) -> str:
     """A row's backend as --backend takes it."""
-    name, _, options = one["backend"].partition(":")
+    name, _, options = entry["backend"].partition(":")
     default = BACKENDS[name].default_device(options.split(",")) if name in BACKENDS else "cpu"
-    extra = [] if one["device"] == default else [one["device"]]
-    extra += [] if one["precision"] == "fp32" else [one["precision"]]
+    extra = [] if entry["device"] == default else [entry["device"]]
+    extra += [] if entry["precision"] == "fp32" else [entry["precision"]]
     extra += [options] if options else []
     return f"{name}:{','.join(extra)}" if extra else name

@@ -6,13 +6,14 @@ that are not listed here may hold anything. A latency is a finite number above 0
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, Any
+from dataclasses import dataclass, make_dataclass
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 from msgspec import Meta
 
-from resnet_deploy._figures import Cosine, Difference, Figure, Fraction, Magnitude, restore
+from resnet_deploy._figures import Figure, Magnitude, restore_figures
 from resnet_deploy.parity.confidence import unpack
+from resnet_deploy.parity.metrics import ParityReport
 
 Batch = Annotated[int, Meta(ge=1, lt=1 << 31)]
 Count = Annotated[int, Meta(ge=0, lt=1 << 53)]
@@ -38,7 +39,7 @@ class _Spread:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stage(_Spread):
+class StageJson(_Spread):
     """A part of a latency: a copy may take no time."""
 
     p50: Duration | None = None
@@ -48,7 +49,7 @@ class Stage(_Spread):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Latency(_Spread):
+class LatencyJson(_Spread):
     """Of an inference: it takes some time."""
 
     p50: Seconds
@@ -57,39 +58,24 @@ class Latency(_Spread):
         self._check(self.p50)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Parity:
-    """As `parity.ParityReport` has it; any of it may be missing."""
+def _check_parity(parity: ParityReport) -> None:
+    restore_figures(parity)
+    for text in (parity.outcomes or {}).values():
+        unpack(text, parity.images or 0)
 
-    images: Annotated[int, Meta(ge=1, lt=1 << 31)] | None = None
-    finite: bool | None = None
-    max_abs_error: Magnitude | None = None
-    mean_abs_error: Magnitude | None = None
-    max_rel_error: Magnitude | None = None
-    cosine_mean: Cosine | None = None
-    cosine_min: Cosine | None = None
-    top1_agreement: Fraction | None = None
-    top5_agreement: Fraction | None = None
-    top1_accuracy: Fraction | None = None
-    top5_accuracy: Fraction | None = None
-    reference_top1_accuracy: Fraction | None = None
-    reference_top5_accuracy: Fraction | None = None
-    relative_accuracy: Magnitude | None = None
-    accuracy_difference: Difference | None = None
-    accuracy_difference_low: Difference | None = None
-    accuracy_difference_high: Difference | None = None
-    mcnemar_p: Fraction | None = None
-    outcomes: dict[str, str] | None = None
 
-    def __post_init__(self) -> None:
-        restore(self)
-        if self.outcomes is not None:
-            for text in self.outcomes.values():
-                unpack(text, self.images or 0)
+if TYPE_CHECKING:
+    ParityJson = ParityReport
+else:  # its fields, any of which may be missing
+    ParityJson = make_dataclass(
+        "ParityJson",
+        [(name, kind | None, None) for name, kind in get_type_hints(ParityReport, include_extras=True).items()],
+        namespace={"__post_init__": _check_parity}, frozen=True, kw_only=True,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
-class Roofline:
+class RooflineJson:
     """What the device can do at most, and how much of it was reached."""
 
     device: str | None = None
@@ -104,14 +90,14 @@ class Roofline:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cpu:
+class CpuJson:
     """Of a CPU, during a measurement."""
 
     clock_hz: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gpu:
+class GpuJson:
     """Of a GPU, before, during and after a measurement."""
 
     before: dict[str, Any] | None = None
@@ -121,16 +107,16 @@ class Gpu:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Conditions:
+class ConditionsJson:
     """What the machine did meanwhile."""
 
-    cpu: Cpu | None = None
-    gpu: Gpu | None = None
+    cpu: CpuJson | None = None
+    gpu: GpuJson | None = None
     warnings: list[str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Device:
+class DeviceJson:
     """A GPU of the machine."""
 
     name: str | None = None
@@ -139,21 +125,21 @@ class Device:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Machine:
+class MachineJson:
     """What it was measured on."""
 
     cpu: str | None = None
     cores: Count | None = None
     memory_bytes: Magnitude | None = None
     load_1min: Magnitude | None = None
-    gpus: list[Device] | None = None
+    gpus: list[DeviceJson] | None = None
     os: str | None = None
     python: str | None = None
     packages: dict[str, str | None] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tensor:
+class TensorJson:
     """An input or output; a text in its shape is a dynamic dimension."""
 
     name: str | None = None
@@ -162,7 +148,7 @@ class Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Weights:
+class WeightsJson:
     """Where they are from."""
 
     source: str | None = None
@@ -170,7 +156,7 @@ class Weights:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Head:
+class HeadJson:
     """What the network answers."""
 
     kind: str | None = None
@@ -178,7 +164,7 @@ class Head:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Preprocessing:
+class PreprocessingJson:
     """Resize and crop in pixels, mean and deviation of each channel in [0, 1]."""
 
     resize: Pixels | None = None
@@ -189,7 +175,7 @@ class Preprocessing:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Model:
+class ModelJson:
     """What was measured: the manifest's description of the network."""
 
     architecture: str | None = None
@@ -197,10 +183,10 @@ class Model:
     num_classes: Count | None = None
     parameters: Magnitude | None = None
     macs: Magnitude | None = None
-    weights: Weights | None = None
-    head: Head | None = None
-    input: Tensor | None = None
-    outputs: list[Tensor] | None = None
-    preprocessing: Preprocessing | None = None
+    weights: WeightsJson | None = None
+    head: HeadJson | None = None
+    input: TensorJson | None = None
+    outputs: list[TensorJson] | None = None
+    preprocessing: PreprocessingJson | None = None
     preprocessing_source: dict[str, str] | None = None
     request: dict[str, Any] | None = None

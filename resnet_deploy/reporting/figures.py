@@ -32,9 +32,9 @@ class Figure:
     legend: Sequence[tuple[Markup, str]] = ()
 
 
-def colours(found: Sequence[Row]) -> dict[tuple[str, str], int]:
+def colours(rows: Sequence[Row]) -> dict[tuple[str, str], int]:
     """A colour for each backend on each device, in the order in which they appear."""
-    pairs = list(dict.fromkeys((row.backend, row.device) for row in found))
+    pairs = list(dict.fromkeys((row.backend, row.device) for row in rows))
     return {pair: index for index, pair in enumerate(pairs)}
 
 
@@ -44,11 +44,11 @@ def shape(precision: str) -> int:
     return _OTHER_SHAPE if mark is None else mark
 
 
-def _legend(found: Sequence[Row], *, lines: bool) -> list[tuple[Markup, str]]:
-    palette = colours(found)
+def _legend(rows: Sequence[Row], *, lines: bool) -> list[tuple[Markup, str]]:
+    palette = colours(rows)
     return [
         (swatch(k := shape(group[0].precision), palette[group[0].backend, group[0].device], dash=k if lines else None), label)
-        for label, group in series(found).items()
+        for label, group in series(rows).items()
     ]
 
 
@@ -61,9 +61,9 @@ def _tip(row: Row) -> str:
     )
 
 
-def latency_throughput(found: Sequence[Row]) -> Figure:
+def latency_throughput(rows: Sequence[Row]) -> Figure:
     """Latency against throughput, a line for each backend and precision, the Pareto front beneath."""
-    palette, front = colours(found), pareto(found)
+    palette, front = colours(rows), pareto(rows)
     best = {row.key for row in front}
     lines = [
         Line(
@@ -74,14 +74,14 @@ def latency_throughput(found: Sequence[Row]) -> Figure:
                 for row in group
             ],
         )
-        for label, group in series(found).items()
+        for label, group in series(rows).items()
     ]  # fmt: skip
     y = Axis(title="↑ throughput, images/s", log=True)
     corners = [(row.p50_s, row.images_per_s) for row in front]
-    legend = _legend(found, lines=True)
+    legend = _legend(rows, lines=True)
     if len(front) > 1:
         legend.append((_key(el("path", d="M0 8h28", class_="front")), "Pareto front"))
-    if any(row.queued_images_per_s for row in found):
+    if any(row.queued_images_per_s for row in rows):
         legend.append((_key(el("path", d="M14 15V2m-4 0h8", class_="l c7")), "batches queued ahead"))
     return Figure(draw=lambda width: xy("Latency and throughput", lines, LATENCY, y, width, front=corners), legend=legend)
 
@@ -95,25 +95,25 @@ def bar_key(colour: int) -> Markup:
     return _key(el("rect", x=4, y=3, width=20, height=10, class_=f"bar c{colour}"))
 
 
-def distributions(found: Sequence[Row]) -> Figure:
+def latency_distributions(rows: Sequence[Row]) -> Figure:
     """A row's latencies over its own median: every sample's place, the middle half, and the tail to the 99th percentile.
 
     Over the median, since the spread is what is asked about: on an axis of milliseconds it would vanish among the rows.
     """
-    palette, rows, seen = colours(found), [], set[int]()
-    for row in sorted(found, key=lambda row: (row.batch, row.p50_s)):
+    palette, bands, seen = colours(rows), [], set[int]()
+    for row in sorted(rows, key=lambda row: (row.batch, row.p50_s)):
         head = "" if row.batch in seen else f"batch {row.batch}"
         seen.add(row.batch)
         values = _quantiles(row.host_s) if row.host_s else [row.p50_s]
         reach = [value / row.p50_s for value in (values[0], row.p50_s, row.p99_s)]
-        rows.append(
+        bands.append(
             Lane(label=row.label, values=reach, draw=_spread(row, palette[row.backend, row.device], values),
                  note=f"{milliseconds(row.p50_s)} ms", head=head)
         )  # fmt: skip
     axis = Axis(
         title="latency over the row's own median (logarithmic) →", log=True, text=lambda value: f"{value:.3g}×", pad=0.03
     )
-    return Figure(draw=lambda width: lanes("Latency distributions", rows, axis, width))
+    return Figure(draw=lambda width: lanes("Latency distributions", bands, axis, width))
 
 
 def _quantiles(samples: Sequence[float]) -> list[float]:
@@ -146,16 +146,16 @@ def _spread(row: Row, colour: int, values: Sequence[float]) -> Callable[[Scale, 
     return draw
 
 
-def parity_speed(found: Sequence[Row]) -> Figure | None:
+def parity_speed(rows: Sequence[Row]) -> Figure | None:
     """What the speed costs in fidelity: 1 - mean cosine with eager. None where nothing differs from eager."""
-    rows = [row for row in best_of_each(found) if row.cosine_loss is not None]
-    if not any(row.cosine_loss for row in rows):
+    best = [row for row in best_of_each(rows) if row.cosine_loss is not None]
+    if not any(row.cosine_loss for row in best):
         return None
     y = Axis(title="↑ 1 - mean cosine with eager (lower is closer)", log=True)
-    return _against(rows, "Fidelity and throughput", y, lambda row: (row.cosine_loss or 0.0, None, None), found)
+    return _against(best, "Fidelity and throughput", y, lambda row: (row.cosine_loss or 0.0, None, None), rows)
 
 
-def accuracy_speed(found: Sequence[Row]) -> Figure | None:
+def accuracy_speed(rows: Sequence[Row]) -> Figure | None:
     """The difference of top-1 from eager, in points with its 95 % interval; without labels, how often the classes differ."""
 
     def difference(row: Row) -> tuple[float, float | None, float | None]:
@@ -165,26 +165,26 @@ def accuracy_speed(found: Sequence[Row]) -> Figure | None:
     def disagreement(row: Row) -> tuple[float, float | None, float | None]:
         return 100 - 100 * (number(row.parity.get("top1_agreement")) or 0.0), None, None
 
-    rows = [row for row in best_of_each(found) if number(row.parity.get("accuracy_difference")) is not None]
-    if rows:
+    best = [row for row in best_of_each(rows) if number(row.parity.get("accuracy_difference")) is not None]
+    if best:
         y = Axis(title="↑ top-1 against eager, points (95 % interval)", zero=True)
-        return _against(rows, "Accuracy and throughput", y, difference, found)
-    rows = [row for row in best_of_each(found) if number(row.parity.get("top1_agreement")) is not None]
-    if not rows:
+        return _against(best, "Accuracy and throughput", y, difference, rows)
+    best = [row for row in best_of_each(rows) if number(row.parity.get("top1_agreement")) is not None]
+    if not best:
         return None
     y = Axis(title="↑ images whose class differs from eager's, %", zero=True)
-    return _against(rows, "Agreement and throughput", y, disagreement, found)
+    return _against(best, "Agreement and throughput", y, disagreement, rows)
 
 
 def _against(
-    rows: Sequence[Row],
+    best: Sequence[Row],
     title: str,
     y: Axis,
     value: Callable[[Row], tuple[float, float | None, float | None]],
-    found: Sequence[Row],
+    rows: Sequence[Row],
 ) -> Figure:
-    palette, lines = colours(found), []
-    for row in rows:
+    palette, lines = colours(rows), []
+    for row in best:
         place, low, high = value(row)
         agree = percent(row.parity.get("top1_agreement"))
         tip = f"{_tip(row)}\n1 - cosine {scientific(row.cosine_loss)}, classes agree {agree}"
@@ -192,7 +192,7 @@ def _against(
             x=row.highest_images_per_s, y=place, low=low, high=high, tip=tip, label=row.label, hollow=not row.passed
         )  # fmt: skip
         lines.append(Line(name=row.label, colour=palette[row.backend, row.device], shape=shape(row.precision), points=[point]))
-    return Figure(draw=lambda width: xy(title, lines, THROUGHPUT, y, width), legend=_legend(rows, lines=False))
+    return Figure(draw=lambda width: xy(title, lines, THROUGHPUT, y, width), legend=_legend(best, lines=False))
 
 
 def layer_times(profile: Mapping[str, Any]) -> Figure | None:

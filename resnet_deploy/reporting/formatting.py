@@ -25,46 +25,48 @@ def blank(value: Any) -> str:
 
 def milliseconds(seconds: Any) -> str:
     """Seconds as milliseconds with the digits that count; a dash where there are none."""
-    found = number(seconds)
-    if found is None:
+    figure = number(seconds)
+    if figure is None:
         return blank(seconds)
-    value = found * 1e3
+    value = figure * 1e3
     return f"{value:,.{0 if value >= 1000 else 1 if value >= 100 else 2 if value >= 10 else 3}f}"
 
 
 def count(value: Any) -> str:
     """A rate or a count without decimals; small rates keep one."""
-    found = number(value)
-    return blank(value) if found is None else f"{found:,.1f}" if 0 < found < 10 and found != int(found) else f"{found:,.0f}"
+    figure = number(value)
+    return (
+        blank(value) if figure is None else f"{figure:,.1f}" if 0 < figure < 10 and figure != int(figure) else f"{figure:,.0f}"
+    )
 
 
-def counted(found: int, what: str) -> str:
+def counted(number: int, what: str) -> str:
     """So many of something: `1 row`, `2 rows`."""
-    return f"{found:,} {what}{'' if found == 1 else 's'}"
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def percent(value: Any, digits: int = 2) -> str:
     """A fraction as a percentage."""
-    found = number(value)
-    return blank(value) if found is None else f"{found:.{digits}%}"
+    figure = number(value)
+    return blank(value) if figure is None else f"{figure:.{digits}%}"
 
 
 def scientific(value: Any) -> str:
     """A small error in two digits; zero as 0."""
-    found = number(value)
-    return blank(value) if found is None else "0" if found == 0 else f"{found:.1e}"
+    figure = number(value)
+    return blank(value) if figure is None else "0" if figure == 0 else f"{figure:.1e}"
 
 
 def metric(name: str, value: Any) -> str:
     """A figure by the unit in its name: latency_p90_s is written in ms, top1_accuracy in percent."""
-    found = number(value)
-    if found is None:
+    figure = number(value)
+    if figure is None:
         return "–" if value is None else str(value)
     if "accuracy" in name and "images" not in name:
-        return percent(found)
+        return percent(figure)
     if "latency" in name and name.endswith("_s"):
-        return milliseconds(found)
-    return f"{found:,.0f}" if found == int(found) or abs(found) >= 1000 else f"{found:,.2f}"
+        return milliseconds(figure)
+    return f"{figure:,.0f}" if figure == int(figure) or abs(figure) >= 1000 else f"{figure:,.2f}"
 
 
 def metric_name(name: str) -> str:
@@ -97,5 +99,5 @@ def _quantity(text: float | str, percent_is: float) -> float | None:
     """A number of 0 or more, a text's in percent times what a percent is; None where it is none."""
     if isinstance(text, (int, float)):
         return float(text) if number(text) is not None and text >= 0 else None
-    found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,18})?)\s*(%?)", text.strip())
-    return None if found is None else float(found[1]) * (percent_is if found[2] else 1.0)
+    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,18})?)\s*(%?)", text.strip())
+    return None if match is None else float(match[1]) * (percent_is if match[2] else 1.0)

@@ -20,7 +20,7 @@ _SHORT = 42
 _SEVERITIES = {"problem", "warning", "advice"}
 
 
-def page(content: Document) -> str:
+def html_page(content: Document) -> str:
     """The page. Every text in it is escaped, whatever a file, a class or a backend is called."""
     head = el(
         "head", el("meta", charset="utf-8"), el("meta", name="viewport", content="width=device-width, initial-scale=1"),
@@ -38,7 +38,7 @@ def page(content: Document) -> str:
         el("p", content.decision, class_="decision") if content.decision else None,
         el("div", *map(_tile, content.tiles), class_="tiles") if content.tiles else None,
         el("ul", *(el("li", sentence) for sentence in content.summary), class_="said"),
-        *(_notice(severity, said) for severity, said in content.notices),
+        *(_notice(severity, text) for severity, text in content.notices),
         el("nav", *links, aria_label="Sections"),
         *(_section(section, index) for index, section in enumerate(content.sections)),
     )
@@ -56,9 +56,9 @@ def _tile(tile: Tile) -> Markup:
     return el("div", el("span", tile.name), figure, el("i", tile.note), class_="tile")
 
 
-def _notice(severity: str, said: str) -> Markup:
+def _notice(severity: str, text: str) -> Markup:
     known = severity if severity in _SEVERITIES else "warning"
-    return el("p", el("b", severity), ": ", said, class_=f"notice {known}", role="note")
+    return el("p", el("b", severity), ": ", text, class_=f"notice {known}", role="note")
 
 
 def _section(section: Section, index: int) -> Markup:
@@ -66,8 +66,8 @@ def _section(section: Section, index: int) -> Markup:
     parts += map(_figure, section.figures)
     if section.table is not None and section.table.rows:
         shown = _table(section.table)
-        said = "The figures as a table" if section.figures else f"The table, {counted(len(section.table.rows), 'row')}"
-        parts.append(el("details", el("summary", said), shown) if section.folded else shown)
+        caption = "The figures as a table" if section.figures else f"The table, {counted(len(section.table.rows), 'row')}"
+        parts.append(el("details", el("summary", caption), shown) if section.folded else shown)
     if section.code:
         parts.append(el("pre", el("code", "\n".join(section.code))))
     return el("section", *parts, id=f"s{index}")

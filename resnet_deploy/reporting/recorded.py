@@ -11,14 +11,14 @@ from typing import Any
 from resnet_deploy import _json
 from resnet_deploy._figures import spell
 from resnet_deploy._json import decode, plain
-from resnet_deploy.bundle.locks import command
+from resnet_deploy.bundle.locks import running_command
 from resnet_deploy.bundle.manifest import CalibrationFile, GraphFile, PlanFile, ReportFile
 from resnet_deploy.bundle.names import BENCH, CALIBRATION, SAMPLES
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import BundleError, IntegrityError, StorageError, UsageError
 from resnet_deploy.reporting.facts import source
 from resnet_deploy.reporting.rows import Report, key_of_row
-from resnet_deploy.reporting.schema import MAX_BYTES, Samples, read_report
+from resnet_deploy.reporting.schema import MAX_BYTES, SamplesJson, read_report
 
 _PROGRAM = "resnet-deploy"
 _GIVE = f"give a bundle, or a file made by `{_PROGRAM} bench ... --report FILE.json`"
@@ -60,8 +60,8 @@ def _is_kept(bundle: Bundle, content: Report) -> bool:
 def _commands(bundle: Bundle) -> list[str]:
     """The commands that made the bundle's files and this run; none where a program of the user's own did."""
     made = [entry.command for entry in bundle.manifest.artifacts.values() if isinstance(entry, _MADE)]
-    found = list(dict.fromkeys([*made, command()]))
-    return found if all(line.startswith(f"{_PROGRAM} ") for line in found) else []
+    commands = list(dict.fromkeys([*made, running_command()]))
+    return commands if all(line.startswith(f"{_PROGRAM} ") for line in commands) else []
 
 
 def load_report(run: Bundle | str | Path) -> dict[str, Any]:
@@ -109,12 +109,12 @@ def _of_bundle(bundle: Bundle) -> dict[str, Any]:
 
 def _whole(bundle: Bundle, content: Report) -> dict[str, Any]:
     """A report with the raw samples that the bundle keeps of its rows, and where its calibration came from."""
-    found = {**content, "samples": _samples(bundle, content["results"])}
+    whole = {**content, "samples": _samples(bundle, content["results"])}
     if calibration := bundle.manifest.files(CalibrationFile).get(CALIBRATION):
         # The data's name, its digest and the method that was asked for.
         data, _ = source(calibration.data.rsplit(" ", 2)[0])
-        found["calibration"] = {"source": data or "DATA", "method": calibration.method}
-    return found
+        whole["calibration"] = {"source": data or "DATA", "method": calibration.method}
+    return whole
 
 
 def _samples(bundle: Bundle, results: list[dict[str, Any]]) -> dict[str, Any]:
@@ -122,7 +122,7 @@ def _samples(bundle: Bundle, results: list[dict[str, Any]]) -> dict[str, Any]:
     if SAMPLES not in bundle.manifest.artifacts:
         return {}
     try:
-        kept = plain(decode(bundle.artifact(SAMPLES).read_bytes(), dict[str, Samples]))
+        kept = plain(decode(bundle.artifact(SAMPLES).read_bytes(), dict[str, SamplesJson]))
     except (IntegrityError, ValueError):
         return {}
     # The measurement of the very figures that the report has: one that was made later is another's.

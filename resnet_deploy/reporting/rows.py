@@ -72,11 +72,11 @@ def key_of_row(backend: object, device: object, precision: object, batch: object
     return f"{backend}|{device}|{precision}|{batch}"
 
 
-def rows(report: Report) -> list[Row]:
+def parse_rows(report: Report) -> list[Row]:
     """The results that have a latency, in the report's order."""
     several = len({result["device"] for result in report["results"]}) > 1
-    found = (_row(report, result, several) for result in report["results"])
-    return [row for row in found if row is not None]
+    parsed = (_row(report, result, several) for result in report["results"])
+    return [row for row in parsed if row is not None]
 
 
 def _row(report: Report, result: Mapping[str, Any], several_devices: bool) -> Row | None:
@@ -112,69 +112,69 @@ def _samples(report: Report, result: Mapping[str, Any]) -> tuple[float, ...]:
     return tuple(value for value in map(number, kept) if value is not None and value > 0)
 
 
-def series(found: Sequence[Row]) -> dict[str, list[Row]]:
+def series(rows: Sequence[Row]) -> dict[str, list[Row]]:
     """Rows by label, each by batch."""
-    grouped: dict[str, list[Row]] = {row.label: [] for row in found}
-    for row in sorted(found, key=lambda row: row.batch):
+    grouped: dict[str, list[Row]] = {row.label: [] for row in rows}
+    for row in sorted(rows, key=lambda row: row.batch):
         grouped[row.label].append(row)
     return grouped
 
 
-def pareto(found: Iterable[Row]) -> list[Row]:
+def pareto(rows: Iterable[Row]) -> list[Row]:
     """Of the rows that pass, those that none beats in both latency and throughput; by latency."""
     front: list[Row] = []
-    for row in sorted((row for row in found if row.passed), key=lambda row: (row.p50_s, -row.images_per_s)):
+    for row in sorted((row for row in rows if row.passed), key=lambda row: (row.p50_s, -row.images_per_s)):
         if not front or row.images_per_s > front[-1].images_per_s:
             front.append(row)
     return front
 
 
-def fastest(found: Sequence[Row]) -> Row | None:
+def fastest(rows: Sequence[Row]) -> Row | None:
     """The lowest median latency that passes, at the smallest batch size measured."""
-    smallest = min((row.batch for row in found), default=0)
-    return min((row for row in found if row.passed and row.batch == smallest), key=lambda row: row.p50_s, default=None)
+    smallest = min((row.batch for row in rows), default=0)
+    return min((row for row in rows if row.passed and row.batch == smallest), key=lambda row: row.p50_s, default=None)
 
 
-def busiest(found: Iterable[Row]) -> Row | None:
+def busiest(rows: Iterable[Row]) -> Row | None:
     """The highest throughput that passes."""
-    return max((row for row in found if row.passed), key=lambda row: row.highest_images_per_s, default=None)
+    return max((row for row in rows if row.passed), key=lambda row: row.highest_images_per_s, default=None)
 
 
-def best_of_each(found: Sequence[Row]) -> list[Row]:
+def best_of_each(rows: Sequence[Row]) -> list[Row]:
     """Each backend and precision at the batch where its throughput is highest: its answers are the same at all."""
-    return [max(group, key=lambda row: row.highest_images_per_s) for group in series(found).values()]
+    return [max(group, key=lambda row: row.highest_images_per_s) for group in series(rows).values()]
 
 
-def at_batches(found: Sequence[Row]) -> str:
+def at_batches(rows: Sequence[Row]) -> str:
     """Rows as words, each line once: `tensorrt int8 at batch 8, 32; eager fp32 at batch 1`."""
-    batches = {label: ", ".join(str(row.batch) for row in group) for label, group in series(found).items()}
+    batches = {label: ", ".join(str(row.batch) for row in group) for label, group in series(rows).items()}
     return "; ".join(f"{label} at batch {numbers}" for label, numbers in batches.items())
 
 
-def summary(report: Report, found: Sequence[Row]) -> list[str]:
+def summary(report: Report, rows: Sequence[Row]) -> list[str]:
     """The report in a few sentences."""
-    said = ["The run was interrupted: what follows is what was done by then."] if report.get("interrupted") else []
-    if (quick := fastest(found)) is not None:
-        said.append(
+    sentences = ["The run was interrupted: what follows is what was done by then."] if report.get("interrupted") else []
+    if (quick := fastest(rows)) is not None:
+        sentences.append(
             f"Fastest at batch {quick.batch}, of what passes: {quick.label}, {milliseconds(quick.p50_s)} ms "
             f"(p99 {milliseconds(quick.p99_s)} ms){_times(quick)}."
         )
-    if (busy := busiest(found)) is not None:
+    if (busy := busiest(rows)) is not None:
         queued = " with batches queued ahead" if busy.highest_images_per_s > busy.images_per_s else ""
-        said.append(
+        sentences.append(
             f"Highest throughput, of what passes: {busy.label}, {count(busy.highest_images_per_s)} images a second at batch "
             f"{busy.batch}{queued}{_times(busy)}."
         )
-    if found:
-        failed = [row for row in found if not row.passed]
-        passed = f"{len(found) - len(failed)} of {counted(len(found), 'row')} pass their gates; not {at_batches(failed)}."
-        said.append(passed if failed else f"All {counted(len(found), 'row')} pass their gates.")
-    if lost := report.get("unmeasured"):
-        said.append(f"Without a figure, since the backend failed: {counted(len(lost), 'row')}.")
+    if rows:
+        failed = [row for row in rows if not row.passed]
+        passed = f"{len(rows) - len(failed)} of {counted(len(rows), 'row')} pass their gates; not {at_batches(failed)}."
+        sentences.append(passed if failed else f"All {counted(len(rows), 'row')} pass their gates.")
+    if unmeasured := report.get("unmeasured"):
+        sentences.append(f"Without a figure, since the backend failed: {counted(len(unmeasured), 'row')}.")
     if scenarios := report.get("scenarios"):
         valid = sum(bool(item.get("valid")) for item in scenarios)
-        said.append(f"LoadGen calls {valid} of {len(scenarios)} runs of MLPerf's scenarios VALID.")
-    return said or ["Nothing was measured."]
+        sentences.append(f"LoadGen calls {valid} of {len(scenarios)} runs of MLPerf's scenarios VALID.")
+    return sentences or ["Nothing was measured."]
 
 
 def _times(row: Row) -> str:

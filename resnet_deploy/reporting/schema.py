@@ -11,7 +11,18 @@ from msgspec import Meta
 from resnet_deploy._figures import Figure, Magnitude
 from resnet_deploy._json import decode
 from resnet_deploy.parity.gates import GateCheck
-from resnet_deploy.reporting.fields import Batch, Conditions, Count, Latency, Machine, Model, Parity, Roofline, Seconds, Stage
+from resnet_deploy.reporting.fields import (
+    Batch,
+    ConditionsJson,
+    Count,
+    LatencyJson,
+    MachineJson,
+    ModelJson,
+    ParityJson,
+    RooflineJson,
+    Seconds,
+    StageJson,
+)
 from resnet_deploy.reporting.rows import key_of_row
 
 MAX_BYTES = 64 << 20  # of a report: one with 600 samples of each of 1,000 rows has 10 MB
@@ -24,7 +35,7 @@ Gate = Literal["pass", "fail"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Candidate:
+class CandidateJson:
     """What was measured, or should have been."""
 
     backend: Name
@@ -33,10 +44,10 @@ class Candidate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judged(Candidate):
+class JudgedJson(CandidateJson):
     """What was measured, with the verdict on its answers."""
 
-    parity: Parity | None = None
+    parity: ParityJson | None = None
     parity_data: str | None = None
     judged_on: str | None = None
     gate: Gate | None = None
@@ -46,7 +57,7 @@ class Judged(Candidate):
     size_bytes: Count | None = None
     threads: Annotated[int, Meta(ge=1, lt=1 << 31)] | None = None
     measured: str | None = None
-    conditions: Conditions | None = None
+    conditions: ConditionsJson | None = None
 
     def __post_init__(self) -> None:
         if self.gate == "pass" and self.failures:
@@ -54,17 +65,17 @@ class Judged(Candidate):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Result(Judged):
+class ResultJson(JudgedJson):
     """A row of the sweep."""
 
     batch: Batch
-    latency_s: Latency
-    device_latency_s: Stage | None = None
-    enqueue_latency_s: Stage | None = None
-    h2d_latency_s: Stage | None = None
-    compute_latency_s: Stage | None = None
-    d2h_latency_s: Stage | None = None
-    host_latency_s: Stage | None = None
+    latency_s: LatencyJson
+    device_latency_s: StageJson | None = None
+    enqueue_latency_s: StageJson | None = None
+    h2d_latency_s: StageJson | None = None
+    compute_latency_s: StageJson | None = None
+    d2h_latency_s: StageJson | None = None
+    host_latency_s: StageJson | None = None
     images_per_s: Rate | None = None
     throughput_images_per_s: Rate | None = None
     speedup: Ratio | None = None
@@ -72,12 +83,12 @@ class Result(Judged):
     noisy: bool | None = None
     warm: bool | None = None
     partial: bool | None = None
-    roofline: Roofline | None = None
+    roofline: RooflineJson | None = None
     settings: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scenario(Judged):
+class ScenarioJson(JudgedJson):
     """A run of LoadGen's."""
 
     scenario: str | None = None
@@ -89,7 +100,7 @@ class Scenario(Judged):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Unmeasured(Candidate):
+class UnmeasuredJson(CandidateJson):
     """A row without a figure."""
 
     batch: Batch | None = None
@@ -97,7 +108,7 @@ class Unmeasured(Candidate):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layer:
+class LayerJson:
     """One of a profile."""
 
     name: str
@@ -109,14 +120,14 @@ class Layer:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Profile:
+class ProfileJson:
     """Layers of one candidate."""
 
     backend: Name
     precision: Name
     device: str | None = None
     batch: Batch | None = None
-    layers: list[Layer] | None = None
+    layers: list[LayerJson] | None = None
     total_s: Magnitude | None = None
     profiled_s: Magnitude | None = None
     latency_s: Magnitude | None = None
@@ -124,7 +135,7 @@ class Profile:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Beside:
+class TrtexecFigureJson:
     """A figure of ours beside trtexec's."""
 
     name: str
@@ -135,14 +146,14 @@ class Beside:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trtexec:
+class TrtexecJson:
     """trtexec's word on one plan."""
 
     backend: str | None = None
     precision: str | None = None
     batch: Batch | None = None
     command: str | None = None
-    figures: list[Beside] | None = None
+    figures: list[TrtexecFigureJson] | None = None
     ours_s: Figure | None = None
     trtexec_s: Figure | None = None
     difference: Figure | None = None
@@ -150,7 +161,7 @@ class Trtexec:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Advice:
+class AdviceJson:
     """What the results say, in words."""
 
     severity: str | None = None
@@ -158,7 +169,7 @@ class Advice:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Decision:
+class DecisionJson:
     """What to deploy, or why nothing."""
 
     kind: str | None = None
@@ -166,7 +177,7 @@ class Decision:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Calibration:
+class CalibrationJson:
     """Where INT8's ranges are from."""
 
     source: str | None = None
@@ -174,30 +185,30 @@ class Calibration:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Samples:
+class SamplesJson:
     """Raw times of a row, seconds, in the order in which they were taken."""
 
     host_s: list[Seconds] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportFile:
+class ReportJson:
     """The whole of a report."""
 
-    machine: Machine
-    model: Model
-    results: Annotated[list[Result], Meta(max_length=10_000)]
+    machine: MachineJson
+    model: ModelJson
+    results: Annotated[list[ResultJson], Meta(max_length=10_000)]
     warnings: list[str] | None = None
-    scenarios: list[Scenario] | None = None
-    unmeasured: list[Unmeasured] | None = None
-    verdicts: list[Advice] | None = None
-    profiles: list[Profile] | None = None
-    trtexec: list[Trtexec] | None = None
-    calibration: Calibration | None = None
+    scenarios: list[ScenarioJson] | None = None
+    unmeasured: list[UnmeasuredJson] | None = None
+    verdicts: list[AdviceJson] | None = None
+    profiles: list[ProfileJson] | None = None
+    trtexec: list[TrtexecJson] | None = None
+    calibration: CalibrationJson | None = None
     commands: list[str] | None = None
-    samples: dict[str, Samples] | None = None
+    samples: dict[str, SamplesJson] | None = None
     interrupted: bool | None = None
-    decision: Decision | None = None
+    decision: DecisionJson | None = None
 
     def __post_init__(self) -> None:
         keys = Counter(key_of_row(row.backend, row.device, row.precision, row.batch) for row in self.results)
@@ -211,7 +222,7 @@ def read_report(data: bytes) -> dict[str, Any]:
     Raises:
         ValueError: it is none; the message says what is wrong, in which field.
     """
-    decode(data, ReportFile)
+    decode(data, ReportJson)
     content = decode(data, dict[str, Any])
     if _too_deep(content, _DEEPEST):
         raise ValueError(f"it is nested more than {_DEEPEST} deep")

@@ -18,25 +18,25 @@ _PARTS = (0, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1)  # of the samples of a row, fo
 CANDIDATE = frozenset({"backend", "device", "precision"})
 
 
-def results(found: Sequence[Row]) -> list[Section]:
+def results(rows: Sequence[Row]) -> list[Section]:
     """The curve, and every figure in one table."""
-    if not found:
+    if not rows:
         return []
     notes = [
         "Latency is host to host: images in host memory to answers in host memory, one batch at a time. Further left and "
         "further up is better; numbers beside the marks are batch sizes; hollow marks fail their gates."
     ]
-    if front := pareto(found):
+    if front := pareto(rows):
         notes.append(f"On the Pareto front, which no other row beats in both: {at_batches(front)}.")
     return [
-        Section(title="Latency and throughput", notes=notes, figures=[figures.latency_throughput(found)]),
-        Section(title="All results", table=_table(found)),
+        Section(title="Latency and throughput", notes=notes, figures=[figures.latency_throughput(rows)]),
+        Section(title="All results", table=_table(rows)),
     ]
 
 
-def _table(found: Sequence[Row]) -> Table:
-    ceilings, files = any(hardware.reached(row) is not None for row in found), any(row.artifact for row in found)
-    devices, queued = len({row.device for row in found}) > 1, any(row.queued_images_per_s for row in found)
+def _table(rows: Sequence[Row]) -> Table:
+    ceilings, files = any(hardware.reached(row) is not None for row in rows), any(row.artifact for row in rows)
+    devices, queued = len({row.device for row in rows}) > 1, any(row.queued_images_per_s for row in rows)
     names = [
         "backend", *(["device"] if devices else []), "precision", "batch", "p50 ms", "p90 ms", "p99 ms", "device ms", "IQR",
         "images/s", *(["queued images/s"] if queued else []), "vs eager", "top-1", *(["of ceiling"] if ceilings else []),
@@ -51,22 +51,22 @@ def _table(found: Sequence[Row]) -> Table:
             percent(row.parity.get("top1_accuracy")), *([percent(hardware.reached(row), 1)] if ceilings else []),
             row.gate, *([row.artifact or "–"] if files else []),
         ]
-        for row in found
+        for row in rows
     ]  # fmt: skip
-    return Table(names=names, rows=cells, words=CANDIDATE | {"file", "gate"}, marked=_failed(found))
+    return Table(names=names, rows=cells, words=CANDIDATE | {"file", "gate"}, marked=_failed(rows))
 
 
-def _failed(found: Sequence[Row]) -> frozenset[int]:
-    return frozenset(index for index, row in enumerate(found) if not row.passed)
+def _failed(rows: Sequence[Row]) -> frozenset[int]:
+    return frozenset(index for index, row in enumerate(rows) if not row.passed)
 
 
 _CALLED = {"enqueue": "enqueue ms", "h2d": "H2D ms", "compute": "compute ms", "d2h": "D2H ms", "host": "latency ms"}
 
 
-def parts(found: Sequence[Row]) -> list[Section]:
+def parts(rows: Sequence[Row]) -> list[Section]:
     """A latency's parts by trtexec's names, with the options that they were taken with."""
-    keys = [key for key in _CALLED if any(hardware.part_s(row, key) is not None for row in found)]
-    told = [row for row in found if row.result.get("settings") or any(hardware.part_s(row, key) is not None for key in keys)]
+    keys = [key for key in _CALLED if any(hardware.part_s(row, key) is not None for row in rows)]
+    told = [row for row in rows if row.result.get("settings") or any(hardware.part_s(row, key) is not None for key in keys)]
     if keys in ([], ["compute"]) and not any(row.result.get("settings") for row in told):
         return []  # on a CPU compute is the inference itself, which the table of results has
     cells = [
@@ -77,7 +77,7 @@ def parts(found: Sequence[Row]) -> list[Section]:
         for row in told
     ]  # fmt: skip
     names = ["backend", "precision", "batch", *(_CALLED[key] for key in keys), "host to host ms", "taken with"]
-    drawn = hardware.latency_parts(found)
+    drawn = hardware.latency_parts(rows)
     note = (
         "Medians, in trtexec's words: Enqueue Time, H2D Latency, GPU Compute Time, D2H Latency; Latency is the sum of the last "
     )
@@ -90,42 +90,42 @@ def parts(found: Sequence[Row]) -> list[Section]:
     ]
 
 
-def settings(given: dict[str, Any]) -> str:
+def settings(options: dict[str, Any]) -> str:
     """Named options as words: `cuda_graph, streams=2, no spin_wait`."""
-    said = [
+    words = [
         name if value is True else f"no {name}" if value is False else f"{name}={value}"
-        for name, value in given.items()
+        for name, value in options.items()
         if value is not None
     ]
-    return ", ".join(said) or "–"
+    return ", ".join(words) or "–"
 
 
-def distributions(found: Sequence[Row]) -> list[Section]:
+def distributions(rows: Sequence[Row]) -> list[Section]:
     """How steady each row is."""
-    if not found:
+    if not rows:
         return []
     names = ["backend", "precision", "batch", "samples", "min", "p25", "p50", "p75", "p90", "p95", "p99", "max"]
     cells = []
-    for row in found:
+    for row in rows:
         quantiles = np.quantile(row.host_s, _PARTS).tolist() if row.host_s else [None] * len(_PARTS)
         known = {0.5: row.p50_s, 0.9: row.p90_s, 0.99: row.p99_s}
         places = [known.get(part, sampled) for part, sampled in zip(_PARTS, quantiles, strict=True)]
         cells.append([row.backend, row.precision, str(row.batch), str(row.samples), *map(milliseconds, places)])
-    raw = any(row.host_s for row in found)
+    raw = any(row.host_s for row in rows)
     notes = [
         "Each row over its own median, the time on its right: a row that is all at 1 is steady. The thin line ends at the 99th "
         "percentile, with the 90th as a tick on it" + ("; the box is the middle half, faint strokes are samples." * raw or ".")
     ]
     table = Table(names=names, rows=cells, words=CANDIDATE)
-    drawn = [figures.distributions(found)]
+    drawn = [figures.latency_distributions(rows)]
     return [Section(title="Latency distribution", notes=notes, figures=drawn, table=table, folded=True)]
 
 
-def parity(found: Sequence[Row]) -> list[Section]:
+def parity(rows: Sequence[Row]) -> list[Section]:
     """What the speed costs in answers."""
-    drawn = [figure for figure in (figures.parity_speed(found), figures.accuracy_speed(found)) if figure is not None]
+    drawn = [figure for figure in (figures.parity_speed(rows), figures.accuracy_speed(rows)) if figure is not None]
     drawn = [*drawn[:1], *(replace(figure, legend=()) for figure in drawn[1:])]
-    best = [row for row in best_of_each(found) if row.parity]
+    best = [row for row in best_of_each(rows) if row.parity]
     if not best:
         return []
     files = any(row.artifact for row in best)
@@ -141,7 +141,7 @@ def parity(found: Sequence[Row]) -> list[Section]:
         for row in best
     ]  # fmt: skip
     note = "Each backend and precision at the batch size of its highest throughput."
-    if figures.parity_speed(found) is not None:
+    if figures.parity_speed(rows) is not None:
         note += " What differs from eager by nothing stands on the lower edge of the logarithmic axis."
     table = Table(names=names, rows=cells, words=CANDIDATE | {"file", "gate"}, marked=_failed(best))
     return [Section(title="Parity and speed", notes=[note], figures=drawn, table=table, folded=bool(drawn))]
@@ -152,8 +152,8 @@ def _loss(row: Row) -> str:
 
 
 def _digits(value: Any) -> str:
-    found = number(value)
-    return blank(value) if found is None else f"{found:.6f}"
+    figure = number(value)
+    return blank(value) if figure is None else f"{figure:.6f}"
 
 
 def _points(parity: Any) -> str:
@@ -163,12 +163,12 @@ def _points(parity: Any) -> str:
     return f"{value * 100:+.2f} points" if low is None or high is None else describe_difference(value, low, high)
 
 
-def roofline(found: Sequence[Row]) -> list[Section]:
+def roofline(rows: Sequence[Row]) -> list[Section]:
     """How near its device's limits each row comes."""
-    drawn = hardware.roofline(found)
+    drawn = hardware.roofline_figure(rows)
     if drawn is None:
         return []
-    of_rows = [(row, hardware.rates(row)) for row in found if hardware.rates(row)]
+    of_rows = [(row, hardware.rates(row)) for row in rows if hardware.rates(row)]
     rates = list(dict.fromkeys(rate.name for _, of_row in of_rows for rate in of_row))
     names = ["backend", "precision", "batch", *rates, "bound by", "of ceiling", "device of ceiling"]
     cells = []
@@ -193,12 +193,12 @@ def roofline(found: Sequence[Row]) -> list[Section]:
 
 def profiles(report: Report) -> list[Section]:
     """Each profile's layers, those that take longest first. Of a backend and precision, the largest batch has a chart."""
-    found = report.get("profiles") or ()
+    recorded = report.get("profiles") or ()
     largest: dict[tuple[str, ...], float] = {}
-    for profile in found:
+    for profile in recorded:
         largest[_line(profile)] = max(largest.get(_line(profile), 0.0), number(profile.get("batch")) or 0.0)
     sections = []
-    for profile in found:
+    for profile in recorded:
         title = f"Layer times: {profile['backend']} {profile['precision']}, batch {profile.get('batch')}"
         if profile.get("error"):
             sections.append(Section(title=title, notes=[f"There is no profile: {profile['error']}."]))
@@ -215,14 +215,14 @@ def _line(profile: Report) -> tuple[str, ...]:
 
 def _cost(profile: Report) -> str:
     """How many layers, how long they take, and what the profiler itself adds."""
-    said = counted(len(profile["layers"]), "layer")
+    cost = counted(len(profile["layers"]), "layer")
     for name, text in (
         ("total_s", "{} ms in all"),
         ("profiled_s", "{} ms an inference"),
         ("latency_s", "{} ms without a profiler"),
     ):
-        said += "" if number(profile.get(name)) is None else ", " + text.format(milliseconds(profile.get(name)))
-    return f"{said}." + (f" The chart has the {figures.LAYERS} that take longest." * (len(profile["layers"]) > figures.LAYERS))
+        cost += "" if number(profile.get(name)) is None else ", " + text.format(milliseconds(profile.get(name)))
+    return f"{cost}." + (f" The chart has the {figures.LAYERS} that take longest." * (len(profile["layers"]) > figures.LAYERS))
 
 
 def _layers(profile: Report) -> Table:
@@ -242,5 +242,5 @@ def _names(value: Any) -> str:
 
 
 def _micro(value: Any) -> str:
-    found = number(value)
-    return "–" if found is None else f"{found * 1e6:,.1f}"
+    seconds = number(value)
+    return "–" if seconds is None else f"{seconds * 1e6:,.1f}"

@@ -160,16 +160,16 @@ def render(report: Mapping[str, Any] | RunComparison, suffix: str) -> str:
 
         content = document(report)
     else:
-        from resnet_deploy.reporting.differences import comparison
+        from resnet_deploy.reporting.differences import comparison_document
 
-        content = comparison(report)
-    return html.page(content) if suffix == ".html" else markdown.page(content)
+        content = comparison_document(report)
+    return html.html_page(content) if suffix == ".html" else markdown.markdown_page(content)
 
 
 def thinned(report: Mapping[str, Any]) -> dict[str, Any]:
     """A report as it is written: with as many samples of a row as a comparison uses. A fast backend has tens of thousands, and
     the bundle keeps them."""
-    from resnet_deploy.reporting.compare import evenly
+    from resnet_deploy.reporting.noise import evenly
 
     samples = {
         key: {"host_s": [float(f"{value:.6g}") for value in evenly(entry["host_s"])]}

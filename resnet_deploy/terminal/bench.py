@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from resnet_deploy.benchmarking.report import BenchReport, Result, ScenarioResult, Unmeasured
 
 
-def bench(report: BenchReport, *, detail: bool = False) -> str:
+def bench_text(report: BenchReport, *, detail: bool = False) -> str:
     from resnet_deploy import _json
     from resnet_deploy.bundle.description import describe_preprocessing
     from resnet_deploy.bundle.manifest import ModelDescription
@@ -21,12 +21,12 @@ def bench(report: BenchReport, *, detail: bool = False) -> str:
     packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
     first = report.rows[0]
     parts = [_results(report, detail), _answers(report.results), _scenarios(report.scenarios)]
-    parts += [profiles.layers(one) for one in report.profiles]
-    parts += [profiles.trtexec(report.trtexec)] if report.trtexec else []
+    parts += [profiles.layers(layer_profile) for layer_profile in report.profiles]
+    parts += [profiles.trtexec_text(report.trtexec)] if report.trtexec else []
     parts.append("\n".join(f"{row.backend} ({_where(row)}): not measured: {row.error}" for row in report.unmeasured))
     if report.verdicts:
-        said = "\n".join(f"{advice['severity']}: {advice['text']}" for advice in report.verdicts)
-        parts.append(f"what the results say\n{said}")
+        advice = "\n".join(f"{item['severity']}: {item['text']}" for item in report.verdicts)
+        parts.append(f"what the results say\n{advice}")
     if report.decision is not None:
         parts.append(report.decision.text)
     return "\n".join(
@@ -87,11 +87,11 @@ def _where(row: Unmeasured) -> str:
     return f"{row.precision}, {row.device}" + ("" if row.batch is None else f", batch {row.batch}")
 
 
-def _scenarios(found: list[ScenarioResult]) -> str:
-    if not found:
+def _scenarios(scenarios: list[ScenarioResult]) -> str:
+    if not scenarios:
         return ""
-    notes = [f"{row.who}, {row.scenario}: {note}" for row in found for note in row.notes]
-    return "\n\n".join([table([_scenario(result) for result in found]), *(["\n".join(notes)] if notes else [])])
+    notes = [f"{row.who}, {row.scenario}: {note}" for row in scenarios for note in row.notes]
+    return "\n\n".join([table([_scenario(result) for result in scenarios]), *(["\n".join(notes)] if notes else [])])
 
 
 def _stages(result: Result) -> dict[str, Any]:
@@ -106,7 +106,7 @@ def _stages(result: Result) -> dict[str, Any]:
         "backend": result.backend,
         "precision": result.precision,
         "batch": result.batch,
-        **{name: None if found is None else f"{found.p50 * 1e3:.3f}" for name, found in stages.items()},
+        **{name: None if latency is None else f"{latency.p50 * 1e3:.3f}" for name, latency in stages.items()},
         "floor": None if roofline is None else f"{roofline['kernels_s'] * result.batch * 1e3:.3f}",
         "queued/s": None if queued is None else f"{queued:,.0f}",
         "J/image": None if energy is None else f"{energy:.2g}",
@@ -135,7 +135,7 @@ def _scenario(result: ScenarioResult) -> dict[str, Any]:
         "scenario": result.scenario,
         "LoadGen says": "FAILED" if result.error else "VALID" if result.valid else "INVALID",
         "figure": text.format(figures[name] * scale) if name in figures else None,
-        **{f"p{p} ms": f"{found * 1e3:.3f}" if (found := figures.get(f"latency_p{p}_s")) else None for p in (50, 90, 99)},
+        **{f"p{p} ms": f"{latency * 1e3:.3f}" if (latency := figures.get(f"latency_p{p}_s")) else None for p in (50, 90, 99)},
         "samples/s": f"{figures['samples_per_s']:,.1f}" if figures else None,
         "queries": f"{figures['queries']:,}" if figures else None,
         "s": f"{figures['duration_s']:.1f}" if figures else None,

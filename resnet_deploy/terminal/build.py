@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from resnet_deploy.terminal.tables import counted, table
+from resnet_deploy.terminal.tables import counts_text, table
 
 if TYPE_CHECKING:
     from resnet_deploy.pipeline.build import Plan
@@ -16,7 +16,7 @@ def built(bundle: str, plans: list[Plan]) -> str:
             "plan": plan.name,
             "MB": f"{plan.entry.size_bytes / 1e6:.1f}",
             "profiles": ", ".join(plan.entry.profiles),
-            "convolutions": counted(plan.report.convolutions),
+            "convolutions": counts_text(plan.report.convolutions),
             "layers": len(plan.report.engine_layers),
             "reformats": plan.report.reformats,
             "unfused adds": len(plan.report.unfused_adds),

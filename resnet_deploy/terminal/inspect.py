@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from resnet_deploy.terminal.tables import counted, table
+from resnet_deploy.terminal.tables import counts_text, table
 
 if TYPE_CHECKING:
     from resnet_deploy.graph.describe import GraphReport
@@ -26,7 +26,7 @@ def plan(details: PlanDetails) -> str:
         lines.append(f"profiles {', '.join(details.profiles or ())}")
         chosen = [f"{name}={value}" for name, value in (details.flags or {}).items() if value not in (None, False)]
         lines.append(f"flags    {', '.join(chosen) or 'none'}; TF32 {'on' if (details.flags or {}).get('tf32') else 'off'}")
-    lines.append(f"computes {counted(report.convolutions)} convolutions in {len(report.engine_layers)} engine layers")
+    lines.append(f"computes {counts_text(report.convolutions)} convolutions in {len(report.engine_layers)} engine layers")
     lines.append(f"besides  {report.reformats} reformats, {len(report.unfused_adds)} unfused additions")
     rows = [
         {"engine layer": layer.name[:60], "kind": layer.kind, "in": layer.precision, "out": layer.output,

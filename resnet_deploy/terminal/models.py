@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     pass
 
 
-def models(rows: list[dict[str, Any]]) -> str:
+def models_text(rows: list[dict[str, Any]]) -> str:
     return table(
         [
             {

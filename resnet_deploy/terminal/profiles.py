@@ -57,25 +57,25 @@ def _ms(time_s: float) -> str:
     return f"{time_s * 1e3:.3f}"
 
 
-def trtexec(compared: Iterable[TrtexecComparison]) -> str:
+def trtexec_text(compared: Iterable[TrtexecComparison]) -> str:
     """Ours beside trtexec's, and the commands that were run."""
-    found = list(compared)
+    comparisons = list(compared)
     rows = [
         {
-            "backend": one.backend,
-            "precision": one.precision,
-            "batch": one.batch,
+            "backend": comparison.backend,
+            "precision": comparison.precision,
+            "batch": comparison.batch,
             "figure": figure.name,
             "ours": _figure(figure.ours, figure.unit),
             "trtexec": _figure(figure.trtexec, figure.unit),
             "difference": None if figure.difference is None else f"{figure.difference:+.1%}",
         }
-        for one in found
-        for figure in one.figures
+        for comparison in comparisons
+        for figure in comparison.figures
     ]
     lines = ["beside trtexec, medians:", "", table(rows), ""] if rows else []
-    lines += [f"{one.who}: {one.error}" for one in found if one.error is not None]
-    return "\n".join([*lines, *(one.command for one in found)])
+    lines += [f"{comparison.who}: {comparison.error}" for comparison in comparisons if comparison.error is not None]
+    return "\n".join([*lines, *(comparison.command for comparison in comparisons)])
 
 
 def _figure(value: float | None, unit: str) -> str | None:

@@ -24,5 +24,5 @@ def _cell(value: Any) -> Any:
     return visible(value, lines=False) if isinstance(value, str) else value
 
 
-def counted(counts: dict[str, int]) -> str:
+def counts_text(counts: dict[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in counts.items()) or "unknown"

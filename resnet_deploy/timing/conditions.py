@@ -126,24 +126,26 @@ class Conditions:
     @property
     def warnings(self) -> list[str]:
         """What makes a figure unsafe, in words."""
-        found = [
+        warnings = [
             f"the GPU throttled: {reason} in {share:.0%} of the samples" for reason, share in sorted(self.throttled.items())
         ]
         if self.clock_drop is not None and self.clock_drop > CLOCK_DROP:
-            found.append(f"the GPU's clock dropped by {self.clock_drop:.0%} during the measurement; lock it, or warm up longer")
+            warnings.append(
+                f"the GPU's clock dropped by {self.clock_drop:.0%} during the measurement; lock it, or warm up longer"
+            )
         hottest = max((state.temperature_c for state in self._gpu_states() if state.temperature_c is not None), default=None)
         limit = HOT_C if self.gpu is None or self.gpu.slowdown_c is None else self.gpu.slowdown_c - HOT_MARGIN_C
         if hottest is not None and hottest >= limit:
-            found.append(f"the GPU reached {hottest:.0f} °C; from {limit:.0f} °C on it is about to slow down")
+            warnings.append(f"the GPU reached {hottest:.0f} °C; from {limit:.0f} °C on it is about to slow down")
         if self.other_gpu_processes:
-            found.append(f"other processes use the GPU ({self.other_gpu_processes}): its time and memory are shared")
+            warnings.append(f"other processes use the GPU ({self.other_gpu_processes}): its time and memory are shared")
         if self.other_cores is not None and self.other_cores > OTHER_LOAD_CORES:
-            found.append(f"other processes used {self.other_cores:.1f} of {self.cores} cores")
+            warnings.append(f"other processes used {self.other_cores:.1f} of {self.cores} cores")
         if self.stolen_cores is not None and self.stolen_cores > STOLEN_CORES:
-            found.append(f"the hypervisor took {self.stolen_cores:.2f} of {self.cores} cores for other machines")
+            warnings.append(f"the hypervisor took {self.stolen_cores:.2f} of {self.cores} cores for other machines")
         if self.governor == "powersave":
-            found.append("the CPU frequency governor is powersave: clocks rise late; set it to performance")
-        return found
+            warnings.append("the CPU frequency governor is powersave: clocks rise late; set it to performance")
+        return warnings
 
     def to_dict(self) -> dict[str, Any]:
         """A summary: figures before, during and after."""

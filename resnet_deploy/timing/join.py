@@ -12,17 +12,17 @@ from resnet_deploy.timing.nvml import GpuState
 def end_to_end(parts: Sequence[Conditions]) -> Conditions:
     """Several watches, in order, as one: what happened between them is cut out of the times and of the counters."""
     first, last = parts[0], parts[-1]
-    found = replace(first, samples=list(first.samples))
+    joined = replace(first, samples=list(first.samples))
     for part in parts[1:]:
-        found.samples += _behind(found.samples, part.samples)
-        found.other_gpu_processes = max(found.other_gpu_processes, part.other_gpu_processes)
-        found.watching_s += part.watching_s
+        joined.samples += _behind(joined.samples, part.samples)
+        joined.other_gpu_processes = max(joined.other_gpu_processes, part.other_gpu_processes)
+        joined.watching_s += part.watching_s
     if last.after is not None:
-        found.after = replace(
+        joined.after = replace(
             last.after, busy_s=_sum(parts, lambda cpu: cpu.busy_s), stolen_s=_sum(parts, lambda cpu: cpu.stolen_s),
             own_s=_sum(parts, lambda cpu: cpu.own_s) or 0.0,
         )  # fmt: skip
-    return found
+    return joined
 
 
 def _behind(samples: list[Sample], more: list[Sample]) -> list[Sample]:

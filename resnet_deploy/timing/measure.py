@@ -133,7 +133,7 @@ class Measurement:
 
     def stage(self, name: str) -> Samples | None:
         """Samples of a field or property of Stages."""
-        return Samples(values_s=tuple(getattr(found, name) for found in self.stages)) if self.stages else None
+        return Samples(values_s=tuple(getattr(stage, name) for stage in self.stages)) if self.stages else None
 
 
 @dataclass
@@ -258,7 +258,7 @@ def _take_turn(run: _Run, config: MeasureConfig) -> None:
             run.queued_images += queued[0] * len(images)
     run.host += host
     run.device += device
-    run.stages += [found for found in stages if found is not None]
+    run.stages += [stage for stage in stages if stage is not None]
 
 
 def _fill(sample: Callable[[], Any], budget_s: float, least: int) -> list[Any]:

@@ -103,11 +103,11 @@ class Gpu:
 
         Inside a container NVML gives process ids of the host: one that does not exist here may be this very process.
         """
-        found = {int(process.pid) for process in self._ask("nvmlDeviceGetComputeRunningProcesses") or ()}
-        if os.getpid() in found:
-            return len(found) - 1
-        hidden = any(not Path("/proc", str(pid)).exists() for pid in found)
-        return len(found) - hidden
+        pids = {int(process.pid) for process in self._ask("nvmlDeviceGetComputeRunningProcesses") or ()}
+        if os.getpid() in pids:
+            return len(pids) - 1
+        hidden = any(not Path("/proc", str(pid)).exists() for pid in pids)
+        return len(pids) - hidden
 
     def close(self) -> None:
         with contextlib.suppress(self._nvml.NVMLError):

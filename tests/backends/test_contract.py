@@ -80,7 +80,7 @@ def test_threads_that_are_not_given_are_all_again(digits_bundle: Bundle) -> None
     code = (
         "import sys, torch; torch.set_num_threads(3)\n"  # what the process started with
         "from resnet_deploy.bundle.store import Bundle; from resnet_deploy.bundle.opened import OpenedBundle\n"
-        "from resnet_deploy.pipeline.verify import REFERENCE; opened = OpenedBundle(Bundle.open(sys.argv[1]))\n"
+        "from resnet_deploy.pipeline.compare_answers import REFERENCE; opened = OpenedBundle(Bundle.open(sys.argv[1]))\n"
         "print([opened.backend(REFERENCE, n).describe()['threads'] for n in (None, 1, None)], torch.get_num_threads())"
     )
     done = subprocess.run([sys.executable, "-c", code, str(digits_bundle.path)], capture_output=True, text=True)

@@ -17,7 +17,7 @@ from resnet_deploy.backends.streams import Stream, StreamBackend
 from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import UnavailableError, UsageError
-from resnet_deploy.pipeline.verify import REFERENCE
+from resnet_deploy.pipeline.compare_answers import REFERENCE
 from tests.helpers.contract import IMAGES, contract
 from tests.helpers.fake_tensorrt import HostDevice
 

@@ -18,7 +18,7 @@ from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.engine.plan import Origin
 from resnet_deploy.errors import EngineError, IntegrityError, UnavailableError, UsageError
-from resnet_deploy.pipeline.verify import REFERENCE
+from resnet_deploy.pipeline.compare_answers import REFERENCE
 from tests.helpers.contract import IMAGES, contract
 from tests.helpers.fake_tensorrt import Engine, HostDevice, TensorRt
 from tests.helpers.networks import SMALL, deploy

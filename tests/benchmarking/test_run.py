@@ -26,7 +26,8 @@ from resnet_deploy.bundle.results import ResultStore
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import BackendError, StorageError, UsageError
 from resnet_deploy.pipeline.candidates import candidates_of, choose_candidates
-from resnet_deploy.pipeline.lower import LoweringOptions, lower
+from resnet_deploy.pipeline.lower import lower
+from resnet_deploy.pipeline.lowering_options import LoweringOptions
 from resnet_deploy.specs import Precision, silent
 from resnet_deploy.timing.measure import Interrupted
 from resnet_deploy.timing.nvml import Gpu
@@ -252,24 +253,24 @@ def test_unsafe_conditions_are_warned_of_once_with_the_worst() -> None:
 
 
 def test_the_roof_and_what_the_results_say(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from resnet_deploy.benchmarking.roofline import ceilings as roofs
-    from resnet_deploy.benchmarking.roofline.devices import Roof
+    from resnet_deploy.benchmarking.roofline import ceilings as module
+    from resnet_deploy.benchmarking.roofline.devices import Ceiling
 
     made: list[str] = []
 
-    def measured(device: str) -> Roof:
+    def measured(device: str) -> Ceiling:
         made.append(device)
-        return Roof(name="here", flop_s={"fp32": 1e12}, memory_bytes_s=1e13, host_bytes_s=None, source="measured")
+        return Ceiling(name="here", flop_s={"fp32": 1e12}, memory_bytes_s=1e13, host_bytes_s=None, source="measured")
 
-    monkeypatch.setattr(roofs, "measure_roof", measured)
+    monkeypatch.setattr(module, "measure_ceiling", measured)
     args = ("bench", bundle, *ARGS, "--measure-roof")
     report = load(run(*args, "--json"))
     for row in report["results"]:
-        roof = row["roofline"]
-        assert roof["device"] == "here" and roof["bound"] == "compute" and roof["batch"] == row["batch"]
-        assert roof["reached_percent"] == pytest.approx(100 * row["images_per_s"] * roof["image_s"])
+        ceiling = row["roofline"]
+        assert ceiling["device"] == "here" and ceiling["bound"] == "compute" and ceiling["batch"] == row["batch"]
+        assert ceiling["reached_percent"] == pytest.approx(100 * row["images_per_s"] * ceiling["image_s"])
         alone = row["batch"] / row["compute_latency_s"]["p50"]
-        assert roof["device_reached_percent"] == pytest.approx(100 * alone * roof["kernels_s"])
+        assert ceiling["device_reached_percent"] == pytest.approx(100 * alone * ceiling["kernels_s"])
         assert row["compute_latency_s"] == row["device_latency_s"], "on a CPU the inference itself"
         assert row["h2d_latency_s"] is row["enqueue_latency_s"] is row["throughput_images_per_s"] is None
     text = run(*args).stdout
@@ -307,10 +308,10 @@ def test_trtexecs_terms_with_their_settings(bundle: Path, monkeypatch: pytest.Mo
         "cuda_graph": False, "streams": 1, "spin_wait": True, "data_transfers": False, "inputs_on_device": True,
         "queued_ahead": 1,
     }  # fmt: skip
-    roof = cuda["roofline"]
-    assert roof["device"] == "H200" and roof["input"] == "uint8" and "nvidia.com" in roof["source"]
+    ceiling = cuda["roofline"]
+    assert ceiling["device"] == "H200" and ceiling["input"] == "uint8" and "nvidia.com" in ceiling["source"]
     queued = cuda["throughput_images_per_s"]
-    assert queued > 0 and roof["device_reached_percent"] == pytest.approx(100 * queued * roof["kernels_s"])
+    assert queued > 0 and ceiling["device_reached_percent"] == pytest.approx(100 * queued * ceiling["kernels_s"])
     gpu = cuda["conditions"]["gpu"]
     assert gpu["name"] == "NVIDIA H200" and gpu["before"] and gpu["during"] and gpu["after"]
     assert cuda["conditions"]["energy_per_image_j"] > 0

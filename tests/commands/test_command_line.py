@@ -101,10 +101,10 @@ def test_the_library_has_the_same_limits(name: str) -> None:
     known = limits.LIMITS[name]
     for value in (float("nan"), float("inf"), -1, 2**63, 10**23, True, "3", known.high * 2):
         with pytest.raises(UsageError, match=f"^{name} must be a .*number"):
-            limits.check(name, value)
+            limits.check_option(name, value)
     middle = (known.low + known.high) / 2
-    assert limits.parse(name, str(int(middle) if known.whole else middle)) == (int(middle) if known.whole else middle)
-    limits.check(name, None)
+    assert limits.parse_option(name, str(int(middle) if known.whole else middle)) == (int(middle) if known.whole else middle)
+    limits.check_option(name, None)
 
 
 HOSTILE = "a\x1b[31m\x9b1m\u202e\u2066\r\x07b"

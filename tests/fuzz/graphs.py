@@ -88,7 +88,7 @@ def forked(function: Callable[..., Any], *args: Any, cpu_s: float, memory_bytes:
 
     Returns None where the call ended in an error of ours, a signal or over a limit. Raises what else it raised.
     """
-    from resnet_deploy._isolate import call, limit
+    from resnet_deploy._isolate import call_captured, limit
     from resnet_deploy.errors import DeployError
 
     read, write = os.pipe()
@@ -99,7 +99,7 @@ def forked(function: Callable[..., Any], *args: Any, cpu_s: float, memory_bytes:
             signal.alarm(60)
             limit(cpu_s, memory_bytes)
             with os.fdopen(write, "wb") as file:
-                file.write(pickle.dumps(call(function, args)))
+                file.write(pickle.dumps(call_captured(function, args)))
         finally:
             os._exit(0)
     os.close(write)

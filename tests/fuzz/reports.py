@@ -46,7 +46,7 @@ def run(rng: random.Random, folder: Path) -> None:
         return
     _believable(found)
     render(found, rng.choice([".html", ".md", ".json"]))
-    terminal.run(found, None)
+    terminal.report_text(found, None)
     for pair in rng.sample([(before, path), (path, before), (path, path)], 2):
         _compared(*pair, rng.choice([".html", ".md", ".json"]))
 
@@ -84,7 +84,7 @@ def _compared(first: Path, second: Path, suffix: str) -> None:
         return
     assert isinstance(found, RunComparison)
     render(found, suffix)
-    terminal.comparison(found, None)
+    terminal.comparison_text(found, None)
     json.dumps(found.to_dict(), allow_nan=False)
     old, new = load_report(first), load_report(second)
     if first == second:

@@ -9,7 +9,7 @@ import pytest
 
 import resnet_deploy as rd
 from resnet_deploy.backends.candidate import Candidate
-from resnet_deploy.benchmarking.layers.profile import LayerProfile, profile
+from resnet_deploy.benchmarking.layers.profile import LayerProfile, profile_layers
 from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import MissingPackageError, UnavailableError
@@ -39,7 +39,7 @@ def profiled(bundle: Bundle, text: str, batch: int = 5) -> LayerProfile:
         pytest.skip(str(exc))
     with backend:
         before = backend.infer(IMAGES[:batch])["logits"]
-        found = profile(backend, IMAGES[:batch])
+        found = profile_layers(backend, IMAGES[:batch])
         assert (backend.infer(IMAGES[:batch])["logits"] == before).all(), "a profile changed an answer"
     return found
 

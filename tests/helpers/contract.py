@@ -10,7 +10,7 @@ from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import UnavailableError, UsageError
-from resnet_deploy.pipeline.verify import REFERENCE
+from resnet_deploy.pipeline.compare_answers import REFERENCE
 from resnet_deploy.specs import Precision
 
 CUDA = ["eager:cuda", "eager:cuda,fp16,channels_last", "onnxruntime:cuda"]

@@ -62,7 +62,7 @@ def test_formats(state: State, tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"weights{suffix}"
     (save_file if suffix == ".safetensors" else torch.save)(state, path)
     assert_loads(path, state)
-    found = checkpoint.read(ROW, path)
+    found = checkpoint.read_checkpoint(ROW, path)
     assert (found.source, found.sha256) == (str(path), hashlib.sha256(path.read_bytes()).hexdigest())
     assert (found.num_classes, found.key, found.metadata) == (10, None, Metadata())
     assert checkpoint.weights_digest(ROW, str(path)) == found.sha256
@@ -99,7 +99,7 @@ OTHER = {"fc.weight": torch.zeros(10, 64)}  # what must not be chosen
 def test_nesting(state: State, tmp_path: Path, nest: Callable[[State], dict[str, Any]], key: str | None) -> None:
     torch.save(nest(state), tmp_path / "w.pth")
     assert_loads(tmp_path / "w.pth", state)
-    assert checkpoint.read(ROW, tmp_path / "w.pth").key == key
+    assert checkpoint.read_checkpoint(ROW, tmp_path / "w.pth").key == key
 
 
 def average(state: State) -> State:
@@ -282,7 +282,7 @@ def test_damaged_bytes_never_end_in_another_error(tmp_path: Path, legacy: bool) 
             damaged[position % len(damaged)] = value % 256
         (tmp_path / "w.pth").write_bytes(damaged)
         try:
-            checkpoint.read(ROW, tmp_path / "w.pth")
+            checkpoint.read_checkpoint(ROW, tmp_path / "w.pth")
         except CheckpointError:
             refused += 1
     assert refused > 50
@@ -338,7 +338,7 @@ def test_pickles_that_are_not_weights(tmp_path: Path, content: Any, message: str
 
 def test_metadata_of_others_is_left_alone(state: State, tmp_path: Path) -> None:
     save_file(state, tmp_path / "w.safetensors", {"format": "pt", "author": json.dumps(["someone"])})
-    assert checkpoint.read(ROW, tmp_path / "w.safetensors").metadata == Metadata()
+    assert checkpoint.read_checkpoint(ROW, tmp_path / "w.safetensors").metadata == Metadata()
 
 
 # Published weights, from a real server on the loopback interface.

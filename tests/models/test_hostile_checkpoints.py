@@ -385,10 +385,12 @@ def test_what_could_not_be_read_again_is_not_saved(tmp_path: Path, metadata: dic
 
 
 def test_metadata_is_saved_as_it_was_read(tmp_path: Path) -> None:
-    found = checkpoint.read(registry.architecture("resnet20"), DIGITS)
+    found = checkpoint.read_checkpoint(registry.architecture("resnet20"), DIGITS)
     checkpoint.save(found.state, tmp_path / "w.safetensors", found.metadata)
     assert (
-        checkpoint.read(registry.architecture("resnet20"), tmp_path / "w.safetensors").metadata == found.metadata != Metadata()
+        checkpoint.read_checkpoint(registry.architecture("resnet20"), tmp_path / "w.safetensors").metadata
+        == found.metadata
+        != Metadata()
     )
 
 

@@ -13,9 +13,9 @@ import pytest
 import resnet_deploy as rd
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import CalibrationError, DataError, TuningError, UsageError
-from resnet_deploy.models.checkpoint import read, save
+from resnet_deploy.models.checkpoint import read_checkpoint, save
 from resnet_deploy.models.registry import architecture
-from resnet_deploy.pipeline.lower import LoweringOptions
+from resnet_deploy.pipeline.lowering_options import LoweringOptions
 from tests.helpers.cli import fails, load, run
 from tests.helpers.cpu import EXACT_INT8
 from tests.helpers.paths import DIGITS
@@ -32,7 +32,7 @@ INT8 = ["openvino:int8", "onnxruntime:int8", "onnxruntime:int8,simulate"] if EXA
 
 def outliers(path: Path, *, blocks: tuple[str, ...] = ("layer2.1", "layer3.1"), by: float = 400.0) -> Path:
     """The trained network with one channel of some blocks out of all proportion: the same function, no good in INT8."""
-    found = read(architecture("resnet20"), DIGITS)
+    found = read_checkpoint(architecture("resnet20"), DIGITS)
     state = dict(found.state)
     for block in blocks:
         for name in (f"{block}.bn1.weight", f"{block}.bn1.bias", f"{block}.conv2.weight"):

@@ -153,10 +153,12 @@ def test_graphs_that_cannot_be_calibrated() -> None:
 
 def test_auto_takes_the_method_that_errs_least() -> None:
     from resnet_deploy.precision import quantize
-    from resnet_deploy.precision.auto import run
+    from resnet_deploy.precision.auto import run_graph
 
     observer, held = seen(IMAGES[:16], 8), IMAGES[16:]
     chosen = best_method(observer, held)
-    expected = run(graph_of(NAME), held)
-    errors = {m: relative_error(expected, run(quantize(observer.graph, observer.calibration(m))[0], held)) for m in METHODS}
+    expected = run_graph(graph_of(NAME), held)
+    errors = {
+        m: relative_error(expected, run_graph(quantize(observer.graph, observer.calibration(m))[0], held)) for m in METHODS
+    }
     assert errors[chosen] == min(errors.values())

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from resnet_deploy.precision import Graph, QuantizeOptions, Target, cast, observe, quantize
-from resnet_deploy.precision.auto import relative_error, run
+from resnet_deploy.precision.auto import relative_error, run_graph
 from resnet_deploy.precision.blocks import blocks_of
 from resnet_deploy.specs import Precision
 from tests.helpers.networks import randomize
@@ -42,7 +42,7 @@ def foreign(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def test_reading_changes_no_answer(foreign: tuple[Path, np.ndarray]) -> None:
     path, expected = foreign
     graph = Graph.read(path)
-    assert relative_error([expected], run(graph, IMAGES)) < 1e-9
+    assert relative_error([expected], run_graph(graph, IMAGES)) < 1e-9
     assert not [node for node in graph.nodes if node.op_type in {"BatchNormalization", "Constant"}]
 
 
@@ -59,4 +59,4 @@ def test_it_is_quantized_as_ours_is(foreign: tuple[Path, np.ndarray], target: Ta
         assert len(placement.activations) == 1 + 1 + 16 - 1 + 3
         done = cast(done, Precision.FP16)
     done.save(tmp_path / "m.onnx")
-    assert relative_error([expected], run(Graph(onnx.load(tmp_path / "m.onnx")), IMAGES)) < 0.01
+    assert relative_error([expected], run_graph(Graph(onnx.load(tmp_path / "m.onnx")), IMAGES)) < 0.01

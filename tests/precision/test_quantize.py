@@ -11,10 +11,11 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
+from resnet_deploy import precision
 from resnet_deploy.errors import CalibrationError, GraphError, UsageError
 from resnet_deploy.precision import Graph, Placement, QuantizeOptions, Target, cast, quantize
 from resnet_deploy.precision.adjust import correct_bias, equalize
-from resnet_deploy.precision.auto import relative_error, run
+from resnet_deploy.precision.auto import relative_error, run_graph
 from resnet_deploy.precision.calibrate import symmetric_scale
 from resnet_deploy.precision.quantize import weight_scales
 from resnet_deploy.specs import Precision
@@ -40,6 +41,14 @@ def kernels(graph: Graph, path: Path) -> list[str]:
     options.log_severity_level = 4
     onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     return [node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node]
+
+
+def test_the_example_of_the_package_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    graph_of(BLOCKS["plain"]).save(tmp_path / "resnet.onnx")
+    _, example = str(precision.__doc__).split("\n\n", 1)
+    exec(example, {"batches": lambda size: (IMAGES[start : start + size] for start in range(0, len(IMAGES), size))})
+    assert "QuantizeLinear" in {node.op_type for node in Graph.read(tmp_path / "resnet.int8.onnx").nodes}
 
 
 def test_scales_are_scalars_and_symmetric() -> None:
@@ -80,7 +89,7 @@ def test_a_layer_computes_what_numpy_computes() -> None:
     node = next(node for node in original.nodes if node.name == "conv1")
     if len(node.input) > 2:
         expected += original.value(node.input[2]).reshape(1, -1, 1, 1)
-    found = run(graph, IMAGES[:2])[-1]
+    found = run_graph(graph, IMAGES[:2])[-1]
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
@@ -105,7 +114,7 @@ def test_tensorrt_takes_every_convolution_as_fp8(tmp_path: Path, block: str) -> 
 @pytest.mark.parametrize("options", [TRT, CPU], ids=["tensorrt", "cpu"])
 def test_answers_stay_close(block: str, options: QuantizeOptions) -> None:
     graph, _ = quantized(block, options)
-    expected, found = run(graph_of(BLOCKS[block]), IMAGES), run(graph, IMAGES)
+    expected, found = run_graph(graph_of(BLOCKS[block]), IMAGES), run_graph(graph, IMAGES)
     assert relative_error(expected, found) < 0.02
 
 
@@ -115,7 +124,7 @@ def test_openvino_runs_the_graph_that_tensorrt_gets(tmp_path: Path, block: str) 
     from resnet_deploy.backends.openvino import OpenVinoBackend
 
     graph, _ = quantized(block)
-    expected = run(graph, IMAGES)[0]
+    expected = run_graph(graph, IMAGES)[0]
     cast(graph, Precision.FP16).save(tmp_path / "m.onnx")
     with OpenVinoBackend(tmp_path / "m.onnx", Candidate.parse("openvino:int8"), threads=1) as backend:
         found = backend.infer(IMAGES)["logits"]
@@ -131,7 +140,7 @@ def test_cpu_graphs_become_integer_kernels(tmp_path: Path, block: str) -> None:
     assert found.count("Conv") + found.count("FusedConv") == gates
     assert found.count("QLinearAdd") == sum(node.op_type == "Add" for node in graph.nodes)
     expected, answers = (
-        run(graph, IMAGES)[0],
+        run_graph(graph, IMAGES)[0],
         onnxruntime.InferenceSession(str(tmp_path / "m.onnx")).run(None, {"input": IMAGES}),
     )
     assert relative_error([expected], [answers[0]]) < 0.01
@@ -158,7 +167,7 @@ def test_seven_bits_of_weight() -> None:
 def test_the_head_on_request() -> None:
     graph, placement = quantized("plain", QuantizeOptions(head=True))
     assert "fc" in placement.convolutions and graph.value("fc.weight.scale").shape == (10,)
-    assert relative_error(run(graph_of(BLOCKS["plain"]), IMAGES), run(graph, IMAGES)) < 0.02
+    assert relative_error(run_graph(graph_of(BLOCKS["plain"]), IMAGES), run_graph(graph, IMAGES)) < 0.02
 
 
 def squared_error(weight: NDArray[Any], scales: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -197,18 +206,18 @@ def stretched(graph: Graph, first: str, second: str, by: float) -> Graph:
 @pytest.mark.parametrize("block", ["bottleneck", "grouped", "padded shortcut", "pre-activation"])
 def test_equalization_changes_no_answer(block: str) -> None:
     graph = graph_of(BLOCKS[block])
-    assert relative_error(run(graph, IMAGES), run(equalize(graph), IMAGES)) < 1e-9
+    assert relative_error(run_graph(graph, IMAGES), run_graph(equalize(graph), IMAGES)) < 1e-9
 
 
 def test_equalization_undoes_an_outlier_channel() -> None:
     from resnet_deploy.precision import observe
 
     graph = stretched(graph_of(BLOCKS["plain"]), "layer2.0.conv1", "layer2.0.conv2", 500.0)
-    expected = run(graph, IMAGES)
+    expected = run_graph(graph, IMAGES)
     errors = []
     for candidate in (graph, equalize(graph)):
         calibration = observe(candidate, lambda size: iter([IMAGES])).calibration("max")
-        errors.append(relative_error(expected, run(quantize(candidate, calibration)[0], IMAGES)))
+        errors.append(relative_error(expected, run_graph(quantize(candidate, calibration)[0], IMAGES)))
     assert errors[1] < 0.1 * errors[0]
 
 
@@ -228,7 +237,7 @@ def test_corrected_biases_have_no_mean_error() -> None:
         answers = []
         for candidate in (graph.copy(), done):
             candidate.model.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
-            answers.append(run(candidate, IMAGES)[-1])
+            answers.append(run_graph(candidate, IMAGES)[-1])
         shifts.append(float(np.abs((answers[1] - answers[0]).mean((0, 2, 3))).mean()))
     assert shifts[1] < 0.3 * shifts[0]
 
@@ -244,7 +253,7 @@ def test_fp16_computes_all_but_the_head(block: str) -> None:
     assert {name for name in weights if types[name] == onnx.TensorProto.FLOAT} == {
         n for n in weights if n.endswith("fc.weight")
     }
-    assert relative_error(run(graph_of(BLOCKS[block]), IMAGES), run(graph, IMAGES)) < 1e-5
+    assert relative_error(run_graph(graph_of(BLOCKS[block]), IMAGES), run_graph(graph, IMAGES)) < 1e-5
 
 
 @pytest.mark.parametrize("precision", [Precision.FP16, Precision.BF16])
@@ -265,7 +274,7 @@ def test_bf16_raises_the_opset_and_keeps_eight_bits(tmp_path: Path) -> None:
     graph.save(tmp_path / "m.onnx")
     with OpenVinoBackend(tmp_path / "m.onnx", Candidate.parse("openvino:bf16"), threads=1) as backend:
         found = backend.infer(IMAGES)["logits"]
-    assert 1e-9 < relative_error(run(graph_of(BLOCKS["padded shortcut"]), IMAGES), [found]) < 1e-3
+    assert 1e-9 < relative_error(run_graph(graph_of(BLOCKS["padded shortcut"]), IMAGES), [found]) < 1e-3
 
 
 def test_native_inputs_and_outputs(tmp_path: Path) -> None:
@@ -274,7 +283,7 @@ def test_native_inputs_and_outputs(tmp_path: Path) -> None:
     session = onnxruntime.InferenceSession(str(tmp_path / "m.onnx"))
     assert session.get_inputs()[0].type == session.get_outputs()[0].type == "tensor(float16)"
     found = session.run(None, {"input": IMAGES.astype(np.float16)})[0]
-    assert relative_error(run(graph_of(BLOCKS["plain"]), IMAGES), [found]) < 1e-4
+    assert relative_error(run_graph(graph_of(BLOCKS["plain"]), IMAGES), [found]) < 1e-4
 
 
 @pytest.mark.parametrize("head", ["topk:3", "features", "embedding", "probabilities"])
@@ -284,7 +293,7 @@ def test_every_head_and_input(head: str, input_format: str) -> None:
     images = IMAGES if input_format == "float" else np.random.default_rng(1).integers(0, 256, (6, 32, 32, 3), np.uint8)
     low = cast(graph, Precision.FP16)
     assert [value.type for value in low.model.graph.output] == [value.type for value in graph.model.graph.output]
-    assert relative_error(run(graph, images), run(low, images)) < 1e-4
+    assert relative_error(run_graph(graph, images), run_graph(low, images)) < 1e-4
 
 
 def test_layers_that_are_kept_stay_fp32() -> None:

@@ -14,7 +14,7 @@ from resnet_deploy.bundle.manifest import GraphFile
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import CalibrationError, GraphError, UsageError
 from resnet_deploy.precision import Graph, QuantizeOptions, Target, quantize, reconstruct
-from resnet_deploy.precision.auto import distance, run
+from resnet_deploy.precision.auto import distance, run_graph
 from resnet_deploy.precision.network import QuantizedNetwork
 from resnet_deploy.precision.reconstruct import reconstruct as reconstructed
 from tests.helpers.precision_graphs import BLOCKS, IMAGES, SIZE, graph_of, observed
@@ -37,9 +37,9 @@ def trained() -> Graph:
 
 
 def test_the_error_falls_on_images_that_were_not_seen() -> None:
-    expected = run(graph_of("resnet_cifar:8"), OTHERS)
-    plain = distance(expected, run(int8("resnet_cifar:8"), OTHERS))
-    assert distance(expected, run(trained(), OTHERS)) < 0.9 * plain
+    expected = run_graph(graph_of("resnet_cifar:8"), OTHERS)
+    plain = distance(expected, run_graph(int8("resnet_cifar:8"), OTHERS))
+    assert distance(expected, run_graph(trained(), OTHERS)) < 0.9 * plain
 
 
 def test_it_gives_the_same_bytes_again() -> None:
@@ -80,7 +80,7 @@ def test_torch_computes_what_the_graph_does_whatever_the_factors(name: str, head
     for start in (network.start, values):
         with torch.no_grad():
             found = network(torch.from_numpy(IMAGES[:4]), start, rounds=False)
-        for a, b in zip(run(graph, IMAGES[:4]), found, strict=True):
+        for a, b in zip(run_graph(graph, IMAGES[:4]), found, strict=True):
             np.testing.assert_allclose(b.numpy(), a, rtol=1e-3, atol=1e-3 * np.abs(a).max())
 
 
@@ -97,7 +97,7 @@ def test_rounding_is_that_of_the_graph() -> None:
     network = QuantizedNetwork(graph, quantized)
     with torch.no_grad():
         found = network(torch.from_numpy(IMAGES), network.start)
-    errors = [distance(run(graph, IMAGES), other) for other in ([found[0].numpy()], run(quantized, IMAGES))]
+    errors = [distance(run_graph(graph, IMAGES), other) for other in ([found[0].numpy()], run_graph(quantized, IMAGES))]
     assert errors[0] == pytest.approx(errors[1], rel=0.2)
     written = network.written(network.start)
     for name in (name for name in quantized.constants if name.endswith((".scale", ".q"))):

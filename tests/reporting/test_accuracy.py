@@ -12,7 +12,7 @@ from resnet_deploy.parity.confidence import pack, paired_interval, unpaired_inte
 from resnet_deploy.reporting.accuracy import accuracies
 from resnet_deploy.reporting.compare import RunComparison, compare_reports
 from resnet_deploy.reporting.content import document
-from resnet_deploy.reporting.differences import comparison
+from resnet_deploy.reporting.differences import comparison_document
 from tests.helpers.reports import small
 
 
@@ -154,7 +154,7 @@ def test_other_images_are_said() -> None:
 
 def test_it_is_told_in_the_document() -> None:
     found = compared(run(55), run(44))
-    content = comparison(found)
+    content = comparison_document(found)
     table = next(section.table for section in content.sections if section.title == "Answers")
     assert table is not None and table.marked
     row = dict(zip(table.names, table.rows[2], strict=True))

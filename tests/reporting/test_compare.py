@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from resnet_deploy.errors import UsageError
-from resnet_deploy.reporting.compare import ROUNDS, RunComparison, compare_reports, judge_interval
-from resnet_deploy.reporting.differences import summary
+from resnet_deploy.reporting.compare import RunComparison, compare_reports
+from resnet_deploy.reporting.differences import comparison_summary
 from resnet_deploy.reporting.formatting import points, share
+from resnet_deploy.reporting.noise import ROUNDS, judge_interval
 from resnet_deploy.timing.measure import MeasureConfig
 from tests.helpers.reports import full, small
 
@@ -182,7 +183,7 @@ def test_what_else_differs_is_said() -> None:
     assert any("NVIDIA H200" in note and "NVIDIA H100" in note for note in found.notes)
     assert found.changes[0].differences == ["top1_accuracy was 0.8031 and is 0.7931", "streams was 1 and is 4"]
     assert found.only_before == ["tensorrt:streams=2 int8, batch 8"] and found.only_after == []
-    assert "Beyond noise: 0 slower, 0 faster" in summary(found)[0]
+    assert "Beyond noise: 0 slower, 0 faster" in comparison_summary(found)[0]
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from resnet_deploy.reporting.document import Document, Section
 from resnet_deploy.reporting.facts import commands, folded
 from resnet_deploy.reporting.formatting import metric, metric_name, milliseconds
 from resnet_deploy.reporting.recorded import load_report
-from resnet_deploy.reporting.rows import pareto, rows
+from resnet_deploy.reporting.rows import pareto, parse_rows
 from resnet_deploy.reporting.schema import read_report
 from resnet_deploy.reporting.writing import render
 from resnet_deploy.terminal import report as terminal
@@ -111,7 +111,7 @@ def test_an_older_report_says_what_it_has() -> None:
 
 
 def test_the_pareto_front_is_what_nothing_beats_and_what_passes() -> None:
-    found = rows(full())
+    found = parse_rows(full())
     front = pareto(found)
     for row in front:
         assert row.passed and not any(
@@ -196,7 +196,7 @@ def test_fifty_results_are_a_small_page() -> None:
     for one in report["results"]:
         report["samples"][f"{one['backend']}|{one['device']}|{one['precision']}|{one['batch']}"] = {"host_s": values}
     report["profiles"] *= 2
-    assert len(rows(report)) == 50 and sum(bool(row.host_s) for row in rows(report)) == 50
+    assert len(parse_rows(report)) == 50 and sum(bool(row.host_s) for row in parse_rows(report)) == 50
     for suffix in (".html", ".md", ".json"):
         assert len(render(report, suffix).encode()) < 2e6, suffix
 
@@ -343,7 +343,7 @@ def test_preprocessing_is_told_with_its_origin(tmp_path: Path) -> None:
     ]  # fmt: skip
     said = "the preprocessing was assumed, since the checkpoint does not say it: resize, interpolation. "
     assert any(severity == "warning" and text.startswith(said) for severity, text in content.notices)
-    for text in (render(report, ".html"), render(report, ".md"), terminal.run(report, None)):
+    for text in (render(report, ".html"), render(report, ".md"), terminal.report_text(report, None)):
         assert "Preprocessing" in text and "146 pixels" in text and "since the checkpoint does not say it" in text
     report["model"]["weights"]["source"] = "random"
     assert not any("preprocessing was assumed" in text for _, text in document(report).notices), "it means nothing there"
@@ -398,7 +398,7 @@ def test_the_decision_is_read_first() -> None:
     assert html.index(f'<p class="decision">{answer}</p>') < html.index('class="tiles"') < html.index("Fastest at batch 1, of")
     markdown = render(report, ".md")
     assert markdown.index(f"**{answer.replace('_', chr(92) + '_')}**") < markdown.index("- Fastest at batch 1")
-    assert terminal.run(report, None).splitlines()[1] == answer
+    assert terminal.report_text(report, None).splitlines()[1] == answer
     assert json.loads(render(report, ".json"))["decision"] == report["decision"]
     del report["decision"]
     assert document(report).decision is None and 'class="decision"' not in render(report, ".html"), (

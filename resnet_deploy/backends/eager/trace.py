@@ -29,13 +29,13 @@ def profile_modules(run: Callable[[], None], network: torch.nn.Module | None, ru
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device == "cuda")
     walls_s: list[float] = []
     elements: dict[str, str] = {}
-    with _marked(network, elements), _quiet(), profile(activities=activities) as found:
+    with _marked(network, elements), _quiet(), profile(activities=activities) as profiler:
         for _ in range(WARM_UPS + runs):
             start = time.perf_counter()
             with record_function(_MARK):
                 run()
             walls_s.append(time.perf_counter() - start)
-    times_s = _times_s(found.events(), device == "cuda", WARM_UPS + runs, apart=network is None)
+    times_s = _times_s(profiler.events(), device == "cuda", WARM_UPS + runs, apart=network is None)
     operators = Counter(module for module, _, _ in times_s)
     inner = {name.rpartition(".")[0] for name in elements}
     layers = []
@@ -71,13 +71,13 @@ def _marked(network: torch.nn.Module | None, elements: dict[str, str]) -> Iterat
 def _hooks(name: str, elements: dict[str, str]) -> tuple[Callable[..., None], Callable[..., None]]:
     marks: list[Any] = []
 
-    def enter(module: torch.nn.Module, given: tuple[Any, ...]) -> None:
-        if isinstance(given[0], torch.Tensor):
-            elements[name] = str(given[0].dtype).removeprefix("torch.")
+    def enter(module: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
+        if isinstance(inputs[0], torch.Tensor):
+            elements[name] = str(inputs[0].dtype).removeprefix("torch.")
         marks.append(record_function(_MARK + name))
         marks[-1].__enter__()
 
-    def leave(module: torch.nn.Module, given: Any, output: Any) -> None:
+    def leave(module: torch.nn.Module, inputs: Any, output: Any) -> None:
         marks.pop().__exit__(None, None, None)
 
     return enter, leave
@@ -102,7 +102,7 @@ def _quiet() -> Iterator[None]:
 
 def _times_s(events: Iterable[Any], cuda: bool, runs: int, apart: bool) -> dict[tuple[str, str, int], list[float]]:
     """Seconds of each run by module, operator and, where they are to be told apart, which of its calls, in order."""
-    found: dict[tuple[str, str, int], list[float]] = {}
+    times_s: dict[tuple[str, str, int], list[float]] = {}
     run, calls = -1, Counter[tuple[str, str]]()
     on_host = [event for event in events if event.device_type == torch.autograd.DeviceType.CPU]
     for event in sorted(on_host, key=lambda event: (event.time_range.start, -event.time_range.end)):
@@ -116,9 +116,9 @@ def _times_s(events: Iterable[Any], cuda: bool, runs: int, apart: bool) -> dict[
             spent_us = [(kernel.name, kernel.duration) for kernel in event.kernels] if cuda else []
         for name, time_us in spent_us:
             kind = re.sub(r"^\w+::|^graph_\d+_|_$", "", name)
-            found.setdefault((module, kind, calls[module, kind]), [0.0] * runs)[run] += time_us / 1e6
+            times_s.setdefault((module, kind, calls[module, kind]), [0.0] * runs)[run] += time_us / 1e6
             calls[module, kind] += apart
-    return found
+    return times_s
 
 
 def _module(event: Any) -> str | None:

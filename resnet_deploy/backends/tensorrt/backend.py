@@ -202,10 +202,10 @@ class TensorRtBackend(StreamBackend):
         self._engine = None
 
 
-def _dtype(trt: Any, found: Any) -> str:
+def _dtype(trt: Any, kind: Any) -> str:
     """TensorRT's type by numpy's name."""
     names = {
         "FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16", "UINT8": "uint8", "INT8": "int8", "INT32": "int32",
         "INT64": "int64", "BOOL": "bool",
     }  # fmt: skip
-    return names[found.name]
+    return names[kind.name]

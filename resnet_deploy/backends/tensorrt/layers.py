@@ -12,9 +12,9 @@ from resnet_deploy.engine.report import EngineLayer
 def name_layers(times_s: Mapping[str, Sequence[float]], known: Mapping[str, EngineLayer]) -> tuple[LayerTime, ...]:
     """times_s: seconds of every run by reported name. known: what the engine says of its layers, by name. A kernel that only
     rescales what a convolution puts out is named after what else it computes."""
-    found = {name: _layer(known, name) for name in times_s}
-    computed = {node for layer in found.values() if layer is not None and layer.computes for node in layer.onnx}
-    return tuple(_named(name, values_s, found[name], computed) for name, values_s in times_s.items())
+    layers = {name: _layer(known, name) for name in times_s}
+    computed = {node for layer in layers.values() if layer is not None and layer.computes for node in layer.onnx}
+    return tuple(_named(name, values_s, layers[name], computed) for name, values_s in times_s.items())
 
 
 def _layer(known: Mapping[str, EngineLayer], name: str) -> EngineLayer | None:

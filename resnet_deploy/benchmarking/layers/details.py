@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.benchmarking.crashes import Crashes
 from resnet_deploy.benchmarking.layers.profile import LayerProfile, profile_all
-from resnet_deploy.benchmarking.layers.trtexec import TrtexecComparison, check, find_tools
+from resnet_deploy.benchmarking.layers.trtexec import TrtexecComparison, compare_plans, find_tools
 from resnet_deploy.benchmarking.report import BenchReport
 from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.specs import OptionGroup, Progress
@@ -61,16 +61,16 @@ class DetailOptions(OptionGroup):
         profiles: list[LayerProfile] = []
         interrupted = False
         try:
-            for one in check(job.opened, tools, job.candidates, report.results, job.duration_s, job.progress):
-                compared.append(one)
-            for found in profile_all(
+            for comparison in compare_plans(job.opened, tools, job.candidates, report.results, job.duration_s, job.progress):
+                compared.append(comparison)
+            for layer_profile in profile_all(
                 job.opened, job.candidates, job.batches if self.profile else (), images, threads=job.threads, fresh=job.fresh,
                 progress=job.progress, warn=warnings.append, crashes=job.crashes,
             ):  # fmt: skip
-                profiles.append(found)
+                profiles.append(layer_profile)
         except KeyboardInterrupt:  # what there is is reported
             interrupted = True
-        profiles.sort(key=lambda one: job.batches.index(one.batch))
+        profiles.sort(key=lambda layer_profile: job.batches.index(layer_profile.batch))
         return replace(
             report, profiles=profiles, trtexec=compared, warnings=list(dict.fromkeys(warnings)), interrupted=interrupted
         )

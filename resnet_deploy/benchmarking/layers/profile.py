@@ -69,27 +69,29 @@ def profile_all(
     sizes, known, crashes = list(batches), _known(opened.bundle), crashes or Crashes()
     for candidate in candidates if sizes else ():
         keys = {size: _key(opened, candidate, size, threads) for size in sizes}
-        found = {} if fresh else {size: LayerProfile(**known[key]) for size, key in keys.items() if key in known}
+        profiles = {} if fresh else {size: LayerProfile(**known[key]) for size, key in keys.items() if key in known}
         made: dict[int, LayerProfile] = {}
         steps = {size: Step(candidate=str(candidate), batch=size, kind=PROFILE) for size in sizes}
-        found |= {size: _failed(candidate, size, crashes.known[step]) for size, step in steps.items() if step in crashes.known}
-        missing = [size for size in sizes if size not in found]
+        profiles |= {
+            size: _failed(candidate, size, crashes.known[step]) for size, step in steps.items() if step in crashes.known
+        }
+        missing = [size for size in sizes if size not in profiles]
         try:
             if missing:
                 with crashes.at(steps[missing[0]]), opened.backend(candidate, threads) as backend:
                     for size in missing:
                         progress(f"profile {candidate} batch {size}", 0, None)
                         with crashes.at(steps[size]):
-                            made[size] = profile(backend, images(size))
+                            made[size] = profile_layers(backend, images(size))
         except Exception as exc:  # a runtime's own error can be of any kind, and other backends are to be profiled
-            said = str(exc) if isinstance(exc, DeployError) else f"{type(exc).__name__}: {exc}"
-            found |= {size: _failed(candidate, size, said) for size in missing if size not in made}
+            error = str(exc) if isinstance(exc, DeployError) else f"{type(exc).__name__}: {exc}"
+            profiles |= {size: _failed(candidate, size, error) for size in missing if size not in made}
         finally:  # Ctrl-C too loses nothing
-            _keep(opened.bundle, {keys[size]: one for size, one in made.items()}, warn)
-        yield from ((found | made)[size] for size in sizes)
+            _keep(opened.bundle, {keys[size]: layer_profile for size, layer_profile in made.items()}, warn)
+        yield from ((profiles | made)[size] for size in sizes)
 
 
-def profile(backend: Backend, images: NDArray[Any]) -> LayerProfile:
+def profile_layers(backend: Backend, images: NDArray[Any]) -> LayerProfile:
     """Profile a loaded backend on a batch. Raises whatever the backend raises."""
     latency_s = _latency_s(backend, images, FEWEST_RUNS)
     runs = max(FEWEST_RUNS, min(MOST_RUNS, round(DURATION_S / latency_s)))
@@ -146,12 +148,12 @@ def _keep(bundle: Bundle, made: dict[str, LayerProfile], warn: Callable[[str], N
     """Keep profiles, each in place of the last one of its candidate and batch."""
     if not made:
         return
-    new = {key: one.to_dict() for key, one in made.items()}
+    new = {key: layer_profile.to_dict() for key, layer_profile in made.items()}
     who = ("backend", "device", "precision", "batch")
-    same = {tuple(one[name] for name in who) for one in new.values()}
+    same = {tuple(entry[name] for name in who) for entry in new.values()}
 
     def replaced(kept: dict[str, Any]) -> dict[str, Any]:
-        return {key: one for key, one in kept.items() if tuple(one[name] for name in who) not in same} | new
+        return {key: entry for key, entry in kept.items() if tuple(entry[name] for name in who) not in same} | new
 
     try:
         with bundle.transaction() as change:

@@ -77,33 +77,36 @@ class TrtexecComparison(BatchRow):
     error: str | None = None
 
 
-def find_tools(candidates: Iterable[Candidate], given: str | Path | None = None) -> dict[str, str]:
-    """The tool of each flavour that candidates run plans of. given: the program or its folder, in place of PATH.
+def find_tools(candidates: Iterable[Candidate], location: str | Path | None = None) -> dict[str, str]:
+    """The tool of each flavour that candidates run plans of. location: of the program or its folder, in place of PATH.
 
     Raises UsageError where no candidate runs plans, or for a path that is no program, UnavailableError where it is missing.
     """
     flavours = list(dict.fromkeys(candidate.backend for candidate in candidates if candidate.row.runs == "plan"))
     if not flavours:
         raise UsageError("trtexec runs plans: measure one too, with --backend tensorrt or --backend tensorrt-rtx")
-    if given is not None and not Path(given).is_dir():
+    if location is not None and not Path(location).is_dir():
         if len(flavours) > 1:
             raise UsageError(
-                f"{given} cannot run plans of both {' and '.join(flavours)}: give the folder that holds both tools"
+                f"{location} cannot run plans of both {' and '.join(flavours)}: give the folder that holds both tools"
             )
-        if shutil.which(str(given)) is None:
-            raise UsageError(f"{given} is not a program that can be run: give the path of {TOOLS[flavours[0]]}, or its folder")
-        return {flavours[0]: str(given)}
-    found = {flavour: shutil.which(TOOLS[flavour], path=None if given is None else str(given)) for flavour in flavours}
-    for flavour, path in found.items():
+        if shutil.which(str(location)) is None:
+            raise UsageError(
+                f"{location} is not a program that can be run: give the path of {TOOLS[flavours[0]]}, or its folder"
+            )
+        return {flavours[0]: str(location)}
+    paths = {flavour: shutil.which(TOOLS[flavour], path=None if location is None else str(location)) for flavour in flavours}
+    for flavour, path in paths.items():
         if path is None:
             raise UnavailableError(
-                f"{TOOLS[flavour]} is not {'on PATH' if given is None else f'in {given}'}. It comes with NVIDIA's archives, "
-                f"packages and containers of {flavour}, not with the Python package; say where it is with --trtexec PATH"
+                f"{TOOLS[flavour]} is not {'on PATH' if location is None else f'in {location}'}. It comes with "
+                f"NVIDIA's archives, packages and containers of {flavour}, not with the Python package; say where it is with "
+                "--trtexec PATH"
             )
-    return {flavour: str(path) for flavour, path in found.items()}
+    return {flavour: str(path) for flavour, path in paths.items()}
 
 
-def command(tool: str, settings: Settings, flavour: str, version: str) -> list[str]:
+def trtexec_command(tool: str, settings: Settings, flavour: str, version: str) -> list[str]:
     """The command line that runs a plan as we do. version: of the package that built the plan, whose tool it must be.
 
     Until 10, trtexec leaves the CUDA graph and the spin wait off and copies data; from 11 on, and in TensorRT-RTX, it is
@@ -129,25 +132,25 @@ def command(tool: str, settings: Settings, flavour: str, version: str) -> list[s
     return line
 
 
-def parse(output: str) -> tuple[float, dict[str, float]]:
+def parse_summary(output: str) -> tuple[float, dict[str, float]]:
     """Queries a second, and the medians of latencies by trtexec's names, in seconds, from what it printed.
 
     Raises BackendError where there is no summary.
     """
-    _, found, summary = output.partition(_SUMMARY)
+    _, heading, summary = output.partition(_SUMMARY)
     throughput = re.search(rf"\bThroughput: {_NUMBER} qps", summary)
     medians = {
         name: float(match[1]) / 1e3
         for name in _LATENCIES
         if (match := re.search(rf"(?<![\w] ){name}: .*?median = {_NUMBER} ms", summary)) is not None
     }
-    if not found or throughput is None or "GPU Compute Time" not in medians:
+    if not heading or throughput is None or "GPU Compute Time" not in medians:
         raise BackendError("it printed no performance summary")
     return float(throughput[1]), medians
 
 
-def run(line: Sequence[str], duration_s: float) -> tuple[float, dict[str, float]]:
-    """Run the tool and read its figures, as `parse` gives them. Raises BackendError with its reason where it fails."""
+def run_trtexec(line: Sequence[str], duration_s: float) -> tuple[float, dict[str, float]]:
+    """Run the tool and read its figures, as `parse_summary` gives them. Raises BackendError with its reason where it fails."""
     try:
         done = subprocess.run(
             line, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL, check=False,
@@ -160,10 +163,10 @@ def run(line: Sequence[str], duration_s: float) -> tuple[float, dict[str, float]
     if done.returncode:
         reasons = re.findall(r"\[[EF]\] (.+)", done.stdout + done.stderr)
         raise BackendError(f"it ended with {done.returncode}: {reasons[0] if reasons else 'it gave no reason'}")
-    return parse(done.stdout)
+    return parse_summary(done.stdout)
 
 
-def check(
+def compare_plans(
     opened: OpenedBundle, tools: dict[str, str], candidates: Iterable[Candidate], results: Iterable[Result], duration_s: float,
     progress: Progress,
 ) -> Iterator[TrtexecComparison]:  # fmt: skip
@@ -178,12 +181,12 @@ def check(
 
 def _compare(opened: OpenedBundle, tool: str, candidate: Candidate, result: Result, duration_s: float) -> TrtexecComparison:
     settings, version = settings_of(opened, candidate, result, duration_s)
-    line = command(tool, settings, candidate.backend, version)
+    line = trtexec_command(tool, settings, candidate.backend, version)
     told = {name: value for name, value in asdict(settings).items() if name not in {"plan", "input"}}
     figures: list[TrtexecFigure] = []
     error = None
     try:
-        figures = compare(result, *run(line, duration_s))
+        figures = compare_figures(result, *run_trtexec(line, duration_s))
     except BackendError as exc:
         error = f"{Path(tool).name}: {exc}"
     main = next((figure for figure in figures if figure.name == "GPU Compute Time"), None)
@@ -211,15 +214,15 @@ def settings_of(opened: OpenedBundle, candidate: Candidate, result: Result, dura
     return settings, plan.origin.version
 
 
-def compare(result: Result, throughput_qps: float, medians_s: dict[str, float]) -> list[TrtexecFigure]:
+def compare_figures(result: Result, throughput_qps: float, medians_s: dict[str, float]) -> list[TrtexecFigure]:
     """Ours beside trtexec's. GPU Compute Time is taken by the device's clock; where we have only the host's, from enqueue to
     synchronize, it includes the enqueue. Latency is that of copies and computation; where we have only the whole from host to
     host, it includes the host's own part. Without data transfers trtexec's Latency is the computation alone, and there are no
     copies to compare."""
 
     def p50(name: str) -> float | None:
-        found: Latency | None = getattr(result, f"{name}_latency_s", None)
-        return None if found is None else found.p50
+        latency: Latency | None = getattr(result, f"{name}_latency_s", None)
+        return None if latency is None else latency.p50
 
     def first(*values: float | None) -> float | None:
         return next((value for value in values if value is not None), None)

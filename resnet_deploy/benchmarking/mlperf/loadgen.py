@@ -51,24 +51,26 @@ class ScenarioRequest:
 
     def settings(self, lg: Any) -> Any:
         """LoadGen's TestSettings."""
-        found = lg.TestSettings()
-        found.scenario = getattr(lg.TestScenario, SCENARIOS[self.scenario])
-        found.mode = lg.TestMode.AccuracyOnly if self.accuracy else lg.TestMode.PerformanceOnly
-        found.min_duration_ms, found.max_duration_ms = round(self.min_duration_s * 1e3), round(self.max_duration_s * 1e3)
-        found.min_query_count = self.min_queries
-        found.single_stream_expected_latency_ns = found.multi_stream_expected_latency_ns = max(1, int(1e9 / self.queries_per_s))
-        found.single_stream_target_latency_percentile = 0.9
-        found.multi_stream_target_latency_percentile = found.server_target_latency_percentile = 0.99
-        found.multi_stream_samples_per_query = SAMPLES_PER_QUERY
-        found.offline_expected_qps = self.queries_per_s
+        settings = lg.TestSettings()
+        settings.scenario = getattr(lg.TestScenario, SCENARIOS[self.scenario])
+        settings.mode = lg.TestMode.AccuracyOnly if self.accuracy else lg.TestMode.PerformanceOnly
+        settings.min_duration_ms, settings.max_duration_ms = round(self.min_duration_s * 1e3), round(self.max_duration_s * 1e3)
+        settings.min_query_count = self.min_queries
+        settings.single_stream_expected_latency_ns = settings.multi_stream_expected_latency_ns = max(
+            1, int(1e9 / self.queries_per_s)
+        )
+        settings.single_stream_target_latency_percentile = 0.9
+        settings.multi_stream_target_latency_percentile = settings.server_target_latency_percentile = 0.99
+        settings.multi_stream_samples_per_query = SAMPLES_PER_QUERY
+        settings.offline_expected_qps = self.queries_per_s
         # Accuracy is not timed: its queries come as fast as they are taken.
-        found.server_target_qps = 1e6 if self.accuracy else self.queries_per_s
-        found.server_target_latency_ns = round(self.latency_bound_s * 1e9)
-        found.server_max_async_queries = max(8, math.ceil(BACKLOG_S * self.queries_per_s))
-        found.server_coalesce_queries = True
+        settings.server_target_qps = 1e6 if self.accuracy else self.queries_per_s
+        settings.server_target_latency_ns = round(self.latency_bound_s * 1e9)
+        settings.server_max_async_queries = max(8, math.ceil(BACKLOG_S * self.queries_per_s))
+        settings.server_coalesce_queries = True
         for name, seed in _SEEDS.items():
-            setattr(found, name, seed)
-        return found
+            setattr(settings, name, seed)
+        return settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +93,9 @@ class Outcome:
         return (end - begin).total_seconds()
 
 
-def run(backend: Backend, library: Library, request: ScenarioRequest, tick: Callable[[], None] = lambda: None) -> Outcome:
+def run_loadgen(
+    backend: Backend, library: Library, request: ScenarioRequest, tick: Callable[[], None] = lambda: None
+) -> Outcome:
     """One LoadGen run, and what LoadGen says of it. tick: called every tenth of a second.
 
     Raises BackendError where the backend failed, MissingPackageError without LoadGen, whatever tick raises, and
@@ -109,8 +113,8 @@ def run(backend: Backend, library: Library, request: ScenarioRequest, tick: Call
         if interruption is not None:
             raise interruption
         if system.error is not None:
-            said = str(system.error).strip().splitlines() or [""]
-            raise BackendError(f"{backend.candidate} failed: {type(system.error).__name__}: {said[0]}") from system.error
+            lines = str(system.error).strip().splitlines() or [""]
+            raise BackendError(f"{backend.candidate} failed: {type(system.error).__name__}: {lines[0]}") from system.error
         return _read(Path(folder), request)
 
 
@@ -179,7 +183,7 @@ def _reason(values: dict[str, Any], errors: list[str]) -> str:
         "result_min_queries_met": "Min queries satisfied: NO",
         "early_stopping_met": "Early stopping satisfied: NO",
     }
-    parts = [said for key, said in names.items() if values.get(key) is False]
+    parts = [reason for key, reason in names.items() if values.get(key) is False]
     parts.append(str(values.get("result_invalid_reason", "")))
     if values.get("early_stopping_met") is False:
         parts.append(str(values.get("early_stopping_result", "")))

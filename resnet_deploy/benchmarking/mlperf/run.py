@@ -60,7 +60,7 @@ class ScenarioRun:
         self.max_batch, self.threads, self.fresh, self.progress = max_batch, threads, fresh, progress
         self.spin_wait, self.crashes = spin_wait, crashes or Crashes()
         self.store = store or ResultStore(opened.bundle)
-        self.found: dict[Candidate, dict[str, ScenarioRecord]] = {}
+        self.records: dict[Candidate, dict[str, ScenarioRecord]] = {}
         self._libraries: dict[frozenset[str], Library] = {}
 
     def library(self, candidate: Candidate) -> Library:
@@ -79,31 +79,31 @@ class ScenarioRun:
         return [f"LoadGen's runs last {least:g} s; MLPerf's take {SUBMISSION_S:g} s: this is not a submission length"]
 
     def run(self, candidate: Candidate) -> None:
-        """Run a candidate's scenarios into `found`. Each is kept in the bundle as soon as it is made; one of a backend that
+        """Run a candidate's scenarios into `records`. Each is kept in the bundle as soon as it is made; one of a backend that
         fails has an `error`, is not kept, and what was to come after it has none either."""
         bundle, order = self.opened.bundle, sorted(self.options.judged, key=lambda name: name == "server")
         keys = {scenario: self._key(candidate, scenario) for scenario in order}
         known = {} if self.fresh else {name: entry for name, key in keys.items() if (entry := _known(bundle, key)) is not None}
         missing = [scenario for scenario in order if scenario not in known]
         if known:
-            self.found[candidate] = known
+            self.records[candidate] = known
         for scenario in [name for name in missing if self._step(candidate, name) in self.crashes.known]:
             words = self.crashes.known[self._step(candidate, scenario)]
             failed = Figures(valid=False, reason=words, metrics={})
-            self.found.setdefault(candidate, {})[scenario] = self._record(candidate, None, scenario, failed, {}, error=words)
+            self.records.setdefault(candidate, {})[scenario] = self._record(candidate, None, scenario, failed, {}, error=words)
             missing.remove(scenario)
         if not missing:
             return
         for scenario, record, logs in self._run(candidate, missing, self.library(candidate), known.get("offline")):
             if record.error is None:
                 record = _keep(self.store, keys[scenario], record, logs)
-            self.found.setdefault(candidate, {})[scenario] = record
+            self.records.setdefault(candidate, {})[scenario] = record
 
     def results(self, judged: dict[Candidate, Verdict]) -> list[ScenarioResult]:
         """What was found, candidate by candidate, in the order that was asked for. judged: on each candidate's answers."""
         return [
             _result(candidate, scenario, records[scenario], judged[candidate])
-            for candidate, records in self.found.items()
+            for candidate, records in self.records.items()
             for scenario in self.options.judged
             if scenario in records
         ]
@@ -131,9 +131,9 @@ class ScenarioRun:
         except Exception as exc:  # a runtime's own error can be of any kind, and other backends are to be measured
             error = str(exc) if isinstance(exc, DeployError) else f"{type(exc).__name__}: {exc}"
             for number, scenario in enumerate(left):
-                said = error if number == 0 else f"not run, since {left[0]} failed"
-                failed = Figures(valid=False, reason=said, metrics={})
-                yield scenario, self._record(candidate, library, scenario, failed, runtime, error=said), {}
+                reason = error if number == 0 else f"not run, since {left[0]} failed"
+                failed = Figures(valid=False, reason=reason, metrics={})
+                yield scenario, self._record(candidate, library, scenario, failed, runtime, error=reason), {}
 
     def _step(self, candidate: Candidate, scenario: str) -> Step:
         return Step(candidate=str(candidate), kind=SCENARIO, scenario=scenario)
@@ -198,7 +198,7 @@ def _keep(store: ResultStore, key: str, record: ScenarioRecord, logs: dict[str, 
         """The manifest without the candidate's last record of the scenario and its logs."""
         artifacts = {name: entry for name, entry in manifest.artifacts.items() if not name.startswith(prefix)}
         same = (record.candidate, record.scenario)
-        kept = {name: one for name, one in manifest.scenarios.items() if (one.candidate, one.scenario) != same}
+        kept = {name: entry for name, entry in manifest.scenarios.items() if (entry.candidate, entry.scenario) != same}
         return msgspec.structs.replace(manifest, artifacts=artifacts, scenarios=kept)
 
     def write(change: Transaction) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from resnet_deploy.data.dataset import Dataset
 from resnet_deploy.errors import DataError
-from resnet_deploy.pipeline.verify import unseen
+from resnet_deploy.pipeline.compare_answers import unseen
 
 HELD_IMAGES = 1024  # MLPerf's performance sample count of ResNet-50
 HELD_BYTES = 1 << 30

@@ -14,7 +14,7 @@ import numpy as np
 
 from resnet_deploy import limits
 from resnet_deploy.backends.base import Backend
-from resnet_deploy.benchmarking.mlperf.loadgen import SAMPLES_PER_QUERY, SCENARIOS, Outcome, ScenarioRequest, run
+from resnet_deploy.benchmarking.mlperf.loadgen import SAMPLES_PER_QUERY, SCENARIOS, Outcome, ScenarioRequest, run_loadgen
 from resnet_deploy.benchmarking.mlperf.samples import Library
 from resnet_deploy.benchmarking.mlperf.search import Search, hopeless, search_rate
 from resnet_deploy.errors import UsageError
@@ -49,8 +49,8 @@ class ScenarioOptions(OptionGroup):
     accuracy: bool = False
 
     def __post_init__(self) -> None:
-        asked = self.scenario.split(",") if isinstance(self.scenario, str) else [*self.scenario]
-        names = tuple(dict.fromkeys(name for part in asked for name in part.split(",") if name))
+        requested = self.scenario.split(",") if isinstance(self.scenario, str) else [*self.scenario]
+        names = tuple(dict.fromkeys(name for part in requested for name in part.split(",") if name))
         object.__setattr__(self, "scenario", names)
         if not names or (unknown := [name for name in names if name not in {SWEEP, *SCENARIOS}]):
             raise UsageError(f"unknown scenario {unknown[0] if names else ''!r}; choose from {SWEEP}, {', '.join(SCENARIOS)}")
@@ -117,10 +117,10 @@ class Runner:
 
     def run(self, scenario: str) -> Figures:
         """One scenario; with accuracy, its accuracy mode too. Raises BackendError, or whatever the backend raises."""
-        found = self._server() if scenario == "server" else self._timed(scenario)
+        figures = self._server() if scenario == "server" else self._timed(scenario)
         if scenario == "offline":
-            self.offline_samples_per_s = float(found.metrics["samples_per_s"])
-        return self._with_accuracy(scenario, found) if self.options.accuracy else found
+            self.offline_samples_per_s = float(figures.metrics["samples_per_s"])
+        return self._with_accuracy(scenario, figures) if self.options.accuracy else figures
 
     def latency_s(self, batch: int) -> float:
         """Of one inference of a batch: the better of two, after one that is not counted."""
@@ -161,7 +161,7 @@ class Runner:
             outcome = self._once(scenario, expected * margin, sizes)
             if outcome.valid or outcome.values["result_min_duration_met"]:
                 break
-        metrics = measured(scenario, outcome, self.options)
+        metrics = scenario_metrics(scenario, outcome, self.options)
         notes = [] if outcome.valid else _hints(scenario, outcome, self.options)
         return Figures(valid=outcome.valid, reason=outcome.reason, metrics=metrics, notes=notes, logs=_timed_logs(outcome))
 
@@ -178,59 +178,60 @@ class Runner:
         def tick() -> None:
             self.progress(what, min(total, int(time.monotonic() - start)), total)
 
-        return run(self.backend, self.library, request, tick)
+        return run_loadgen(self.backend, self.library, request, tick)
 
     def _server(self) -> Figures:
         options, sizes = self.options, self.sizes("server")
         alone = 1 / self.latency_s(1)
         capacity = self.offline_samples_per_s or sizes[-1] / self.latency_s(sizes[-1])
         floor = max(IDLE * alone, options.queries("server") / (LONGEST * options.min_duration_s))
-        found = search_rate(
+        search = search_rate(
             lambda rate: self._once("server", rate, sizes), max(floor, 0.7 * capacity), floor=floor,
             tolerance=options.rate_tolerance, latency_bound_s=options.latency_bound_s,
         )  # fmt: skip
-        about = {"latency_bound_s": options.latency_bound_s, "max_batch": sizes[-1], "runs": found.runs}
-        if found.best is None:
-            return self._unmet(found, about, floor)
-        rate, outcome = found.best
-        metrics, notes, logs = {**measured("server", outcome, options), **about, "target_qps": rate}, [], _timed_logs(outcome)
-        if found.above is None:
-            notes.append(f"no rate failed in {found.runs} runs: the highest may be above {rate:.4g} queries/s")
+        about = {"latency_bound_s": options.latency_bound_s, "max_batch": sizes[-1], "runs": search.runs}
+        if search.best is None:
+            return self._unmet(search, about, floor)
+        rate, outcome = search.best
+        metrics = {**scenario_metrics("server", outcome, options), **about, "target_qps": rate}
+        notes, logs = [], _timed_logs(outcome)
+        if search.above is None:
+            notes.append(f"no rate failed in {search.runs} runs: the highest may be above {rate:.4g} queries/s")
         else:
-            failed, above = found.above
+            failed, above = search.above
             metrics |= {"failed_qps": failed, "failed_latency_p99_s": above.values["result_99.00_percentile_latency_ns"] / 1e9}
             notes.append(f"INVALID at {failed:.4g} queries/s: {above.reason}")
             logs |= {f"above.{suffix}": content for suffix, content in _timed_logs(above).items()}
         return Figures(valid=True, reason="", metrics=metrics, notes=notes, logs=logs)
 
-    def _unmet(self, found: Search, about: dict[str, float | int], floor: float) -> Figures:
+    def _unmet(self, search: Search, about: dict[str, float | int], floor: float) -> Figures:
         """A latency bound that was met at no rate."""
-        options, (rate, outcome) = self.options, found.worst()
+        options, (rate, outcome) = self.options, search.worst()
         bound, fastest = f"{options.latency_bound_s * 1e3:g} ms", outcome.values["result_min_latency_ns"] / 1e6
         longest, notes = LONGEST * options.min_duration_s, _hints("server", outcome, options)
         if hopeless(outcome, options.latency_bound_s):
-            said = f"a latency bound of {bound} cannot be met: the fastest answer took {fastest:.3g} ms"
+            reason = f"a latency bound of {bound} cannot be met: the fastest answer took {fastest:.3g} ms"
         else:
-            said = f"a latency bound of {bound} was met at no rate, down to {rate:.4g} queries/s"
+            reason = f"a latency bound of {bound} was met at no rate, down to {rate:.4g} queries/s"
             if floor * longest <= options.queries("server") * 1.001:
                 notes.append(f"lower rates need more than {longest:g} s for enough queries: raise --min-duration")
-        metrics = {**measured("server", outcome, options), **about, "target_qps": rate}
+        metrics = {**scenario_metrics("server", outcome, options), **about, "target_qps": rate}
         return Figures(
-            valid=False, reason=f"{said} ({outcome.reason})", metrics=metrics, notes=notes, logs=_timed_logs(outcome)
+            valid=False, reason=f"{reason} ({outcome.reason})", metrics=metrics, notes=notes, logs=_timed_logs(outcome)
         )
 
-    def _with_accuracy(self, scenario: str, found: Figures) -> Figures:
+    def _with_accuracy(self, scenario: str, figures: Figures) -> Figures:
         """Top-1 of the answers that LoadGen logged."""
         sizes, labels = self.sizes(scenario), self.library.labels
         assert labels is not None  # asked before the run
         outcome = self._once(scenario, 1 / self.latency_s(1), sizes, accuracy=True)
         right = sum(int(labels[sample]) == answer for sample, answer in outcome.answers.items())
-        metrics = {**found.metrics, "top1_accuracy": right / len(labels), "accuracy_images": len(outcome.answers)}
+        metrics = {**figures.metrics, "top1_accuracy": right / len(labels), "accuracy_images": len(outcome.answers)}
         logs = {"accuracy.json": outcome.logs["accuracy.json"], "accuracy.detail.txt": outcome.logs["detail.txt"]}
-        return replace(found, metrics=metrics, logs={**found.logs, **logs})
+        return replace(figures, metrics=metrics, logs={**figures.logs, **logs})
 
 
-def measured(scenario: str, outcome: Outcome, options: ScenarioOptions) -> dict[str, float | int]:
+def scenario_metrics(scenario: str, outcome: Outcome, options: ScenarioOptions) -> dict[str, float | int]:
     """LoadGen's figures with their units; of MultiStream a query's latency."""
     values = outcome.values
     queries = int(values["result_query_count"])
@@ -241,24 +242,24 @@ def measured(scenario: str, outcome: Outcome, options: ScenarioOptions) -> dict[
     }  # fmt: skip
     duration_s = outcome.duration_s
     rate = float(values[rates[scenario]]) if scenario in rates else samples / max(duration_s, 1e-3)
-    found: dict[str, float | int] = {
+    metrics: dict[str, float | int] = {
         "samples_per_s": rate, "queries": queries, "samples": samples, "duration_s": duration_s,
         "min_duration_s": options.min_duration_s,
     }  # fmt: skip
     if scenario == "offline":
-        return found
+        return metrics
     query, kind = ("per_query_", "query_") if scenario == "multi-stream" else ("", "")
     for percent in (50, 90, 99):
-        found[f"latency_p{percent}_s"] = values[f"result_{percent}.00_percentile_{query}latency_ns"] / 1e9
+        metrics[f"latency_p{percent}_s"] = values[f"result_{percent}.00_percentile_{query}latency_ns"] / 1e9
     for name in ("mean", "min", "max"):
-        found[f"latency_{name}_s"] = values[f"result_{name}_{kind}latency_ns"] / 1e9
+        metrics[f"latency_{name}_s"] = values[f"result_{name}_{kind}latency_ns"] / 1e9
     if scenario == "server":
-        found["scheduled_samples_per_s"] = float(values["result_scheduled_samples_per_sec"])
-        found["late_queries"] = int(values["result_overlatency_query_count"])
+        metrics["scheduled_samples_per_s"] = float(values["result_scheduled_samples_per_sec"])
+        metrics["late_queries"] = int(values["result_overlatency_query_count"])
     # "ss" and "ms" are LoadGen's short names of the two scenarios, not units.
     if estimate := values.get({"single-stream": "early_stopping_latency_ss"}.get(scenario, "early_stopping_latency_ms")):
-        found["early_stopping_latency_s"] = estimate / 1e9
-    return found
+        metrics["early_stopping_latency_s"] = estimate / 1e9
+    return metrics
 
 
 def _hints(scenario: str, outcome: Outcome, options: ScenarioOptions) -> list[str]:

@@ -35,29 +35,29 @@ def search_rate(
     probe: a LoadGen run at a rate. One that fails by little is repeated once: on any machine a few queries are late for
     reasons of their own. Given up below `floor`, and where even the fastest answer was late.
     """
-    found, rate = Search(), start
-    while found.runs < MOST_RUNS:
+    search, rate = Search(), start
+    while search.runs < MOST_RUNS:
         outcome = probe(rate)
-        found.runs += 1
+        search.runs += 1
         if _marginal(outcome):
             outcome = probe(rate)
-            found.runs += 1
+            search.runs += 1
         if outcome.valid:
-            found.best = (rate, outcome)
+            search.best = (rate, outcome)
         else:
-            found.above = (rate, outcome)
-        if found.best is None:
+            search.above = (rate, outcome)
+        if search.best is None:
             if rate <= floor or hopeless(outcome, latency_bound_s):
                 break
             completed = outcome.values.get("result_completed_samples_per_sec", rate)
             rate = max(floor, min(rate * DOWN, completed))
-        elif found.above is None:
+        elif search.above is None:
             rate *= UP
-        elif found.above[0] <= found.best[0] * (1 + tolerance):
+        elif search.above[0] <= search.best[0] * (1 + tolerance):
             break
         else:
-            rate = math.sqrt(found.best[0] * found.above[0])
-    return found
+            rate = math.sqrt(search.best[0] * search.above[0])
+    return search
 
 
 def _marginal(outcome: Outcome) -> bool:

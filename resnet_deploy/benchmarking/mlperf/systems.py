@@ -61,13 +61,15 @@ class System:
 
     def answer(self, ids: list[int], samples: list[int]) -> None:
         """Infer at most the largest size of samples, and tell LoadGen; with nothing where the run was stopped."""
-        found = self._guarded(lambda: self._infer(samples))
+        answers = self._guarded(lambda: self._infer(samples))
         lg = self._lg
-        if not self._accuracy or found is None:
-            lg.QuerySamplesComplete([lg.QuerySampleResponse(one, 0, 0) for one in ids])
+        if not self._accuracy or answers is None:
+            lg.QuerySamplesComplete([lg.QuerySampleResponse(sample_id, 0, 0) for sample_id in ids])
             return
-        address, width = found.ctypes.data, found.itemsize  # LoadGen copies before it returns
-        lg.QuerySamplesComplete([lg.QuerySampleResponse(one, address + width * i, width) for i, one in enumerate(ids)])
+        address, width = answers.ctypes.data, answers.itemsize  # LoadGen copies before it returns
+        lg.QuerySamplesComplete(
+            [lg.QuerySampleResponse(sample_id, address + width * i, width) for i, sample_id in enumerate(ids)]
+        )
 
     def _infer(self, samples: list[int]) -> NDArray[np.int32] | None:
         size = next(size for size in self._sizes if size >= len(samples))

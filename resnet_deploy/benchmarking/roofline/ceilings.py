@@ -1,4 +1,4 @@
-"""The roof over each candidate: published for its GPU, named, or measured on this machine and kept in the bundle."""
+"""The ceiling over each candidate: published for its GPU, named, or measured on this machine and kept in the bundle."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from resnet_deploy import _deps, _json
 from resnet_deploy._machine import gpus
 from resnet_deploy.backends.candidate import Candidate
-from resnet_deploy.benchmarking.roofline.devices import Roof, find_roof, measure_roof
+from resnet_deploy.benchmarking.roofline.devices import Ceiling, find_ceiling, measure_ceiling
 from resnet_deploy.benchmarking.roofline.floor import floor
 from resnet_deploy.benchmarking.settings import MeasureOptions
 from resnet_deploy.bundle.codec import key_of
@@ -20,16 +20,16 @@ from resnet_deploy.models import registry
 from resnet_deploy.specs import Progress
 
 
-class Roofs:
-    """Roofs of the devices that candidates run on. Without `measure_roof`, a CPU has none, and a GPU only a published one."""
+class Ceilings:
+    """Ceilings of the devices that candidates run on. Without `measure_roof`, a CPU has none, a GPU only a published one."""
 
     def __init__(self, options: MeasureOptions, store: ResultStore, *, threads: int, fresh: bool, progress: Progress) -> None:
         self._options, self._store, self._threads, self._fresh = options, store, threads, fresh
         self._progress = progress
-        self._known: dict[str, Roof | None] = {}
+        self._known: dict[str, Ceiling | None] = {}
 
     def find(self, devices: Iterable[str]) -> None:
-        """The roofs of `cpu` and `cuda`; measured where that was asked for and was not done before."""
+        """The ceilings of `cpu` and `cuda`; measured where that was asked for and was not done before."""
         for device in devices:
             self._known[device] = self._find(device)
 
@@ -37,42 +37,42 @@ class Roofs:
         self, described: dict[str, Any], candidate: Candidate, batch: int, *, images_per_s: float, device_images_per_s: float
     ) -> dict[str, Any] | None:
         """The floor of a model's description on a candidate's device, and how much of it was reached. None where there is no
-        roof, or none in that precision."""
-        roof = self._known.get(candidate.device)
-        if roof is None:
+        ceiling, or none in that precision."""
+        ceiling = self._known.get(candidate.device)
+        if ceiling is None:
             return None
         try:
-            found = floor(
-                registry.architecture(described["architecture"]), roof, precision=candidate.precision.value, batch=batch,
+            bound = floor(
+                registry.architecture(described["architecture"]), ceiling, precision=candidate.precision.value, batch=batch,
                 input=described["input_format"], image_size=described["preprocessing"]["crop"],
                 num_classes=described["num_classes"],
             )  # fmt: skip
         except UsageError:  # no units for this precision
             return None
         return {
-            **found.to_dict(), "reached_percent": found.reached_percent(images_per_s),
-            "device_reached_percent": found.device_reached_percent(device_images_per_s),
+            **bound.to_dict(), "reached_percent": bound.reached_percent(images_per_s),
+            "device_reached_percent": bound.device_reached_percent(device_images_per_s),
         }  # fmt: skip
 
-    def _find(self, device: str) -> Roof | None:
+    def _find(self, device: str) -> Ceiling | None:
         if self._options.measure_roof:
             return self._measured(device)
         if device == "cpu":
             return None
         if self._options.roof is not None:
-            return find_roof(self._options.roof)
-        found = gpus(needed=True)
-        return find_roof(found[0]["name"]) if found else None
+            return find_ceiling(self._options.roof)
+        devices = gpus(needed=True)
+        return find_ceiling(devices[0]["name"]) if devices else None
 
-    def _measured(self, device: str) -> Roof:
+    def _measured(self, device: str) -> Ceiling:
         key = key_of(device=device, threads=self._threads, **environment(device, torch=_deps.version("torch")))
         known = self._store.bundle.manifest.roofs.get(key)
         if known is not None and not self._fresh:
-            return Roof(**_json.plain(known) | {"names": known.names})
+            return Ceiling(**_json.plain(known) | {"names": known.names})
         self._progress(f"measure the ceilings of {device}", 0, None)
         import torch
 
         torch.set_num_threads(self._threads)
-        roof = measure_roof(device)
-        self._store.keep("roofs", {key: CeilingRecord(**asdict(roof))})
-        return roof
+        ceiling = measure_ceiling(device)
+        self._store.keep("roofs", {key: CeilingRecord(**asdict(ceiling))})
+        return ceiling

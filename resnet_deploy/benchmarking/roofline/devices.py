@@ -24,7 +24,7 @@ TENSOR_TYPES = {"fp32": "float32", "tf32": "float32", "fp16": "float16", "bf16":
 
 
 @dataclass(frozen=True, kw_only=True)
-class Roof:
+class Ceiling:
     """A device's ceilings.
 
     flop_s: operations a second by precision (a multiply-accumulate is two); one that is missing has no such units. tf32
@@ -45,10 +45,10 @@ class Roof:
             raise UsageError(f"the ceilings of {self.name} must be above 0; found {rates}")
 
 
-def _row(name: str, tera: tuple[float | None, ...], memory_gb_s: float, host_gb_s: float, source: str, *names: str) -> Roof:
+def _row(name: str, tera: tuple[float | None, ...], memory_gb_s: float, host_gb_s: float, source: str, *names: str) -> Ceiling:
     """tera: 1e12 operations a second in the order of _COLUMNS, None where there are no such units."""
     rates = {column: rate * 1e12 for column, rate in zip(_COLUMNS, tera, strict=True) if rate is not None}
-    return Roof(
+    return Ceiling(
         name=name, flop_s=rates, memory_bytes_s=memory_gb_s * 1e9, host_bytes_s=host_gb_s * 1e9, source=source, names=names
     )
 
@@ -67,7 +67,7 @@ _T4 = f"{_NVIDIA}/content/dam/en-zz/Solutions/Data-Center/tesla-t4/t4-tensor-cor
 _HOPPER = (67, 494.5, 989.5, 989.5, 1979, 1979)
 _A100_TERA = (19.5, 156, 312, 312, None, 624)
 # PCIe in one direction, x16: generation 3 16 GB/s, 4 32 GB/s, 5 64 GB/s.
-DEVICES: tuple[Roof, ...] = (
+DEVICES: tuple[Ceiling, ...] = (
     _row("H200", _HOPPER, 4800, 64, f"{_NVIDIA}/en-us/data-center/h200/", "NVIDIA H200"),
     _row("H100 SXM", _HOPPER, 3350, 64, f"{_NVIDIA}/en-us/data-center/h100/", "NVIDIA H100 80GB HBM3"),
     _row("H100 PCIe", (51, 378, 756.5, 756.5, 1513, 1513), 2000, 64, f"{_NVIDIA}/en-us/data-center/h100/", "NVIDIA H100 PCIe"),
@@ -85,18 +85,20 @@ DEVICES: tuple[Roof, ...] = (
 )
 
 
-def find_roof(name: str) -> Roof | None:
+def find_ceiling(name: str) -> Ceiling | None:
     """The published ceilings of a device by our name or by its driver's; None for one that the table lacks.
 
     Names must be equal: an `NVIDIA H200 NVL`, a laptop's card or a slice of a MIG device are other devices.
     """
     wanted = name.strip().casefold()
-    return next((roof for roof in DEVICES if wanted in {known.casefold() for known in (roof.name, *roof.names)}), None)
+    return next(
+        (ceiling for ceiling in DEVICES if wanted in {known.casefold() for known in (ceiling.name, *ceiling.names)}), None
+    )
 
 
-def measure_roof(
+def measure_ceiling(
     device: str = "cpu", *, copy_bytes: int | None = None, matrix: int | None = None, duration_s: float = 0.3
-) -> Roof:
+) -> Ceiling:
     """Ceilings that a large copy and large matrix products reach on this machine: the best of what `duration_s` allows.
 
     device: cpu, with torch's number of threads, or cuda. copy_bytes: of the copied array; matrix: rows of the square
@@ -125,7 +127,7 @@ def measure_roof(
     # A neighbour that held up the trial of FP32 lets slow ones through.
     rates = {precision: rate for precision, rate in rates.items() if rate * TRIAL_FACTOR > rates["fp32"]}
     name = torch.cuda.get_device_name() if device == "cuda" else f"{cpu_name()}, {torch.get_num_threads()} threads"
-    return Roof(name=name, flop_s=rates, memory_bytes_s=memory, host_bytes_s=host, source="measured")
+    return Ceiling(name=name, flop_s=rates, memory_bytes_s=memory, host_bytes_s=host, source="measured")
 
 
 class _Best:

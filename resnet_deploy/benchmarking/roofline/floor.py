@@ -15,7 +15,7 @@ elements give 242k, 169k, 138k and, sent as uint8, 425k images a second.
 
 Compute and host link are hard limits. Memory is a model of an engine that fuses no two convolutions and finds nothing in
 its cache: small batches that stay in the last-level cache, and deeper fusion, can pass it. Launching kernels costs time
-that no roof here has, and small batches are bound by it. Everything counts as computed in the one precision; the first
+that no ceiling here has, and small batches are bound by it. Everything counts as computed in the one precision; the first
 conversion of the input and activations' scales are left out.
 """
 
@@ -24,7 +24,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from resnet_deploy.benchmarking.roofline.devices import Roof
+from resnet_deploy.benchmarking.roofline.devices import Ceiling
 from resnet_deploy.errors import UsageError
 from resnet_deploy.models.complexity import kernels
 from resnet_deploy.models.registry import Architecture
@@ -105,7 +105,7 @@ class Floor:
 
 def floor(
     architecture: Architecture,
-    roof: Roof,
+    ceiling: Ceiling,
     *,
     precision: str = "fp32",
     batch: int = 1,
@@ -123,20 +123,21 @@ def floor(
             raise UsageError(f"unknown {what} {value!r}; choose from {', '.join(known)}")
     if batch < 1:
         raise UsageError(f"a batch size must be at least 1; found {batch}")
-    if precision not in roof.flop_s:
-        raise UsageError(f"there is no ceiling of {roof.name} in {precision}; there is one in {', '.join(roof.flop_s)}")
-    found = kernels(architecture, num_classes=num_classes, image_size=image_size)
-    size, flop_s = VALUE_BYTES[precision], roof.flop_s[precision]
-    compute_s = [2 * kernel.macs / flop_s for kernel in found]
-    values = [kernel.reads + kernel.writes + kernel.weights / batch for kernel in found]
-    memory_s = [size * count / roof.memory_bytes_s for count in values]
+    if precision not in ceiling.flop_s:
+        raise UsageError(f"there is no ceiling of {ceiling.name} in {precision}; there is one in {', '.join(ceiling.flop_s)}")
+    operations = kernels(architecture, num_classes=num_classes, image_size=image_size)
+    size, flop_s = VALUE_BYTES[precision], ceiling.flop_s[precision]
+    compute_s = [2 * kernel.macs / flop_s for kernel in operations]
+    values = [kernel.reads + kernel.writes + kernel.weights / batch for kernel in operations]
+    memory_s = [size * count / ceiling.memory_bytes_s for count in values]
     host_bytes = CHANNELS * (image_size or architecture.image_size) ** 2 * INPUT_BYTES[input]
     return Floor(
-        architecture=architecture.name, device=roof.name, source=roof.source, precision=precision, input=input, batch=batch,
-        operations=2 * sum(kernel.macs for kernel in found),
-        activations=sum(kernel.reads + kernel.writes for kernel in found),
-        weight_bytes=size * sum(kernel.weights for kernel in found), memory_bytes=size * sum(values), host_bytes=host_bytes,
-        kernels=len(found), compute_s=sum(compute_s), memory_s=sum(memory_s),
+        architecture=architecture.name, device=ceiling.name, source=ceiling.source, precision=precision, input=input,
+        batch=batch,
+        operations=2 * sum(kernel.macs for kernel in operations),
+        activations=sum(kernel.reads + kernel.writes for kernel in operations),
+        weight_bytes=size * sum(kernel.weights for kernel in operations), memory_bytes=size * sum(values),
+        host_bytes=host_bytes, kernels=len(operations), compute_s=sum(compute_s), memory_s=sum(memory_s),
         kernels_s=sum(max(pair) for pair in zip(compute_s, memory_s, strict=True)),
-        host_s=None if roof.host_bytes_s is None else host_bytes / roof.host_bytes_s,
+        host_s=None if ceiling.host_bytes_s is None else host_bytes / ceiling.host_bytes_s,
     )  # fmt: skip

@@ -39,15 +39,15 @@ def main() -> None:
 def _answer(decoder: Decoder, path: bytes, answers: BinaryIO) -> None:
     kind = REASON
     try:
-        found = decoder(path)
+        decoded = decoder(path)
     except (StorageError, MemoryError) as exc:
-        kind, found = FAILURE, str(exc) or type(exc).__name__
-    if isinstance(found, str):
-        body = found.encode(errors="replace")
+        kind, decoded = FAILURE, str(exc) or type(exc).__name__
+    if isinstance(decoded, str):
+        body = decoded.encode(errors="replace")
         answers.write(HEADER.pack(kind, len(body)) + body)
     else:
-        answers.write(HEADER.pack(PIXELS, found.nbytes))
-        answers.write(np.ascontiguousarray(found).data)
+        answers.write(HEADER.pack(PIXELS, decoded.nbytes))
+        answers.write(np.ascontiguousarray(decoded).data)
 
 
 if __name__ == "__main__":

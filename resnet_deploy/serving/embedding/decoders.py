@@ -155,12 +155,12 @@ class _Worker:
                     return
                 yield None
                 continue
-            said = self._answers.read(size).decode()
+            reason = self._answers.read(size).decode()
             if kind == FAILURE:
                 self.restart()  # its other answers are not read
-                raise StorageError(said)
+                raise StorageError(reason)
             image[:] = 0
-            yield said
+            yield reason
 
     def restart(self) -> str:
         """A new process in place of the one that ended; returns how that was."""

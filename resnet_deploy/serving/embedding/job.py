@@ -52,7 +52,7 @@ class EmbedOptions(OptionGroup):
 
     def __post_init__(self) -> None:
         for name in ("batch", "threads", "workers", "max_megapixels"):
-            limits.check(name, getattr(self, name))
+            limits.check_option(name, getattr(self, name))
         _ = self.checkpoint_s
         if self.max_pixels < 1:
             raise UsageError(f"max_megapixels must be a pixel at least; found {self.max_megapixels}")
@@ -69,9 +69,9 @@ class EmbedOptions(OptionGroup):
 
     @property
     def candidate(self) -> Candidate:
-        found = Candidate.parse(self.backend)
-        if self.precision is None or self.precision == found.precision.value:
-            return found
+        candidate = Candidate.parse(self.backend)
+        if self.precision is None or self.precision == candidate.precision.value:
+            return candidate
         return Candidate.parse(f"{self.backend}{',' if ':' in self.backend else ':'}{self.precision}")
 
     @property

@@ -132,9 +132,9 @@ def _listed(path: bytes) -> Iterator[bytes]:
             start = file.peek(_CHUNK)
             separator = b"\0" if b"\0" in start else b"\n"
             file.read(3 if start.startswith(b"\xef\xbb\xbf") else 0)
-            for found in _split(file, separator, name):
-                if found := found.removesuffix(b"\r") if separator == b"\n" else found:
-                    yield found
+            for line in _split(file, separator, name):
+                if line := line.removesuffix(b"\r") if separator == b"\n" else line:
+                    yield line
     except OSError as exc:
         raise DataError(f"{name} cannot be read: {exc.strerror}") from exc
 
@@ -172,10 +172,10 @@ def _key(path: bytes) -> bytes:
 def _state(path: bytes) -> bytes:
     """What tells that an image is another one."""
     try:
-        found = os.stat(path)
+        state = os.stat(path)
     except OSError:
         return b"absent"
     # The time of change cannot be set, so that other content under the same size and time of writing is seen. The inode is
     # not part of it: some network file systems number them anew with every mount.
-    times = (found.st_size, found.st_mtime_ns, found.st_ctime_ns)
-    return b"%d %d %d" % times if stat.S_ISREG(found.st_mode) else b"no file"
+    times = (state.st_size, state.st_mtime_ns, state.st_ctime_ns)
+    return b"%d %d %d" % times if stat.S_ISREG(state.st_mode) else b"no file"

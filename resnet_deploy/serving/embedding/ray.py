@@ -31,7 +31,7 @@ _BATCHES = 8  # in a block: what a decoding task is given
 Columns = Mapping[str, NDArray[Any]]
 
 
-def results(job: Job, describe: Callable[[dict[str, Any]], None]) -> Iterator[Result]:
+def ray_answers(job: Job, describe: Callable[[dict[str, Any]], None]) -> Iterator[Result]:
     """The answers for what is missing, in whatever order they come. describe: told what runs.
 
     Raises UnavailableError where there is no such cluster, or no GPU in it for a backend that needs one; BackendError where
@@ -40,12 +40,12 @@ def results(job: Job, describe: Callable[[dict[str, Any]], None]) -> Iterator[Re
     ray = require("ray", extra="ray")
     data = require("ray.data", extra="ray")
     with _connected(ray, job.options.ray_address):
-        found = ray.cluster_resources()
-        describe({"ray": version("ray"), **{name: found.get(name, 0.0) for name in ("CPU", "GPU")}})
+        resources = ray.cluster_resources()
+        describe({"ray": version("ray"), **{name: resources.get(name, 0.0) for name in ("CPU", "GPU")}})
         data.DataContext.get_current().enable_progress_bars = False
         # The paths lie in the object store, 100 bytes each, which Ray moves to disk where they are many.
         blocks = [ray.put(_block(*piece)) for piece in job.listing.batches(job.missing, _BATCHES * job.batch)]
-        answers = _pipeline(data.from_arrow_refs(blocks), job, found)
+        answers = _pipeline(data.from_arrow_refs(blocks), job, resources)
         try:
             for block in answers.iter_batches(batch_size=None, batch_format="numpy"):
                 yield from _runs(block)
@@ -103,25 +103,25 @@ def _model(job: Job) -> dict[str, Any]:
     return {"bundle": bundle, "backend": str(candidate), "threads": threads, "sha256": job.opened.made_from(candidate)}
 
 
-def _pipeline(paths: Any, job: Job, found: Mapping[str, float]) -> Any:
+def _pipeline(paths: Any, job: Job, resources: Mapping[str, float]) -> Any:
     """From a dataset of paths to one of answers, on what the cluster was found to have."""
     candidate, shared = job.options.candidate, {"batch_size": job.batch, "batch_format": "numpy"}
     model, decoding = _model(job), {"decoder": job.decoder, "folder": os.getcwdb()}
     if candidate.device == "cpu":
-        actors = (1, max(1, int(found.get("CPU", 1))))
+        actors = (1, max(1, int(resources.get("CPU", 1))))
         return paths.map_batches(
             EmbeddingActor, fn_constructor_kwargs=model | {"decoding": decoding}, concurrency=actors, **shared
         )
-    gpus = int(found.get("GPU", 0))
+    gpus = int(resources.get("GPU", 0))
     if gpus < 1:
         raise UnavailableError(f"{candidate} needs a GPU, and the Ray cluster has none")
-    images = paths.map_batches(decode, fn_kwargs=decoding, **shared)
+    images = paths.map_batches(decode_block, fn_kwargs=decoding, **shared)
     return images.map_batches(
         EmbeddingActor, fn_constructor_kwargs=model, concurrency=(1, gpus), num_gpus=1, num_cpus=0, **shared
     )
 
 
-def decode(block: Columns, *, decoder: Decoder, folder: bytes) -> dict[str, Any]:
+def decode_block(block: Columns, *, decoder: Decoder, folder: bytes) -> dict[str, Any]:
     """Ray's task: images for paths, relative ones from `folder`; zeros and a reason where there is none."""
     from PIL import Image
 
@@ -131,27 +131,27 @@ def decode(block: Columns, *, decoder: Decoder, folder: bytes) -> dict[str, Any]
     # This package's folder is there on every machine, wherever the output is.
     decoder = replace(decoder, large_lock=FolderLock(os.path.dirname(__file__)))
     for number, path in enumerate(paths):
-        found = decoder(os.path.join(folder, path))
-        if isinstance(found, str):
-            reasons[number] = found
+        decoded = decoder(os.path.join(folder, path))
+        if isinstance(decoded, str):
+            reasons[number] = decoded
         else:
-            images[number] = found
+            images[number] = decoded
     return {**block, "reason": np.array(reasons, object), "image": images}
 
 
 class EmbeddingActor:
     """Ray's actor: the bundle's backend on one machine.
 
-    decoding: what `decode` takes, where it is given paths. Raises IntegrityError where its file is not the caller's.
+    decoding: what `decode_block` takes, where it is given paths. Raises IntegrityError where its file is not the caller's.
     """
 
     def __init__(
         self, *, bundle: str, backend: str, threads: int | None, sha256: str, decoding: dict[str, Any] | None = None
     ) -> None:
         candidate, opened = Candidate.parse(backend), OpenedBundle(Bundle.open(bundle))
-        if (found := opened.made_from(candidate)) != sha256:
+        if (digest := opened.made_from(candidate)) != sha256:
             raise IntegrityError(
-                f"{bundle} is another one on {os.uname().nodename}: its file for {backend} has the SHA-256 {found[:16]}…, "
+                f"{bundle} is another one on {os.uname().nodename}: its file for {backend} has the SHA-256 {digest[:16]}…, "
                 f"not {sha256[:16]}…"
             )
         self._backend = opened.backend(candidate, threads)
@@ -159,7 +159,7 @@ class EmbeddingActor:
 
     def __call__(self, block: Columns) -> dict[str, Any]:
         if self._decoding is not None:
-            block = decode(block, **self._decoding)
+            block = decode_block(block, **self._decoding)
         outputs = infer(self._backend, np.ascontiguousarray(block["image"]))
         return {**{name: block[name] for name in ("position", "path", "reason")}, **outputs}
 
@@ -176,9 +176,9 @@ def _runs(block: Columns) -> Iterator[Result]:
 
 def _cause(exc: BaseException) -> DeployError:
     """Our own error, where one is at the bottom of Ray's."""
-    found: BaseException | None = exc
-    while found is not None:
-        if isinstance(found, DeployError):
-            return type(found)(str(found.args[0]) if found.args else str(found))
-        found = getattr(found, "cause", None) or found.__cause__
+    error: BaseException | None = exc
+    while error is not None:
+        if isinstance(error, DeployError):
+            return type(error)(str(error.args[0]) if error.args else str(error))
+        error = getattr(error, "cause", None) or error.__cause__
     return BackendError(f"the Ray cluster failed: {str(exc).strip().splitlines()[-1][:300]}")

@@ -60,26 +60,26 @@ def embed(
         UnavailableError: a device, a package or a Ray cluster is missing.
         StorageError: the disk is full; another run goes on from there.
     """
-    start_s, asked = time.perf_counter(), EmbedOptions(**options)
+    start_s, settings = time.perf_counter(), EmbedOptions(**options)
     _deps.require("pyarrow", extra="parquet")
     opened = OpenedBundle(bundle if isinstance(bundle, Bundle) else Bundle.open(bundle))
     check_outputs(outputs_of(opened))
-    opened.bundle.artifact(opened.file(asked.candidate))
+    opened.bundle.artifact(opened.file(settings.candidate))
     with Output(Path(output)) as target:
         progress("list", 0, None)
         listing = list_images(images, target.path.parent)
         with listing.file:
             progress("check", 0, None)
-            summary = target.open(_request(opened, asked, listing), overwrite=overwrite)
+            summary = target.open(_request(opened, settings, listing), overwrite=overwrite)
             before, runtime = listing.count, dict[str, Any]()
             if summary is None:
-                job = Job(opened=opened, options=asked, listing=listing, missing=[], scratch=target.path.parent)
+                job = Job(opened=opened, options=settings, listing=listing, missing=[], scratch=target.path.parent)
                 summary, before, runtime = _finish(job, target, progress)
         if summary.bad:
-            _judge(target.bad_path, summary, strict=asked.strict)
+            _judge(target.bad_path, summary, strict=settings.strict)
     return Embedding(
         output=target.path, images=summary.images, bad=summary.bad, before=before, columns=columns_of(opened),
-        bad_table=target.bad_path if summary.bad else None, backend=str(asked.candidate), runtime=runtime,
+        bad_table=target.bad_path if summary.bad else None, backend=str(settings.candidate), runtime=runtime,
         wall_s=time.perf_counter() - start_s, warnings=target.parts.warnings,
     )  # fmt: skip
 
@@ -102,9 +102,9 @@ def _finish(job: Job, target: Output, progress: Progress) -> tuple[Summary, int,
     raise AssertionError
 
 
-def _request(opened: OpenedBundle, asked: EmbedOptions, listing: Listing) -> EmbedRequest:
+def _request(opened: OpenedBundle, settings: EmbedOptions, listing: Listing) -> EmbedRequest:
     """What the output depends on: equal requests, equal outputs."""
-    described, candidate = _json.plain(opened.description), asked.candidate
+    described, candidate = _json.plain(opened.description), settings.candidate
     return EmbedRequest(
         architecture=described["architecture"],
         head=described["request"]["head"],
@@ -112,7 +112,7 @@ def _request(opened: OpenedBundle, asked: EmbedOptions, listing: Listing) -> Emb
         backend=str(candidate),
         images=ImageSet(count=listing.count, sha256=listing.sha256),
         preprocessing=PixelSettings.of(
-            opened.preprocessing, input_format=described["input_format"], max_pixels=asked.max_pixels
+            opened.preprocessing, input_format=described["input_format"], max_pixels=settings.max_pixels
         ),
         packages={name: _deps.version(name) for name in ("pillow", "numpy", candidate.row.package)},
     )
@@ -129,7 +129,7 @@ def _run(job: Job, target: Output, progress: Progress) -> dict[str, Any]:
     if strict and (bad := target.first_bad()) is not None:
         raise _strict(*bad)
     if job.options.ray:
-        from resnet_deploy.serving.embedding.ray import results
+        from resnet_deploy.serving.embedding.ray import ray_answers as results
     else:
         results = local_results
     runtime: dict[str, Any] = {}

@@ -47,10 +47,10 @@ class Answers:
         # A copy: backends reuse their memory.
         values = {name: np.array(outputs[name], dtype, order="C") for name, dtype in self._dtypes.items()}
         finite = np.logical_and.reduce([np.isfinite(array).all(axis=1) for array in values.values()]).tolist()
-        found = [reason or (None if good else NOT_FINITE) for reason, good in zip(reasons, finite, strict=True)]
-        self._pieces.append(_Piece(start, list(paths), found, values))
+        bad = [reason or (None if good else NOT_FINITE) for reason, good in zip(reasons, finite, strict=True)]
+        self._pieces.append(_Piece(start, list(paths), bad, values))
         self._rows += len(paths)
-        return next(((path, reason) for path, reason in zip(paths, found, strict=True) if reason is not None), None)
+        return next(((path, reason) for path, reason in zip(paths, bad, strict=True) if reason is not None), None)
 
     def tables(self) -> Iterator[tuple[int, Any]]:
         """What was added, as a pyarrow.Table for each range of positions without a gap, and where it starts."""

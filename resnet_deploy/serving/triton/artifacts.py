@@ -42,17 +42,17 @@ def choose_artifact(opened: OpenedBundle, options: TritonOptions) -> ServedArtif
     backend = options.flavour if options.runs_plans else options.platform
     device = "cuda" if options.on_gpu else "cpu"
     candidate = Candidate.parse(f"{backend}:{device},{options.precision}")
-    found = _plans(opened, candidate, options) if options.runs_plans else _graph(opened, candidate)
-    if options.max_batch is not None and options.max_batch > found.max_batch:
+    artifact = _plans(opened, candidate, options) if options.runs_plans else _graph(opened, candidate)
+    if options.max_batch is not None and options.max_batch > artifact.max_batch:
         raise UsageError(
-            f"{next(iter(found.files.values()))} is for batches up to {found.max_batch}, not {options.max_batch}; build or "
-            "export it with larger ones"
+            f"{next(iter(artifact.files.values()))} is for batches up to {artifact.max_batch}, not {options.max_batch}; "
+            "build or export it with larger ones"
         )
-    largest, delay_s = options.max_batch or found.max_batch, DELAY_S if options.max_delay_s is None else options.max_delay_s
+    largest, delay_s = options.max_batch or artifact.max_batch, DELAY_S if options.max_delay_s is None else options.max_delay_s
     if options.latency_bound_s is not None:
-        largest, delay_s = _within(opened, found, options, options.latency_bound_s, largest)
-    preferred = tuple(size for size in found.preferred if size <= largest)
-    return replace(found, max_batch=largest, preferred=preferred, delay_s=delay_s)
+        largest, delay_s = _within(opened, artifact, options, options.latency_bound_s, largest)
+    preferred = tuple(size for size in artifact.preferred if size <= largest)
+    return replace(artifact, max_batch=largest, preferred=preferred, delay_s=delay_s)
 
 
 def _graph(opened: OpenedBundle, candidate: Candidate) -> ServedArtifact:
@@ -125,52 +125,54 @@ def _capabilities(origin: Origin) -> list[str]:
 
 
 def _warnings(options: TritonOptions, origin: Origin) -> list[str]:
-    found = []
+    warnings = []
     if origin.flavour != TENSORRT.name:
-        found.append(f"Triton's TensorRT backend reads plans of tensorrt: one of {origin.flavour} needs a backend of your own")
+        warnings.append(
+            f"Triton's TensorRT backend reads plans of tensorrt: one of {origin.flavour} needs a backend of your own"
+        )
     elif options.release is None:
-        found.append(
+        warnings.append(
             f"the server must carry tensorrt {origin.version}: check a Triton release with --release, as in --release 26.09"
         )
     if origin.version_compatible:
-        found.append("start the server with --backend-config=tensorrt,version-compatible=true")
-    return found
+        warnings.append("start the server with --backend-config=tensorrt,version-compatible=true")
+    return warnings
 
 
 def _within(
-    opened: OpenedBundle, found: ServedArtifact, options: TritonOptions, bound_s: float, largest: int
+    opened: OpenedBundle, artifact: ServedArtifact, options: TritonOptions, bound_s: float, largest: int
 ) -> tuple[int, float]:
     """The largest batch that keeps a latency bound, and the delay that does; a delay that was asked for stays.
 
     A request waits until the batch before it is done, or for the delay where that is longer, and then for its own. Instances
     on one device share it: each takes as many times as long.
     """
-    busy_s = {size: options.copies * p99_s for size, p99_s in _measured(opened, found).items()}
-    asked_s = options.max_delay_s or 0.0
-    needed_s = {size: time_s + max(time_s, asked_s) for size, time_s in busy_s.items()}
+    busy_s = {size: options.copies * p99_s for size, p99_s in _measured(opened, artifact).items()}
+    requested_s = options.max_delay_s or 0.0
+    needed_s = {size: time_s + max(time_s, requested_s) for size, time_s in busy_s.items()}
     kept = [size for size, time_s in needed_s.items() if size <= largest and time_s <= bound_s]
     if not kept:
         size = min(needed_s)
         raise ServingError(
             f"no batch keeps {bound_s * 1e3:g} ms: a request needs up to {needed_s[size] * 1e3:.3g} ms at batch {size}, whose "
             f"p99 is {busy_s[size] / options.copies * 1e3:.3g} ms alone, with {options.copies} instances and a delay of "
-            f"{asked_s * 1e3:g} ms. Use fewer instances, a shorter delay, a lower precision, or a longer bound"
+            f"{requested_s * 1e3:g} ms. Use fewer instances, a shorter delay, a lower precision, or a longer bound"
         )
-    delay_s = min(DELAY_S, bound_s - busy_s[max(kept)]) if options.max_delay_s is None else asked_s
+    delay_s = min(DELAY_S, bound_s - busy_s[max(kept)]) if options.max_delay_s is None else requested_s
     return max(kept), delay_s
 
 
-def _measured(opened: OpenedBundle, found: ServedArtifact) -> dict[int, float]:
+def _measured(opened: OpenedBundle, artifact: ServedArtifact) -> dict[int, float]:
     """The p99 latency in seconds of what is served, by batch size; of several measurements the newest."""
-    hashes = {opened.bundle.sha256(name) for name in found.files.values()}
+    hashes = {opened.bundle.sha256(name) for name in artifact.files.values()}
     records = [
         record
         for record in opened.bundle.manifest.measurements.values()
-        if record.made_from in hashes and record.candidate == str(found.candidate) and not record.partial
+        if record.made_from in hashes and record.candidate == str(artifact.candidate) and not record.partial
     ]
     if not records:
         raise UsageError(
-            f"{opened.bundle.path} has no measurement of {', '.join(found.files.values())} to keep a latency bound by; take "
-            f"it with `resnet-deploy bench {opened.bundle.path} --backend {found.candidate}`, or leave --latency-bound out"
+            f"{opened.bundle.path} has no measurement of {', '.join(artifact.files.values())} to keep a latency bound by; take "
+            f"it with `resnet-deploy bench {opened.bundle.path} --backend {artifact.candidate}`, or leave --latency-bound out"
         )
     return {record.batch: record.latency_s.p99 for record in sorted(records, key=lambda record: record.measured)}

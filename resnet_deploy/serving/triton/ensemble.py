@@ -10,7 +10,7 @@ import resnet_deploy
 from resnet_deploy import _json
 from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.errors import UsageError
-from resnet_deploy.serving.triton.model_config import new_config, string_parameters, to_dict
+from resnet_deploy.serving.triton.model_config import config_dict, new_config, string_parameters
 from resnet_deploy.serving.triton.options import TritonOptions
 from resnet_deploy.serving.triton.repository import IDENTITY, File, RepositoryModel
 from resnet_deploy.specs import HeadKind
@@ -35,7 +35,7 @@ def ensemble(
     """
     kind = opened.description.head.kind.value
     scored = kind in {HeadKind.LOGITS.value, HeadKind.PROBABILITIES.value}
-    met = to_dict(network.config)["input"] + (to_dict(network.config)["output"] if scored else [])
+    met = config_dict(network.config)["input"] + (config_dict(network.config)["output"] if scored else [])
     if any(entry["data_type"] == "TYPE_BF16" for entry in met):
         raise UsageError("Triton's Python models cannot read or write bfloat16; export without --native-io for --ensemble")
     decode = _decode(opened, network, options)

@@ -43,12 +43,12 @@ def to_text(config: Any) -> str:
     return str(text_format.MessageToString(config))
 
 
-def to_dict(config: Any) -> dict[str, Any]:
+def config_dict(config: Any) -> dict[str, Any]:
     """A message as JSON has it, under the names of config.pbtxt."""
     from google.protobuf import json_format
 
-    found: dict[str, Any] = json_format.MessageToDict(config, preserving_proto_field_name=True)
-    return found
+    content: dict[str, Any] = json_format.MessageToDict(config, preserving_proto_field_name=True)
+    return content
 
 
 def read_config(path: Path) -> Any:
@@ -61,11 +61,11 @@ def read_config(path: Path) -> Any:
         raise RepositoryError(f"{path} cannot be read as a Triton model configuration: {exc}") from exc
 
 
-def differences(found: Any, wanted: Any) -> list[str]:
+def differences(current: Any, wanted: Any) -> list[str]:
     """Where two messages differ, each as `field: found, not wanted`; [] for equal ones."""
-    if found == wanted:
+    if current == wanted:
         return []
-    old, new = to_dict(found), to_dict(wanted)
+    old, new = config_dict(current), config_dict(wanted)
     return [
         f"{name}: {_short(old.get(name))}, not {_short(new.get(name))}"
         for name in dict.fromkeys([*old, *new])

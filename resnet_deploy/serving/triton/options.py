@@ -78,7 +78,7 @@ class TritonOptions(OptionGroup):
         if self.name is not None and not _NAME.fullmatch(self.name):
             raise UsageError(f"{self.name!r} is not a model's name: letters, digits, and . _ + = - after the first")
         for option in ("instances", "max_batch", "threads", "top_k"):
-            limits.check(option, getattr(self, option))
+            limits.check_option(option, getattr(self, option))
         _ = self.policy, self.max_delay_s, self.latency_bound_s
         if self.runs_plans:
             self._check_tensorrt()

@@ -33,8 +33,8 @@ def tensorrt_of(server: str) -> str:
     """
     if server in RELEASES:
         return RELEASES[server]
-    if found := re.fullmatch(r"tensorrt-(\d+(?:\.\d+)+)", server):
-        return found[1]
+    if match := re.fullmatch(r"tensorrt-(\d+(?:\.\d+)+)", server):
+        return match[1]
     if re.fullmatch(r"\d\d\.\d\d", server):
         raise UsageError(
             f"the TensorRT of Triton {server} is not in this version's table ({', '.join(RELEASES)}). Find it with `docker run "

@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from resnet_deploy._files import flush, sha256_file, write_hashed, writing
 from resnet_deploy.errors import IntegrityError, RepositoryError
-from resnet_deploy.serving.triton.model_config import differences, read_config, to_dict, to_text
+from resnet_deploy.serving.triton.model_config import config_dict, differences, read_config, to_text
 
 CONFIG = "config.pbtxt"
 IDENTITY = "resnet_deploy"  # the parameter that says whose model a configuration is
@@ -102,13 +102,13 @@ def _check(folder: Path, model: RepositoryModel) -> tuple[int, bool]:
         return 1, False
     if not (folder / CONFIG).is_file():
         raise RepositoryError(f"{folder} is there, and has no {CONFIG}: it is not a model of ours. Choose another --name")
-    found = read_config(folder / CONFIG)
-    theirs, ours = _identity(found), _identity(model.config)
+    config = read_config(folder / CONFIG)
+    theirs, ours = _identity(config), _identity(model.config)
     if theirs != ours:
         raise RepositoryError(
             f"{folder} holds another model: {theirs}; this one is {ours}. Choose another --name or another repository"
         )
-    wrong = differences(found, model.config)
+    wrong = differences(config, model.config)
     wrong += [f"{name}: other content" for name, file in model.beside.items() if _digest(folder / name) != file.digest]
     if wrong:
         raise RepositoryError(
@@ -176,8 +176,8 @@ def _stage(folder: Path, model: RepositoryModel, version: int) -> None:
 
 def _write(path: Path, file: File) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    found = write_hashed(path, file.content if file.path is None else file.path.read_bytes())
-    if found != file.digest:
+    digest = write_hashed(path, file.content if file.path is None else file.path.read_bytes())
+    if digest != file.digest:
         raise IntegrityError(f"{file.path} was changed while it was copied; run the command again")
     flush(path)
 
@@ -194,5 +194,5 @@ def _added(folder: Path, model: RepositoryModel, version: int, reused: bool) -> 
     path = folder / str(version)
     size_bytes = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     return Added(
-        name=model.name, version=version, reused=reused, path=path, size_bytes=size_bytes, config=to_dict(model.config)
+        name=model.name, version=version, reused=reused, path=path, size_bytes=size_bytes, config=config_dict(model.config)
     )

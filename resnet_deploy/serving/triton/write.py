@@ -70,18 +70,18 @@ def write_triton(bundle: Bundle | str | Path, output: str | Path, *, progress: P
         ServingError: a server of that release could not read the plan, or no batch keeps the latency bound.
         RepositoryError: the folder is another model's, or its configuration was edited.
     """
-    asked = TritonOptions(**options)
+    settings = TritonOptions(**options)
     opened = OpenedBundle(Bundle.open(bundle))
-    artifact = choose_artifact(opened, asked)
-    name = asked.name or slug(opened.description.architecture)
-    labels = _labels(opened, asked)
+    artifact = choose_artifact(opened, settings)
+    name = settings.name or slug(opened.description.architecture)
+    labels = _labels(opened, settings)
     progress("copy", 0, None)
-    models = [_model(opened, artifact, asked, name, labels)]
+    models = [_model(opened, artifact, settings, name, labels)]
     warnings = list(artifact.warnings)
-    if asked.ensemble is not None:
-        models += ensemble(opened, models[0], asked, labels)
+    if settings.ensemble is not None:
+        models += ensemble(opened, models[0], settings, labels)
         warnings.append(f"{name}_decode needs Pillow in the server's Python: pip install pillow in its image")
-    if asked.response_cache:
+    if settings.response_cache:
         warnings.append("start the server with --cache-config=local,size=BYTES: without it nothing is cached")
     return Repository(path=Path(output), models=add(Path(output), models), warnings=warnings)
 

@@ -23,7 +23,7 @@ from resnet_deploy.backends.onnxruntime.backend import OrtBackend
 from resnet_deploy.backends.onnxruntime.profile import record_apart
 from resnet_deploy.backends.onnxruntime.trace import read_trace
 from resnet_deploy.backends.tensorrt.layers import name_layers
-from resnet_deploy.benchmarking.layers.profile import PROFILES, profile
+from resnet_deploy.benchmarking.layers.profile import PROFILES, profile_layers
 from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.cli import main
@@ -230,7 +230,7 @@ def test_a_profile_stands_beside_the_time_without_it() -> None:
             return LayerTimes(layers=tuple(layers), wall_s=0.005)
 
     backend = Layered(run_s=0.002)
-    found = profile(backend, np.zeros((2, 4), np.float32))
+    found = profile_layers(backend, np.zeros((2, 4), np.float32))
     assert found.latency_s is not None and found.latency_s >= 0.002 and found.profiled_s == 0.005
     assert found.total_s == pytest.approx(0.004) and [layer["share"] for layer in found.layers] == pytest.approx([0.25, 0.75])
     assert found.batch == 2 and found.runs == backend.runs >= 5 and "onnx" not in found.layers[0]

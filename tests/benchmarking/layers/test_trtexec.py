@@ -23,7 +23,14 @@ import resnet_deploy as rd
 from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.backends.tensorrt import backend as trt_module
 from resnet_deploy.benchmarking import run as run_module
-from resnet_deploy.benchmarking.layers.trtexec import Settings, command, compare, find_tools, parse, run
+from resnet_deploy.benchmarking.layers.trtexec import (
+    Settings,
+    compare_figures,
+    find_tools,
+    parse_summary,
+    run_trtexec,
+    trtexec_command,
+)
 from resnet_deploy.benchmarking.report import Latency
 from resnet_deploy.bundle.manifest import PlanFile
 from resnet_deploy.bundle.opened import OpenedBundle
@@ -105,23 +112,23 @@ def staged(**given: float | None) -> Staged:
 
 
 def test_what_it_prints_is_read() -> None:
-    throughput, medians = parse(TEN)
+    throughput, medians = parse_summary(TEN)
     assert throughput == 130.298
     assert medians == pytest.approx(
         {"Latency": 7.16092e-3, "Enqueue Time": 0.86694e-3, "H2D Latency": 8.14819e-6, "GPU Compute Time": 7.14139e-3,
          "D2H Latency": 4.39453e-6}
     )  # fmt: skip
-    throughput, medians = parse(ELEVEN)
+    throughput, medians = parse_summary(ELEVEN)
     assert throughput == 10321.4 and medians["H2D Latency"] == 0 and medians["Enqueue Time"] == pytest.approx(1.5e-6)
     bare = re.sub(r"^\[11.*?\] \[I\] ", "", TEN, flags=re.MULTILINE)
-    assert parse(bare) == parse(TEN), "lines without time and severity are read too"
+    assert parse_summary(bare) == parse_summary(TEN), "lines without time and severity are read too"
 
 
 @pytest.mark.parametrize("output", ["", "no such thing", TEN.split("=== Perf")[0], TEN.replace("GPU Compute Time: ", "GPU: "),
                                     TEN.replace("Throughput: 130.298", "Throughput: -nan")])  # fmt: skip
 def test_output_without_figures(output: str) -> None:
     with pytest.raises(BackendError, match="no performance summary"):
-        parse(output)
+        parse_summary(output)
 
 
 @pytest.mark.parametrize(
@@ -142,25 +149,25 @@ def test_output_without_figures(output: str) -> None:
 def test_the_command_line_has_our_settings(flavour: str, version: str, changes: dict[str, bool], expected: list[str]) -> None:
     from dataclasses import replace
 
-    assert command("T", replace(SETTINGS, **changes), flavour, version) == [*COMMON, *expected]
-    assert "--infStreams=3" in command("T", replace(SETTINGS, streams=3), flavour, version)
+    assert trtexec_command("T", replace(SETTINGS, **changes), flavour, version) == [*COMMON, *expected]
+    assert "--infStreams=3" in trtexec_command("T", replace(SETTINGS, streams=3), flavour, version)
 
 
 def test_ours_beside_theirs() -> None:
-    medians = parse(TEN)[1]
+    medians = parse_summary(TEN)[1]
     both = staged(
         h2d_latency_s=1e-5, compute_latency_s=7e-3, d2h_latency_s=2e-5, host_latency_s=7.1e-3, throughput_images_per_s=600.0
     )
-    found = {figure.name: figure for figure in compare(both, 130.0, medians)}
+    found = {figure.name: figure for figure in compare_figures(both, 130.0, medians)}
     assert list(found) == ["Throughput", "Latency", "Enqueue Time", "H2D Latency", "GPU Compute Time", "D2H Latency"]
     assert (found["Throughput"].ours, found["Throughput"].trtexec, found["Throughput"].unit) == (600.0, 520.0, "images/s")
     assert found["Throughput"].difference == pytest.approx(600 / 520 - 1)
     assert found["Latency"].ours == 7.1e-3 and found["H2D Latency"].ours == 1e-5
     assert found["GPU Compute Time"].ours == 7e-3 and found["Enqueue Time"].ours == 0.5e-3
-    host = {figure.name: figure for figure in compare(row(9.0, batch=4, device_ms=8.0), 130.0, medians)}
+    host = {figure.name: figure for figure in compare_figures(row(9.0, batch=4, device_ms=8.0), 130.0, medians)}
     assert (host["Latency"].ours, host["GPU Compute Time"].ours) == (9e-3, 8e-3), "what the host's clock has"
     assert host["H2D Latency"].ours is None and host["H2D Latency"].difference is None and host["Throughput"].ours is None
-    none = {figure.name: figure for figure in compare(both, 130.0, parse(ELEVEN)[1])}
+    none = {figure.name: figure for figure in compare_figures(both, 130.0, parse_summary(ELEVEN)[1])}
     assert list(none) == ["Throughput", "Latency", "Enqueue Time", "GPU Compute Time"], "no copies, nothing to compare"
     assert none["Latency"].ours == 7e-3, "what trtexec calls latency without data transfers"
 
@@ -185,7 +192,9 @@ def asked(path: Path) -> list[list[str]]:
 
 def test_it_is_run_and_its_reasons_are_told(tmp_path: Path) -> None:
     tool = printing(tmp_path / "trtexec", TEN)
-    assert run([str(tool), "--loadEngine=a b.plan"], 1.0) == parse(TEN) and asked(tool) == [["--loadEngine=a b.plan"]]
+    assert run_trtexec([str(tool), "--loadEngine=a b.plan"], 1.0) == parse_summary(TEN) and asked(tool) == [
+        ["--loadEngine=a b.plan"]
+    ]
     for name, output, code, errors, said in (
         ("a", "", 1, REFUSED, r"ended with 1: Error\[6\]: IRuntime::deserializeCudaEngine.*expecting library version 10.13.3"),
         ("b", "", 3, "", "ended with 3: it gave no reason"),
@@ -193,18 +202,18 @@ def test_it_is_run_and_its_reasons_are_told(tmp_path: Path) -> None:
         ("d", "nothing", 0, "", "no performance summary"),
     ):
         with pytest.raises(BackendError, match=said):
-            run([str(printing(tmp_path / name, output, code, errors))], 1.0)
+            run_trtexec([str(printing(tmp_path / name, output, code, errors))], 1.0)
     (tmp_path / "e").write_text("not a program")
     (tmp_path / "e").chmod(0o755)
     with pytest.raises(BackendError, match="cannot be started: Exec format error"):
-        run([str(tmp_path / "e")], 1.0)
+        run_trtexec([str(tmp_path / "e")], 1.0)
 
 
 def test_a_tool_that_never_ends_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("resnet_deploy.benchmarking.layers.trtexec.PATIENCE_S", 0.2)
     tool = program(tmp_path / "trtexec", "import time\ntime.sleep(3600)")
     with pytest.raises(BackendError, match="did not end within"):
-        run([str(tool)], 0.1)
+        run_trtexec([str(tool)], 0.1)
 
 
 def test_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -316,4 +325,4 @@ def test_without_a_sweep_there_is_nothing_to_compare(planned: Bundle, tmp_path: 
         planned, batch=1, backend=["tensorrt"], scenario="offline", min_duration=0.05, min_queries=1, trtexec=tool, threads=1
     )
     assert not report.trtexec and any("trtexec was not run" in said for said in report.warnings)
-    assert not tool.with_suffix(".asked").exists() and text.trtexec([]) == ""
+    assert not tool.with_suffix(".asked").exists() and text.trtexec_text([]) == ""

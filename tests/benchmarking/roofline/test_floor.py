@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from resnet_deploy.benchmarking.roofline import devices
-from resnet_deploy.benchmarking.roofline.devices import DEVICES, Roof, find_roof, measure_roof
+from resnet_deploy.benchmarking.roofline.devices import DEVICES, Ceiling, find_ceiling, measure_ceiling
 from resnet_deploy.benchmarking.roofline.floor import INPUT_BYTES, VALUE_BYTES, floor
 from resnet_deploy.errors import UnavailableError, UsageError
 from resnet_deploy.models import registry
@@ -25,10 +25,10 @@ RESNET50 = registry.architecture("resnet50")
 OFFLINE = 2048  # images in a batch, as MLPerf's Offline has on this device
 
 
-def known(name: str) -> Roof:
-    roof = find_roof(name)
-    assert roof is not None
-    return roof
+def known(name: str) -> Ceiling:
+    ceiling = find_ceiling(name)
+    assert ceiling is not None
+    return ceiling
 
 
 H200 = known("NVIDIA H200")
@@ -132,21 +132,21 @@ def test_a_preactivated_network_moves_more_and_an_ensemble_what_its_members_do()
 
 @settings(max_examples=60, deadline=None)
 @given(
-    name=st.sampled_from(sorted(registry.ARCHITECTURES)), roof=st.sampled_from(DEVICES),
+    name=st.sampled_from(sorted(registry.ARCHITECTURES)), ceiling=st.sampled_from(DEVICES),
     precision=st.sampled_from([*VALUE_BYTES]),
     batch=st.integers(1, 4096), sent=st.sampled_from([*INPUT_BYTES]),
 )  # fmt: skip
-def test_a_floor_is_never_above_a_roof(name: str, roof: Roof, precision: str, batch: int, sent: str) -> None:
+def test_a_floor_is_never_above_a_roof(name: str, ceiling: Ceiling, precision: str, batch: int, sent: str) -> None:
     row = registry.architecture(name)
-    if precision not in roof.flop_s:
+    if precision not in ceiling.flop_s:
         with pytest.raises(UsageError, match="no ceiling"):
-            floor(row, roof, precision=precision)
+            floor(row, ceiling, precision=precision)
         return
-    found = floor(row, roof, precision=precision, batch=batch, input=sent)
+    found = floor(row, ceiling, precision=precision, batch=batch, input=sent)
     assert max(found.compute_s, found.memory_s) <= found.kernels_s * (1 + 1e-9)
     assert found.kernels_s <= (found.compute_s + found.memory_s) * (1 + 1e-9)
     assert found.images_per_s <= min(found.device_images_per_s, found.host_images_per_s or 0) * (1 + 1e-9)
-    larger = floor(row, roof, precision=precision, batch=batch + 1, input=sent)
+    larger = floor(row, ceiling, precision=precision, batch=batch + 1, input=sent)
     assert larger.memory_s < found.memory_s, "weights are read once for more images"
 
 
@@ -163,39 +163,39 @@ def test_what_cannot_be_meant_is_said(wrong: dict[str, Any]) -> None:
         floor(RESNET50, known("A100 PCIe 40GB"), **{"precision": "int8", **wrong})
 
 
-@pytest.mark.parametrize("roof", DEVICES, ids=lambda roof: roof.name)
-def test_the_table_is_dense_and_sourced(roof: Roof) -> None:
-    rate = roof.flop_s
-    assert roof.source.startswith(("https://www.nvidia.com/", "https://images.nvidia.com/"))
+@pytest.mark.parametrize("ceiling", DEVICES, ids=lambda ceiling: ceiling.name)
+def test_the_table_is_dense_and_sourced(ceiling: Ceiling) -> None:
+    rate = ceiling.flop_s
+    assert ceiling.source.startswith(("https://www.nvidia.com/", "https://images.nvidia.com/"))
     # A halved operand doubles the rate in these tensor cores; a sparse figure in one column would show.
     assert rate["int8"] == pytest.approx(2 * rate["fp16"], rel=0.02)
     assert rate.get("fp8", rate["int8"]) == rate["int8"]
     assert rate.get("bf16", rate["fp16"]) in (rate["fp16"], pytest.approx(rate["fp16"] / 2, rel=0.01))
     assert "tf32" not in rate or rate["tf32"] == pytest.approx(rate["bf16"] / 2, rel=0.03)
-    assert roof.host_bytes_s in (16e9, 32e9, 64e9)
-    for name in (roof.name, *roof.names):
-        assert find_roof(name) is roof, "two rows have one name"
+    assert ceiling.host_bytes_s in (16e9, 32e9, 64e9)
+    for name in (ceiling.name, *ceiling.names):
+        assert find_ceiling(name) is ceiling, "two rows have one name"
 
 
 @pytest.mark.parametrize(
     "name", ["NVIDIA H200 NVL", "NVIDIA A10G", "NVIDIA GeForce RTX 4090 Laptop GPU", "NVIDIA H200 MIG 1g.18gb"]
 )
 def test_a_relative_is_another_device(name: str) -> None:
-    assert find_roof(name) is None
+    assert find_ceiling(name) is None
 
 
 def test_the_ceilings_of_this_machine_are_what_it_reaches() -> None:
     before = torch.backends.cuda.matmul.allow_tf32
-    roof = measure_roof(copy_bytes=64 * 2**20, matrix=512, duration_s=0.1)
-    assert roof.source == "measured" and roof.host_bytes_s is None
+    ceiling = measure_ceiling(copy_bytes=64 * 2**20, matrix=512, duration_s=0.1)
+    assert ceiling.source == "measured" and ceiling.host_bytes_s is None
     assert torch.backends.cuda.matmul.allow_tf32 == before
     # Another library, another clock reading: within a factor, the machine being shared.
     square, block = np.ones((512, 512), np.float32), np.zeros(64 * 2**20, np.uint8)
     product_s = min(timed(lambda: square @ square) for _ in range(20))
     copy_s = min(timed(block.copy) for _ in range(5))
-    assert 0.1 < roof.flop_s["fp32"] / (2 * 512**3 / product_s) < 20
-    assert 0.1 < roof.memory_bytes_s / (2 * block.nbytes / copy_s) < 20
-    found = floor(RESNET50, roof)
+    assert 0.1 < ceiling.flop_s["fp32"] / (2 * 512**3 / product_s) < 20
+    assert 0.1 < ceiling.memory_bytes_s / (2 * block.nbytes / copy_s) < 20
+    found = floor(RESNET50, ceiling)
     assert found.host_s is None and found.host_images_per_s is None and found.image_s == found.kernels_s
 
 
@@ -208,8 +208,8 @@ def timed(work: Any) -> float:
 def test_a_precision_without_a_fast_product_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = {"fp32": 1.0, "fp16": 3.0, "bf16": 2.9, "int8": float("inf")}
     monkeypatch.setattr(devices, "_product_s", lambda torch, precision, *rest: seconds[precision])
-    roof = measure_roof(copy_bytes=2**20, matrix=10, duration_s=0)
-    assert roof.flop_s == {"fp32": 2000.0, "bf16": pytest.approx(2000 / 2.9)}
+    ceiling = measure_ceiling(copy_bytes=2**20, matrix=10, duration_s=0)
+    assert ceiling.flop_s == {"fp32": 2000.0, "bf16": pytest.approx(2000 / 2.9)}
 
 
 def test_a_slow_precision_is_left_out_although_its_trial_looked_well(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,7 +217,7 @@ def test_a_slow_precision_is_left_out_although_its_trial_looked_well(monkeypatch
     seconds = {("fp32", 20): 0.1, ("fp16", 20): 0.31, ("bf16", 20): 0.29}
     monkeypatch.setattr(devices, "TRIAL_MATRIX", 10)
     monkeypatch.setattr(devices, "_product_s", lambda torch, precision, device, rows, best: seconds.get((precision, rows), 1.0))
-    assert set(measure_roof(copy_bytes=2**20, matrix=20, duration_s=0).flop_s) == {"fp32", "bf16"}
+    assert set(measure_ceiling(copy_bytes=2**20, matrix=20, duration_s=0).flop_s) == {"fp32", "bf16"}
 
 
 def test_a_copy_reads_and_writes_every_byte() -> None:
@@ -245,9 +245,9 @@ def test_a_product_that_torch_lacks_takes_forever() -> None:
 
 def test_devices_that_are_not_there() -> None:
     with pytest.raises(UsageError, match="tpu"):
-        measure_roof("tpu")
+        measure_ceiling("tpu")
     if not torch.cuda.is_available():
         with pytest.raises(UnavailableError, match="CUDA"):
-            measure_roof("cuda")
+            measure_ceiling("cuda")
     with pytest.raises(UsageError, match="above 0"):
-        Roof(name="broken", flop_s={"fp32": 0.0}, memory_bytes_s=1, host_bytes_s=None, source="measured")
+        Ceiling(name="broken", flop_s={"fp32": 0.0}, memory_bytes_s=1, host_bytes_s=None, source="measured")

@@ -20,7 +20,7 @@ from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.data.preprocessing import Transform
-from resnet_deploy.pipeline.verify import REFERENCE
+from resnet_deploy.pipeline.compare_answers import REFERENCE
 from resnet_deploy.serving.triton.model_config import SCHEMA, new_config, read_config, to_text
 from tests.helpers.cpu import EXACT_INT8
 from tests.helpers.paths import ROOT

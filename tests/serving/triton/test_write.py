@@ -22,7 +22,8 @@ from resnet_deploy.bundle.records import MeasurementRecord
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.engine.plan import Origin
 from resnet_deploy.errors import DataError, RepositoryError, ServingError, UsageError
-from resnet_deploy.pipeline.lower import LoweringOptions, lower
+from resnet_deploy.pipeline.lower import lower
+from resnet_deploy.pipeline.lowering_options import LoweringOptions
 from resnet_deploy.serving.triton.model_config import read_config
 from resnet_deploy.serving.triton.options import TritonOptions
 from resnet_deploy.serving.triton.releases import RELEASES, fits, tensorrt_of

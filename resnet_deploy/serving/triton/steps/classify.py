@@ -39,12 +39,12 @@ class TritonPythonModel:
         scores = scores.astype(np.float32, copy=False)
         probabilities = softmax(scores) if self.logits else scores
         indices = np.argsort(-probabilities, axis=1, kind="stable")[:, : self.top_k].astype(np.int64)
-        found: dict[str, NDArray[Any]] = {
+        outputs: dict[str, NDArray[Any]] = {
             "probabilities": probabilities,
             "topk_values": np.take_along_axis(probabilities, indices, axis=1),
             "topk_indices": indices,
         }
-        return found if self.labels is None else found | {"topk_labels": self.labels[indices]}
+        return outputs if self.labels is None else outputs | {"topk_labels": self.labels[indices]}
 
 
 def softmax(scores: NDArray[np.float32]) -> NDArray[np.float32]:
