@@ -15,6 +15,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
+from hypothesis import settings
+
+# How long an example takes says how loaded the machine is, and nothing of what is tested.
+settings.register_profile("any-load", deadline=None)
+settings.load_profile("any-load")
 
 pytest.register_assert_rewrite("tests.helpers")
 

@@ -30,7 +30,7 @@ def of(*batches: NDArray[np.float32]) -> Histogram:
     st.integers(1, 10),
     st.randoms(use_true_random=False),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_any_batches_in_any_order_are_the_same(values: NDArray[np.float32], parts: int, random: object) -> None:
     whole = of(values)
     shuffled = values.copy()

@@ -373,7 +373,7 @@ def places(value: Any) -> list[tuple[Any, Any]]:
     return [(value, key) for key in keys] + [place for key in keys for place in places(value[key])]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_whatever_stands_in_a_report_it_is_refused_or_shown(data: st.DataObject) -> None:
     """Any part of a real report becomes anything: a complaint, or a page, never another error."""

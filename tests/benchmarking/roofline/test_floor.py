@@ -130,7 +130,7 @@ def test_a_preactivated_network_moves_more_and_an_ensemble_what_its_members_do()
     assert both.kernels_s == pytest.approx(sum(parts))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     name=st.sampled_from(sorted(registry.ARCHITECTURES)), ceiling=st.sampled_from(DEVICES),
     precision=st.sampled_from([*VALUE_BYTES]),

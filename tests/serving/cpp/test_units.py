@@ -15,7 +15,7 @@ from tests.helpers.cpp import Ask
 
 pytestmark = pytest.mark.slow
 
-MANY = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+MANY = settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(st.characters(codec=None, exclude_categories=())),  # lone surrogates too, as in names that are not UTF-8
