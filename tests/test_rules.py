@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import ast
-import importlib
 import inspect
 import re
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import fields
 from enum import Enum
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import click
 import pytest
@@ -23,7 +20,6 @@ from resnet_deploy import errors
 from resnet_deploy.backends.table import BACKENDS
 from resnet_deploy.cli import main
 from resnet_deploy.precisions import PRECISIONS
-from resnet_deploy.specs import OptionGroup
 from tests.helpers.paths import ROOT
 
 PACKAGE = Path(resnet_deploy.__file__).parent
@@ -32,7 +28,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # Floors of the house: a room may use its own floor and those below.
 FLOORS = [
     {
-        *("_deprecated", "_deps", "_figures", "_files", "_isolate", "_json", "_machine", "_text"),
+        *("_arguments", "_deprecated", "_deps", "_figures", "_files", "_isolate", "_json", "_machine", "_text"),
         *("errors", "limits", "precisions", "specs"),
     },
     {"backends", "charts", "data", "engine", "graph", "models"},
@@ -241,27 +237,15 @@ CALLS = {name: getattr(resnet_deploy, VERBS.get(name, name)) for name in main.co
 PRINTED, WATCHED = {"as_json", "detail"}, {"progress", "crashes"}
 
 
-def options_of(parameters: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
-    """The options that the dataclasses of options have, with their defaults, where a call takes any."""
-    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return {}
-    for path in NAMES:
-        if path.endswith((".options", ".settings", ".export", ".lower", ".scenarios", ".details", ".job")):
-            importlib.import_module(path)
-    groups = OptionGroup.__subclasses__()
-    return {field.name: field.default for group in groups for field in fields(group) if field.init}  # type: ignore[arg-type]
-
-
 @pytest.mark.parametrize("name", sorted(CALLS))
 def test_the_command_line_and_python_say_the_same(name: str) -> None:
     """Names and defaults: what the CLI can do, a program can do, and the other way round."""
     parameters = inspect.signature(CALLS[name]).parameters
-    known = {word: item.default for word, item in parameters.items() if item.kind is not item.VAR_KEYWORD}
+    known = {word: item.default for word, item in parameters.items()}
     asked = {item.name: item for item in main.commands[name].params if item.expose_value and item.name not in PRINTED}
     calls = {word for word in asked if word in CALLS.keys() | {"layers"} and word not in known}  # --layers: compare_layers
     assert known.keys() - WATCHED <= asked.keys(), "Python has what the command line lacks"
-    defaults = options_of(parameters) | known
-    assert asked.keys() - calls <= defaults.keys(), "the command line has what Python lacks"
+    assert asked.keys() - calls <= known.keys(), "the command line has what Python lacks"
     arguments = [word for word, item in asked.items() if isinstance(item, click.Argument)]
     assert arguments == [*known][: len(arguments)]
     for word, item in asked.items():
@@ -269,7 +253,7 @@ def test_the_command_line_and_python_say_the_same(name: str) -> None:
             assert word == item.opts[-1].lstrip("-").replace("-", "_"), "an option's name is the argument's"
         if item.default not in (None, False, ()) and not isinstance(item.default, Enum) and word not in calls:
             default = item.type_cast_value(click.Context(main.commands[name]), item.default)
-            assert default == defaults[word] or str(default) == str(defaults[word]), f"the default of {word}"
+            assert default == known[word] or str(default) == str(known[word]), f"the default of {word}"
 
 
 def test_report_is_two_calls() -> None:

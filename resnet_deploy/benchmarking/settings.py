@@ -42,6 +42,7 @@ class MeasureOptions(OptionGroup):
             raise UsageError(f"there are no published ceilings of {self.roof!r}; choose from {known}, or give --measure-roof")
         if self.roof is not None and self.measure_roof:
             raise UsageError("the ceilings are either published ones or measured here: give --roof or --measure-roof, not both")
+        super().__post_init__()
 
     @property
     def uploads(self) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 from resnet_deploy import limits
 from resnet_deploy.engine.flavours import Flavour
 from resnet_deploy.errors import UsageError
-from resnet_deploy.specs import OptionGroup
+from resnet_deploy.specs import OptionGroup, listed
 
 # https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/engine-compatibility.html
 HARDWARE = {"ampere-plus": "AMPERE_PLUS", "same-compute-capability": "SAME_COMPUTE_CAPABILITY"}
@@ -75,9 +75,9 @@ class BuildOptions(OptionGroup):
         timing_cache: keep the times of kernels in the bundle; by default where the package has it.
     """
 
-    batch: tuple[str, ...] = ("1:8:32",)
+    batch: str | Iterable[str] = ("1:8:32",)
     flavour: str = "auto"
-    compute_capability: tuple[str, ...] = ()
+    compute_capability: str | Iterable[str] = ()
     optimization_level: int | None = None
     workspace_mib: int | None = None
     hardware_compatible: str | None = None
@@ -87,8 +87,7 @@ class BuildOptions(OptionGroup):
     timing_cache: bool | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.batch, str):
-            object.__setattr__(self, "batch", (self.batch,))
+        object.__setattr__(self, "batch", tuple(listed(self.batch)))
         if isinstance(self.compute_capability, str):
             names = tuple(part for part in self.compute_capability.lower().split(",") if part)
             object.__setattr__(self, "compute_capability", names)
@@ -101,6 +100,7 @@ class BuildOptions(OptionGroup):
         limits.check("optimization_level", self.optimization_level)
         limits.check("workspace_mib", self.workspace_mib)
         _ = self.profiles
+        super().__post_init__()
 
     @property
     def profiles(self) -> tuple[OptimizationProfile, ...]:

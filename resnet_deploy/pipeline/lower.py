@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,13 +66,13 @@ class LoweringOptions(OptionGroup):
         native_io: FP16 and BF16 inputs and outputs.
     """
 
-    precision: tuple[str, ...] = ("fp32",)
-    int8_target: tuple[str, ...] = TARGETS
+    precision: str | Iterable[str] = ("fp32",)  # this and the other lists: a text as people type it, or several; tuples then
+    int8_target: str | Iterable[str] = TARGETS
     calibration: str | Path | None = None
     calibration_images: int = IMAGES
     calibration_method: str = "auto"
     other_layers: str = "fp16"
-    keep: tuple[str, ...] = ()
+    keep: str | Iterable[str] = ()
     grouped: str = "auto"
     quantize_head: bool = False
     clip_weights: bool = False
@@ -82,7 +82,6 @@ class LoweringOptions(OptionGroup):
     reduce_range: bool = False
     native_io: bool = False
     precisions: tuple[Precision, ...] = field(init=False)
-    said: frozenset[str] = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
         for name in ("precision", "int8_target", "keep"):  # "fp32,int8" is what people type
@@ -101,15 +100,9 @@ class LoweringOptions(OptionGroup):
         if self.calibration_method != "auto":
             check_calibration_method(self.calibration_method)
         object.__setattr__(self, "precisions", tuple(map(Precision, dict.fromkeys(self.precision))))
-        defaults = {item.name: item.default for item in fields(self) if item.init}
+        defaults = {item.name: item.default for item in fields(LoweringOptions) if item.init}
         object.__setattr__(self, "said", frozenset(name for name, value in defaults.items() if getattr(self, name) != value))
-
-    @classmethod
-    def split(cls, options: dict[str, Any]) -> tuple[LoweringOptions, dict[str, Any]]:
-        """As `OptionGroup.split`; what was said is remembered where it is the default too."""
-        group, others = super().split(options)
-        object.__setattr__(group, "said", group.said | (set(options) - set(others)))
-        return group, others
+        super().__post_init__()
 
     def exactly(self) -> LoweringOptions:
         """The same with everything said: nothing is taken from files that are there."""

@@ -160,7 +160,7 @@ class ScenarioRun:
         use = self.opened.calibration_of(candidate)
         return key_of(
             candidate=str(candidate), made_from=self.opened.made_from(candidate), scenario=scenario,
-            options=self.options.key(scenario), data=self.dataset.sha256, excluded=use and use.key,
+            options=self.options.scenario_key(scenario), data=self.dataset.sha256, excluded=use and use.key,
             max_batch=self.max_batch, threads=self.threads, **environment(candidate.device),
             **({"spin_wait": False} if candidate.device == "cuda" and not self.spin_wait else {}),
         )  # fmt: skip

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -41,7 +42,7 @@ class ScenarioOptions(OptionGroup):
         accuracy: also LoadGen's accuracy mode, on all of the data.
     """
 
-    scenario: tuple[str, ...] = (SWEEP,)
+    scenario: str | Iterable[str] = (SWEEP,)  # a tuple of names, then
     latency_bound: float | str = 0.015
     min_duration: float | str = 10.0
     min_queries: int | None = None
@@ -58,6 +59,7 @@ class ScenarioOptions(OptionGroup):
         _ = self.latency_bound_s, self.min_duration_s
         if self.accuracy and not self.judged:
             raise UsageError("accuracy is LoadGen's: choose a scenario for it, as in --scenario offline")
+        super().__post_init__()
 
     @property
     def latency_bound_s(self) -> float:
@@ -74,7 +76,7 @@ class ScenarioOptions(OptionGroup):
         """LoadGen's scenarios among those asked for."""
         return tuple(name for name in self.scenario if name in SCENARIOS)
 
-    def key(self, scenario: str) -> dict[str, Any]:
+    def scenario_key(self, scenario: str) -> dict[str, Any]:
         """What the figures of a scenario depend on."""
         own = {
             "min_duration_s": self.min_duration_s, "min_queries": self.queries(scenario), "accuracy": self.accuracy,

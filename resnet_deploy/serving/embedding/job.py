@@ -61,6 +61,7 @@ class EmbedOptions(OptionGroup):
         if self.ray and self.workers is not None:
             raise UsageError("--workers are processes of this machine; a Ray cluster decodes on all of its cores")
         _ = self.candidate
+        super().__post_init__()
 
     @property
     def checkpoint_s(self) -> float:

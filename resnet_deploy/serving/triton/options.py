@@ -86,6 +86,7 @@ class TritonOptions(OptionGroup):
             raise UsageError("--plan and --release are about TensorRT plans; add --platform tensorrt")
         elif self.on_gpu and self.threads:
             raise UsageError("--threads is of ONNX Runtime on the CPU")
+        super().__post_init__()
 
     def _check_tensorrt(self) -> None:
         if self.device == "cpu":
