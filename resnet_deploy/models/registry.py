@@ -204,6 +204,9 @@ ARCHITECTURES: dict[str, Architecture] = {row.name: row for row in _ROWS}
 def register_architecture(row: Architecture) -> None:
     """Add a row to the table of this process: every function takes its name, with options after a colon.
 
+    Args:
+        row: the architecture: its name, its shape, and the images that it takes.
+
     Raises:
         UsageError: the table has an architecture of this name, or the name has other than letters, digits and underscores.
     """

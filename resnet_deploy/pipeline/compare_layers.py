@@ -121,7 +121,7 @@ def compare_layers(
     Args:
         bundle: a bundle, or its folder; graphs of it that are gone are made again.
         data: images, as in `verify`.
-        backends: whose graphs are compared beside the FP32 one, as in `onnxruntime:int8`.
+        backend: one or several, whose graphs are compared beside the FP32 one, as in `onnxruntime:int8`.
         limit: so many images, evenly spaced.
         strict: fail at the first image that cannot be read.
         progress: told what is being done.
