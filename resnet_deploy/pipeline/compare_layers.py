@@ -34,8 +34,12 @@ Values = dict[str, NDArray[np.float32]]
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """Of one block's output in one file against eager: relative_error is the norm of the difference over that of eager's
-    output, over all images; cosine the mean over images."""
+    """One block's output in one file against eager's.
+
+    Attributes:
+        relative_error: the norm of the difference over that of eager's output, over all images.
+        cosine: the mean over images.
+    """
 
     relative_error: float
     cosine: float

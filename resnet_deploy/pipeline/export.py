@@ -43,14 +43,17 @@ class ExportOptions(OptionGroup):
     """What is exported. The names and defaults are those of `resnet-deploy export`.
 
     Attributes:
-        weights, num_classes, new_head: as in `create_model`.
-        head: logits, probabilities, embedding, features or topk:K.
-        l2_normalize: unit-length embeddings.
-        input: float (normalized NCHW float32) or uint8 (NHWC pixels).
-        image_size: pixels of an edge of the input; by default the checkpoint's own, else the architecture's, as of the next.
-        resize: pixels of the shorter edge before the crop.
-        mean, std: of red, green and blue in [0, 1].
-        max_batch: the largest batch that is checked.
+        weights: a .pth, .pt or .safetensors file, a state dict, IMAGENET1K_V1, IMAGENET1K_V2 or DEFAULT; by default random
+            values (seed 0).
+        num_classes: of the classifier; by default the checkpoint's, else the architecture's.
+        new_head: start a fresh classifier of num_classes classes.
+        head: what the model answers with: logits, probabilities, embedding, features or topk:K.
+        l2_normalize: scale embeddings to unit length.
+        input: what clients send: float (normalized NCHW float32) or uint8 (NHWC pixels, which the graph normalizes).
+        image_size: the input's width and height in pixels; by default the checkpoint's, else the architecture's.
+        resize: pixels of the shorter edge before the crop; likewise.
+        mean, std: of red, green and blue, of pixels in [0, 1]; likewise.
+        max_batch: the largest batch at which the export is checked.
         opset: of ONNX, 18 to 23.
     """
 

@@ -52,7 +52,15 @@ def tensors_of(graph: Graph) -> list[str]:
 
 @dataclass
 class Observer:
-    """Runs a graph on batches and counts what its tensors take. Memory does not grow with the number of images."""
+    """Runs a graph on batches and counts what its tensors take. Memory does not grow with the number of images.
+
+    Attributes:
+        graph: an FP32 graph.
+        threads: of ONNX Runtime; all cores where None.
+        histograms: by tensor.
+        images: digests of those that were seen.
+        sums: of each channel of what convolutions read, by tensor.
+    """
 
     graph: Graph
     threads: int | None = None
@@ -152,7 +160,15 @@ class Observer:
         return found
 
     def calibration(self, method: str, data: str = "") -> Calibration:
-        """What was seen, as ranges that can be kept."""
+        """Turn what was seen into ranges that can be kept.
+
+        Args:
+            method: max, percentile:P, entropy or mse.
+            data: what the user calls the images.
+
+        Returns:
+            The range of each tensor.
+        """
         return Calibration(
             method=method, graph=digest_of(self.graph), ranges=self.ranges(method), data=printable(data),
             images=tuple(self.images), warnings=tuple(map(printable, self.warnings())),
@@ -180,7 +196,16 @@ def observe(
     *,
     threads: int | None = None,
 ) -> Observer:
-    """Run a graph over images. batches: called with a batch size, gives arrays as the model takes them."""
+    """Run a graph over images.
+
+    Args:
+        graph: an FP32 graph.
+        batches: called with a batch size, gives arrays of up to so many images, (N, ...) as the model takes them.
+        threads: of ONNX Runtime; all cores where None.
+
+    Returns:
+        What was seen; its `calibration` gives ranges.
+    """
     observer = Observer(graph, threads=threads)
     shape = tuple(dim.dim_value for dim in graph.input.type.tensor_type.shape.dim)[1:]
     if 0 in shape:

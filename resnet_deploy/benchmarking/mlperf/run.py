@@ -31,9 +31,23 @@ _CLASSES = {HeadKind.LOGITS.value, HeadKind.PROBABILITIES.value, HeadKind.TOPK.v
 
 
 class ScenarioRun:
-    """LoadGen's scenarios over a bundle's candidates and one dataset. max_batch: the largest batch of any inference.
+    """LoadGen's scenarios over a bundle's candidates and one dataset.
 
-    Raises MissingPackageError without LoadGen, UsageError where accuracy is asked for and there is none to be had.
+    Args:
+        opened: the bundle.
+        dataset: its images, with labels where accuracy is asked for.
+        options: which scenarios, and how.
+        max_batch: the largest batch of any inference.
+        threads: of the CPU.
+        fresh: run again what the bundle has.
+        progress: told what is being done.
+        store: where results are kept.
+        spin_wait: wait for a GPU by polling it.
+        crashes: candidates that took an earlier process with them, which are left out.
+
+    Raises:
+        MissingPackageError: LoadGen is not installed.
+        UsageError: accuracy is asked for and there is none to be had.
     """
 
     def __init__(

@@ -22,10 +22,10 @@ class TritonOptions(OptionGroup):
     """How a bundle is served. The names and defaults are those of `resnet-deploy triton`.
 
     Attributes:
-        precision: the one that is served.
+        precision: of the file that is served.
         platform: onnxruntime (the graph) or tensorrt (its plans).
-        device: cpu or gpu, of onnxruntime.
-        flavour: whose plans; Triton's TensorRT backend reads those of tensorrt.
+        device: cpu or gpu, for onnxruntime; by default cpu.
+        flavour: the package whose plans are served; Triton's TensorRT backend reads those of tensorrt.
         plan: one of the bundle's plans by file name, where several would do.
         name: of the model; by default the architecture's.
         instances: copies that run at the same time; by default 1 on CPUs, each of which uses all cores, and 2 on GPUs, so that
@@ -37,13 +37,13 @@ class TritonOptions(OptionGroup):
             measurements.
         version_policy: latest:N, all, or specific:1,3.
         warm_up: run real shapes before a version is ready.
-        cuda_graphs: of plans.
+        cuda_graphs: start the inferences of plans as CUDA graphs.
         response_cache: let the server answer equal requests from memory.
-        labels: a file with a class name a line, in the bundle's place.
-        threads: of one ONNX Runtime instance on the CPU.
-        ensemble: jpeg, a model in front that takes image files.
-        top_k: how many classes it answers with.
-        release: a Triton release, as 26.09, that has to read the plan.
+        labels: a file with the name of a class a line; by default the bundle's names.
+        threads: CPU threads of each ONNX Runtime instance; by default all cores.
+        ensemble: jpeg, to add models around the network that take image files and answer with classes.
+        top_k: how many classes the ensemble answers with.
+        release: a Triton release that must be able to read the plan, as 26.09.
     """
 
     precision: str = "fp32"
