@@ -50,7 +50,7 @@ class Transform:
 
     def __post_init__(self) -> None:
         if self.crops not in {1, 10}:
-            raise UsageError(f"there are 1 or 10 crops of an image, not {self.crops}")
+            raise UsageError(f"crops are 1 or 10 of each image, not {self.crops}")
         if self.crops == 10 and self.preprocessing.resize < self.preprocessing.crop:
             raise UsageError(
                 f"ten crops of {self.preprocessing.crop} pixels do not fit into images resized to {self.preprocessing.resize}"

@@ -130,7 +130,7 @@ def _configure(trt: Any, config: Any, options: BuildOptions, targets: tuple[str,
 def _add_profiles(builder: Any, config: Any, tensor: Any, options: BuildOptions, graph: Path) -> None:
     batch, *shape = tuple(tensor.shape)
     if batch != -1 and any((p.min, p.opt, p.max) != (batch,) * 3 for p in options.profiles):
-        raise UsageError(f"{graph} takes batches of {batch} alone: --batch {batch}")
+        raise UsageError(f"{graph} has a fixed batch of {batch}: give --batch {batch}")
     for sizes in options.profiles:
         profile = builder.create_optimization_profile()
         profile.set_shape(tensor.name, *((size, *shape) for size in (sizes.min, sizes.opt, sizes.max)))

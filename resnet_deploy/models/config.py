@@ -131,7 +131,7 @@ class ResNetConfig:
         stride = 1 if self.stem == "cifar" else 4
         strides = [stride := stride * 2 for _ in self.layers[1:]]
         if text not in map(str, strides):
-            raise UsageError(f"output_stride={text} is not to be had; choose from {', '.join(map(str, strides))}")
+            raise UsageError(f"output_stride={text} is not possible; choose from {', '.join(map(str, strides))}")
         return tuple(found > int(text) for found in strides)
 
 

@@ -96,7 +96,7 @@ def load_model(
     """
     row = registry.architecture(name)
     if num_classes is not None and not 1 <= num_classes <= MAX_CLASSES:
-        raise UsageError(f"a classifier needs at least 1 class; found {num_classes}, and {MAX_CLASSES} are the most")
+        raise UsageError(f"a classifier has 1 to {MAX_CLASSES} classes; found {num_classes}")
     if not row.members:
         checkpoint = None if weights is None else read(row, weights)
         loaded = _loaded(row, checkpoint, num_classes, new_head, seed=RANDOM_SEED)

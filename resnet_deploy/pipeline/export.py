@@ -173,7 +173,7 @@ def _place(architecture: Bundle | str | Path, output: str | Path | None) -> tupl
     if own is None and output is None:
         raise UsageError(f"give a folder for the bundle of {architecture}: -o DIR")
     if own is not None and output is not None and Path(output).resolve() != own.resolve():
-        raise UsageError(f"{own} is a bundle, and is added to where it is; it cannot be exported to {output}")
+        raise UsageError(f"{own} is a bundle, and cannot be exported to {output}: leave out -o, or name an architecture")
     return (None, own) if own is not None else (str(architecture), Path(output or ""))
 
 

@@ -179,7 +179,7 @@ def _unique(name: str, taken: Counter[str]) -> str:
 
 def _write(proto: onnx.ModelProto, path: Path) -> None:
     if proto.ByteSize() >= MAX_PROTOBUF_BYTES:
-        raise ExportError("the model passes protobuf's 2 GB, so it cannot be one self-contained file")
+        raise ExportError("the model is larger than 2 GB, which is the most that one ONNX file can hold")
     with writing(path), path.open("wb") as file:
         file.write(proto.SerializeToString(deterministic=True))
     flush(path)

@@ -63,7 +63,9 @@ class TuneArguments(LoweringOptions):
             raise UsageError(f"the plot is written as SVG: give a name that ends in .svg, not {Path(self.plot).name!r}")
         super().__post_init__()
         if len(self.precisions) != 1 or not self.precisions[0].row.quantized:
-            raise UsageError(f"tune mixes int8 or fp8 with higher precision, one at a time; found {', '.join(self.precision)}")
+            raise UsageError(
+                f"tune takes one precision, int8 or fp8, to be mixed with a higher one; found {', '.join(self.precision)}"
+            )
 
 
 @renamed(gates="gate", targets="int8_target")
@@ -99,7 +101,7 @@ def tune(call: TuneArguments) -> Tuning:
     bundle = Bundle.open(call.bundle)
     measured = None if call.backend is None else Candidate.parse(call.backend)
     if measured is not None and measured.precision is not kind:
-        raise UsageError(f"mixes of {kind.value} are measured on a backend in {kind.value}, as {measured.backend}:{kind.value}")
+        raise UsageError(f"to tune {kind.value}, give a backend in {kind.value}; found {measured}")
     restore(bundle, [FP32], progress)
     graph, calibration = calibrated(bundle, chosen, progress)
     opened = OpenedBundle(bundle)
@@ -212,7 +214,9 @@ def _clock(candidate: Candidate, images: Any, threads: int | None) -> Callable[[
 
 
 def _no_model() -> Any:
-    raise UsageError("mixes are files: measure them with onnxruntime, openvino or TensorRT, not with eager")
+    raise UsageError(
+        "a mix of precisions is an ONNX file, which eager does not run; measure it with onnxruntime, openvino or TensorRT"
+    )
 
 
 def _record(change: Transaction, tuning: dict[str, Any]) -> None:

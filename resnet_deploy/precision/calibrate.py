@@ -180,7 +180,7 @@ class Observer:
         if len(self.images) < FEW_IMAGES:
             found.append(f"calibrated on {len(self.images)} images; {FEW_IMAGES} or more give steadier ranges")
         if dead := [name for name, histogram in self.histograms.items() if histogram.largest == 0.0]:
-            found.append(f"always zero on these images, and quantized by a guess: {', '.join(dead[:3])}")
+            found.append(f"always zero on these images, so that their ranges are guesses: {', '.join(dead[:3])}")
         return found
 
     def _judge_images(self) -> None:
@@ -209,7 +209,9 @@ def observe(
     observer = Observer(graph, threads=threads)
     shape = tuple(dim.dim_value for dim in graph.input.type.tensor_type.shape.dim)[1:]
     if 0 in shape:
-        raise GraphError(f"{graph.source}: only the batch may be dynamic to calibrate; its input is {list(shape)}")
+        raise GraphError(
+            f"{graph.source} has the input {list(shape)}; to calibrate a graph, no dimension but the batch may be dynamic"
+        )
     for images in batches(observer.batch_size(shape)):
         if images.shape[1:] != shape:
             raise CalibrationError(f"the model takes images of {list(shape)}; found {list(images.shape[1:])}")

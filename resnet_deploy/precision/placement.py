@@ -113,7 +113,7 @@ def _chosen(graph: Graph, keep: Collection[str], head: bool) -> list[str]:
     names = [node.name for node in graph.nodes]
     for pattern in keep:
         if not any(matches(name, [pattern]) for name in names):
-            raise UsageError(f"no layer is called {pattern}, or lies under it; `resnet-deploy inspect` lists them")
+            raise UsageError(f"no layer or module is called {pattern}; `resnet-deploy inspect` lists them")
     return [node.name for node in weighted if not matches(node.name, keep)]
 
 

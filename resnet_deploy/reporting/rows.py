@@ -170,7 +170,7 @@ def summary(report: Report, found: Sequence[Row]) -> list[str]:
         passed = f"{len(found) - len(failed)} of {counted(len(found), 'row')} pass their gates; not {at_batches(failed)}."
         said.append(passed if failed else f"All {counted(len(found), 'row')} pass their gates.")
     if lost := report.get("unmeasured"):
-        said.append(f"Without a figure, since the backend failed: {counted(len(lost), 'row')}.")
+        said.append(f"Not measured, since the backend failed: {counted(len(lost), 'row')}.")
     if scenarios := report.get("scenarios"):
         valid = sum(bool(item.get("valid")) for item in scenarios)
         said.append(f"LoadGen calls {valid} of {len(scenarios)} runs of MLPerf's scenarios VALID.")

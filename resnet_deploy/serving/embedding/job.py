@@ -55,11 +55,11 @@ class EmbedOptions(OptionGroup):
             limits.check(name, getattr(self, name))
         _ = self.checkpoint_s
         if self.max_pixels < 1:
-            raise UsageError(f"max_megapixels must be a pixel at least; found {self.max_megapixels}")
+            raise UsageError(f"max_megapixels must be at least one pixel; found {self.max_megapixels}")
         if self.ray_address is not None and not self.ray:
-            raise UsageError("a Ray address is of use with --ray alone")
+            raise UsageError("--ray-address needs --ray")
         if self.ray and self.workers is not None:
-            raise UsageError("--workers are processes of this machine; a Ray cluster decodes on all of its cores")
+            raise UsageError("--workers is for a run on this machine; a Ray cluster decodes on all of its cores")
         _ = self.candidate
         super().__post_init__()
 

@@ -76,23 +76,25 @@ class TritonOptions(OptionGroup):
             if value not in known:
                 raise UsageError(f"unknown {what} {value!r}; choose from {', '.join(known)}")
         if self.name is not None and not _NAME.fullmatch(self.name):
-            raise UsageError(f"{self.name!r} is not a model's name: letters, digits, and . _ + = - after the first")
+            raise UsageError(
+                f"{self.name!r} is not a model's name: it may have letters, digits and, after the first, . _ + = -"
+            )
         for option in ("instances", "max_batch", "threads", "top_k"):
             limits.check(option, getattr(self, option))
         _ = self.policy, self.max_delay_s, self.latency_bound_s
         if self.runs_plans:
             self._check_tensorrt()
         elif self.plan or self.release:
-            raise UsageError("--plan and --release are about TensorRT plans; add --platform tensorrt")
+            raise UsageError("--plan and --release are for TensorRT plans; add --platform tensorrt")
         elif self.on_gpu and self.threads:
-            raise UsageError("--threads is of ONNX Runtime on the CPU")
+            raise UsageError("--threads is for ONNX Runtime on the CPU alone")
         super().__post_init__()
 
     def _check_tensorrt(self) -> None:
         if self.device == "cpu":
             raise UsageError("plans run on GPUs; for the CPU use --platform onnxruntime")
         if self.threads:
-            raise UsageError("--threads is of ONNX Runtime on the CPU")
+            raise UsageError("--threads is for ONNX Runtime on the CPU alone")
 
     @property
     def runs_plans(self) -> bool:
