@@ -347,9 +347,7 @@ def _reconstructed(bundle: Bundle, options: LoweringOptions, progress: Progress,
     from resnet_deploy.precision.reconstruct import reconstruct
 
     if options.calibration is None or is_file(options.calibration):
-        raise CalibrationError(
-            "--reconstruct trains on images, and the calibration file has only their ranges: give --calibration DATA"
-        )
+        raise CalibrationError("--reconstruct trains on images, and only their ranges are known: give --calibration DATA")
     dataset = OpenedBundle(bundle).data(options.calibration, limit=options.calibration_images + HELD_OUT, labels_needed=False)
     images = np.concatenate([part.images for part in dataset.batches(32)])
     return reconstruct(graph, quantized, images, step=lambda done, total: progress("reconstruct", done, total))
