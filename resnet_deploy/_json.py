@@ -6,6 +6,7 @@ what is published as a JSON Schema are one definition.
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import re
@@ -16,6 +17,7 @@ T = TypeVar("T")
 MAX_DEPTH = 64
 _NO_BRACKETS = re.compile(rb'"[^"]*"|[^"\[\]{}]+')  # of text whose quotes all stand for strings' ends
 _INNERMOST = re.compile(rb"\[\]|\{\}")
+_ATTRIBUTE = re.compile(r"^ {4}([\w, ]+): (.*(?:\n {8}.*)*)", re.MULTILINE)  # of a docstring in Google style
 _MOST_WORK = 1 << 32  # bytes that are read again in search of a wrong key
 
 
@@ -88,10 +90,24 @@ def encode(value: Any, *, indent: int | None = 1) -> bytes:
 
 
 def json_schema(kind: type[Any]) -> dict[str, Any]:
-    """The JSON Schema (2020-12) of a type: what `decode` accepts."""
+    """The JSON Schema (2020-12) of a type: what `decode` accepts. Fields are described by its docstring's Attributes."""
     import msgspec
 
-    return dict(msgspec.json.schema(kind, schema_hook=_schema_of)) | {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    schema = dict(msgspec.json.schema(kind, schema_hook=_schema_of)) | {
+        "$schema": "https://json-schema.org/draft/2020-12/schema"
+    }
+    for definition in schema.get("$defs", {}).values():
+        _describe(definition)
+    return schema
+
+
+def _describe(definition: dict[str, Any]) -> None:
+    """Move what a type's description says of its fields to these."""
+    summary, _, attributes = inspect.cleandoc(definition.get("description", "")).partition("\n\nAttributes:\n")
+    for names, text in _ATTRIBUTE.findall(attributes):
+        definition["description"] = summary
+        for name in names.split(", "):
+            definition["properties"][name]["description"] = " ".join(text.split())
 
 
 # Names that are checked against a table, such as `Precision`: subclasses of str with a `json_schema`.

@@ -19,7 +19,7 @@ from resnet_deploy.commands.program import Program
 from resnet_deploy.errors import EXIT_FAULT, EXIT_INTERRUPTED, EXIT_MACHINE, EXIT_USAGE, DeployError, out_of_memory
 
 _LONGEST = 300  # characters of an error that is not ours
-_INTERRUPTED = "interrupted; nothing that was there before is lost. Run the command again to go on"
+_INTERRUPTED = "interrupted; what was there before is unchanged. Run the command again to go on"
 
 
 # A new command has its row here.
@@ -146,7 +146,11 @@ def _recorded(exc: BaseException) -> str:
 @cloup.group(cls=Commands, sections=SECTIONS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="resnet-deploy")
 def main() -> None:
-    """Residual networks from PyTorch to ONNX and TensorRT engines that can be trusted.
+    """Take residual networks from PyTorch to ONNX files and TensorRT engines, checked and measured.
+
+    `export` writes a bundle: a folder (DIR) with weights, ONNX files and a manifest. A backend runs such a file: ONNX Runtime,
+    OpenVINO, or TensorRT, which first builds a plan of it. Answers are compared with those of eager PyTorch, the network as
+    PyTorch itself runs it; a gate is a limit on the difference.
 
     Exit codes: 0 done, 1 a gate failed, 2 wrong usage or input, 3 this machine can't, 4 inconclusive (report), 70 a fault of
     resnet-deploy itself (the message says where its details are), 130 interrupted.

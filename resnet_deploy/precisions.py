@@ -45,7 +45,7 @@ class PrecisionRow:
     def lower(self, graph: Any, precision: Precision, **options: Any) -> Any:
         """The graph in this precision, by `lowering`. Raises UsageError where there is none."""
         if self.lowering is None:
-            raise UsageError(f"{self.name} has no lowering that needs no calibration")
+            raise UsageError(f"{self.name} is made from calibration images; give them with --calibration")
         module, _, name = self.lowering.partition(":")
         return getattr(importlib.import_module(module), name)(graph, precision, **options)
 

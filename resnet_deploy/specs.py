@@ -6,7 +6,7 @@ import math
 import numbers
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from enum import Enum
 from typing import Any, TypeVar
 
@@ -34,14 +34,41 @@ _Group = TypeVar("_Group", bound="OptionGroup")
 
 
 class OptionGroup:
-    """A dataclass of options that a call takes beside those of other kinds."""
+    """A frozen dataclass of options. A function's arguments are one that derives from several of these (`_arguments.takes`)."""
+
+    explicit: frozenset[str] = frozenset()  # options that a caller gave, also where their values are the defaults
+
+    def __post_init__(self) -> None:
+        """Check the values. Each group checks its own, and calls the next."""
 
     @classmethod
-    def split(cls: type[_Group], options: dict[str, Any]) -> tuple[_Group, dict[str, Any]]:
-        """Options of all kinds by name → those of this kind, and the others."""
-        names = {field.name for field in fields(cls) if field.init}  # type: ignore[arg-type]
-        own = {name: value for name, value in options.items() if name in names}
-        return cls(**own), {name: value for name, value in options.items() if name not in names}
+    def names(cls) -> frozenset[str]:
+        """The options that there are."""
+        return frozenset(field.name for field in fields(cls) if field.init)  # type: ignore[arg-type]
+
+    @classmethod
+    def of(cls: type[_Group], **options: Any) -> _Group:
+        """Make it of the options that were given, and remember which these are."""
+        group = cls(**options)
+        object.__setattr__(group, "explicit", group.explicit | options.keys())
+        return group
+
+    def part(self, kind: type[_Group]) -> _Group:
+        """The options of one of the groups that this derives from."""
+        group = kind(**{name: getattr(self, name) for name in kind.names()})
+        object.__setattr__(group, "explicit", self.explicit & kind.names())
+        return group
+
+    def but(self: _Group, **options: Any) -> _Group:
+        """The same with other values for some options."""
+        group = replace(self, **options)  # type: ignore[type-var]
+        object.__setattr__(group, "explicit", self.explicit | options.keys())
+        return group
+
+    def explicit_of(self, *kinds: type[OptionGroup]) -> dict[str, Any]:
+        """What a caller gave of the options of some groups, by name."""
+        names = frozenset[str]().union(*(kind.names() for kind in kinds))
+        return {name: getattr(self, name) for name in sorted(self.explicit & names)}
 
 
 class InputFormat(str, Enum):

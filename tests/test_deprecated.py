@@ -69,7 +69,7 @@ def test_old_options_are_those_that_are_known() -> None:
         (("export", "BUNDLE", "--target=gpu"), "--int8-target", "unknown INT8 target 'gpu'"),
         (("bench", "BUNDLE", "--target", "gpu"), "--int8-target", "unknown INT8 target 'gpu'"),
         (("tune", "BUNDLE", "--data", "digits", "--target", "gpu"), "--int8-target", "unknown INT8 target 'gpu'"),
-        (("triton", "BUNDLE", "-o", "OUT", "--for", "26.09"), "--release", "--release are about TensorRT plans"),
+        (("triton", "BUNDLE", "-o", "OUT", "--for", "26.09"), "--release", "--release are for TensorRT plans"),
     ],
 )
 def test_old_names_of_options_work_and_warn(args: tuple[str, ...], new: str, message: str, own: Bundle, tmp_path: Path) -> None:

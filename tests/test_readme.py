@@ -15,6 +15,8 @@ from tests.helpers.cpu import EXACT_INT8
 from tests.helpers.paths import ROOT
 
 README = (ROOT / "README.md").read_text()
+REFERENCE = (ROOT / "REFERENCE.md").read_text()
+OTHERS = {"--build", "--preset"}  # options of other programs
 
 
 @pytest.fixture
@@ -86,11 +88,25 @@ def test_the_commands_of_the_table_and_the_set_up_are_real() -> None:
     makefile = (ROOT / "Makefile").read_text()
     for target in set(re.findall(r"\bmake (bench|check|test|setup|lint|tools|fuzz)\b", README)):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
-    headings = re.findall(r"^## (.+)$", (ROOT / "REFERENCE.md").read_text(), re.MULTILINE)
-    anchors = re.findall(r"REFERENCE\.md#([\w-]+)", README)
-    assert anchors and set(anchors) <= {heading.lower().replace(" ", "-") for heading in headings}
-    for file in re.findall(r"\]\(([\w./-]+)[)#]", README + (ROOT / "REFERENCE.md").read_text()):
+
+
+def anchors(page: str) -> set[str]:
+    """What a link can lead to in a page: its headings as GitHub writes them."""
+    return {heading.lower().replace(" ", "-") for heading in re.findall(r"^## (.+)$", page, re.MULTILINE)}
+
+
+@pytest.mark.parametrize("page", [README, REFERENCE], ids=["README", "REFERENCE"])
+def test_links_commands_and_options_are_real(page: str) -> None:
+    from resnet_deploy.cli import main
+
+    for file in re.findall(r"\]\(([\w./-]+)[)#]", page):
         assert (ROOT / file).exists(), file
+    assert set(re.findall(r"REFERENCE\.md#([\w-]+)", page)) <= anchors(REFERENCE)
+    assert set(re.findall(r"\]\(#([\w-]+)\)", page)) <= anchors(page)
+    assert set(re.findall(r"(?:`|\$ |^ {4})resnet-deploy ([a-z]+)", page, re.MULTILINE)) <= main.commands.keys()
+    parameters = [option for command in main.commands.values() for option in command.params]
+    known = {name for option in parameters for name in (*option.opts, *option.secondary_opts)} | {"--help"} | OTHERS
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*(?![\w-])", page)) <= known
 
 
 @pytest.mark.slow

@@ -21,8 +21,14 @@ Outputs = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True, kw_only=True)
 class Stages:
-    """Seconds of the parts of one query on a device. In trtexec's words: Enqueue Time (the host's, to start the inference), H2D
-    Latency, GPU Compute Time and D2H Latency (the device's, by its own clock)."""
+    """The parts of one query on a device, in seconds; each has a name of trtexec's.
+
+    Attributes:
+        enqueue_s: the host's part in starting the inference (Enqueue Time).
+        h2d_s: the copy of the images to the device, by its clock (H2D Latency).
+        compute_s: the inference, by the device's clock (GPU Compute Time).
+        d2h_s: the copy of the answers back, by the device's clock (D2H Latency).
+    """
 
     enqueue_s: float
     h2d_s: float
@@ -40,6 +46,14 @@ class Backend(abc.ABC):
 
     `bind` copies a batch to where the backend runs; `enqueue` starts one inference on it; `synchronize` waits for all
     that were started; `outputs` copies the last answers to host memory. `infer` is the four in order.
+
+    Attributes:
+        candidate: what was asked for.
+        input_spec: name, dtype and shape of the input.
+        output_names: of the model's outputs, in order.
+        max_batch: the largest batch that the loaded file takes, None where the file sets no limit.
+        kept_shapes: how many batch sizes stay ready to run, None for all; one more takes time to prepare.
+        spin_wait: whether the host waits for the device by polling it (True) or by sleeping.
     """
 
     candidate: Candidate
@@ -85,10 +99,15 @@ class Backend(abc.ABC):
         return None
 
     def run_queued(self, seconds: float, *, uploads: bool = False, downloads: bool = False) -> tuple[int, float] | None:
-        """Queries of the bound batch for some seconds, the next one queued before the last has ended, on all streams.
+        """Run queries of the bound batch for some seconds, on all streams, the next one queued before the last has ended.
 
-        uploads, downloads: copy the input, and the answers, with each; without, they stay on the device. Returns how many
-        there were and how long they took; None where `stages` does.
+        Args:
+            seconds: how long to start new queries.
+            uploads: copy the input to the device with each query; it stays there without.
+            downloads: copy the answers back with each query; they stay on the device without.
+
+        Returns:
+            How many queries there were, and how many seconds they took; None where `stages` gives None.
         """
         return None
 
@@ -97,8 +116,18 @@ class Backend(abc.ABC):
         return {}
 
     def profile(self, images: NDArray[Any], runs: int) -> LayerTimes:
-        """What each layer takes for a batch, over so many runs after a warm-up, in a session or context of its own: what is
-        measured elsewhere stays as fast. Raises UsageError where there is no such thing."""
+        """Measure each layer, in a session or context of its own: what is measured elsewhere stays as fast.
+
+        Args:
+            images: a batch, (N, ...) of the input's dtype and shape.
+            runs: inferences that are profiled, after a warm-up.
+
+        Returns:
+            The time of each layer, and of a whole inference under the profiler.
+
+        Raises:
+            UsageError: this backend has no profile by layer.
+        """
         raise UsageError(f"{self.candidate} has no profile by layer")
 
     def close(self) -> None:  # noqa: B027 (most backends hold nothing that the garbage collector doesn't free)

@@ -14,8 +14,11 @@ from resnet_deploy.precisions import PRECISIONS, Precision
 class Candidate:
     """A backend with its options: what is compared and measured.
 
-    device: cpu or cuda. precision: of the graph, or of the eager network. options: the backend's own, by name; one that
-    ends in `=` takes a number.
+    Attributes:
+        backend: its name in the table of backends.
+        device: cpu or cuda.
+        precision: of the graph, or of the eager network.
+        options: the backend's own; one that takes a number is written as in `streams=2`.
     """
 
     backend: str

@@ -22,9 +22,12 @@ _QUANTIZED = re.compile(r"conv|gemm|matmul|fullyconnected|qlinear", re.IGNORECAS
 class LayerTime:
     """One kernel or operator, as the runtime runs it.
 
-    name: of the module that it computes, or the main one of those that were fused. kind: the runtime's own word. precision:
-    of what it reads first, None where the runtime does not say. time_s: median over the runs. onnx: the graph's nodes that
-    it was made of, () where it has none.
+    Attributes:
+        name: of the module that it computes; of several that were fused, the main one.
+        kind: the runtime's own word.
+        precision: of what it reads first, None where the runtime does not say.
+        time_s: median over the runs, seconds.
+        onnx: names of the graph's nodes that it was made of, () where it has none.
     """
 
     name: str
@@ -36,8 +39,12 @@ class LayerTime:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerTimes:
-    """A profile of one batch. layers: in the order in which they ran. wall_s: median of a whole inference while the
-    profiler looked on, enqueue to synchronize, seconds."""
+    """A profile of one batch.
+
+    Attributes:
+        layers: in the order in which they ran.
+        wall_s: median of a whole inference under the profiler, enqueue to synchronize, seconds.
+    """
 
     layers: tuple[LayerTime, ...]
     wall_s: float

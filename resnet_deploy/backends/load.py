@@ -29,6 +29,9 @@ def load_backend(
         artifact: gives the verified file that the candidate runs and, of a plan, where it was built.
         threads: of the CPU; the runtime's default where None.
 
+    Returns:
+        The backend, ready for `bind`; close it, or use it in a `with` block.
+
     Raises:
         GraphError, EngineError, UnavailableError, MissingPackageError: as the backend says.
     """

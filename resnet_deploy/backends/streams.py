@@ -142,6 +142,10 @@ class StreamBackend(Backend):
 
     Each inference goes to the next stream, and the answers are the last one's. A stream is given the batch when it is first
     used, so that one inference on many streams costs one copy. A backend calls `open_streams` when it has loaded its file.
+
+    Attributes:
+        device: the GPU.
+        streams: at least one.
     """
 
     device: CudaDevice
@@ -149,7 +153,12 @@ class StreamBackend(Backend):
     cuda_graph = False  # whether inferences are started as CUDA graphs, ours or the runtime's
 
     def open_streams(self, device: CudaDevice, streams: Iterable[Stream]) -> None:
-        """Run on these streams of a device, without a batch so far."""
+        """Run on these streams of a device, without a batch so far.
+
+        Args:
+            device: the GPU.
+            streams: its streams, each with the loaded model.
+        """
         self.device, self.streams = device, list(streams)
         self._next = self._last = 0
         self._with_batch: set[int] = set()
@@ -194,7 +203,16 @@ class StreamBackend(Backend):
         return Stages(enqueue_s=enqueue_s, h2d_s=h2d_s, compute_s=compute_s, d2h_s=d2h_s)
 
     def run_queued(self, seconds: float, *, uploads: bool = False, downloads: bool = False) -> tuple[int, float]:
-        """As many queries of the bound batch as can be begun in some seconds, AHEAD of them waiting on each stream."""
+        """As `Backend.run_queued`, with `AHEAD` queries waiting on each stream.
+
+        Args:
+            seconds: how long to start new queries.
+            uploads: copy the input to the device with each query.
+            downloads: copy the answers back with each query.
+
+        Returns:
+            How many queries there were, and how many seconds they took.
+        """
         waiting: dict[int, deque[Any]] = {number: deque() for number in range(len(self.streams))}
         for number in waiting:
             self._stream(number).enqueue()  # a first one may still allocate, or capture

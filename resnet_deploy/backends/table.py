@@ -83,7 +83,15 @@ class BackendRow:
         return "cuda" if set(options) & set(self.gpu_implied) else next(iter(self.devices))
 
     def target(self, device: str, options: Collection[str]) -> str:
-        """Whose placement of Q/DQ pairs it takes there: tensorrt or cpu."""
+        """Whose placement of Q/DQ pairs the backend takes.
+
+        Args:
+            device: cpu or cuda.
+            options: the backend's own, as a candidate has them.
+
+        Returns:
+            tensorrt or cpu.
+        """
         return "tensorrt" if set(options) & set(self.target_options) else self.devices[device].target
 
     def load(self, device: str) -> Any:

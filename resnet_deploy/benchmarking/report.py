@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class CandidateRow:
-    """What a row is of: a candidate."""
+    """What a row is of: a candidate.
+
+    Attributes:
+        backend: with its own options.
+        device: cpu or cuda.
+        precision: of the file, or of the eager network.
+    """
 
     backend: str
     device: str
@@ -34,19 +40,34 @@ class CandidateRow:
 class Result(CandidateRow):
     """One candidate at one batch size.
 
-    latency_s: host to host. device_latency_s: enqueue and synchronize alone, the batch being bound. images_per_s: batch
-    over the median of latency_s. speedup: eager's median over this one, from the same run. gate: pass or fail; failures
-    say why. measured: when, so that a figure kept from an earlier run can be told. judged_on: a key of the images of parity:
-    of two rows with the same one, parity's outcomes are of the same images in the same order.
-
-    By a GPU's own clock, and None without one: enqueue_latency_s, h2d_latency_s, compute_latency_s, d2h_latency_s are
-    trtexec's Enqueue Time, H2D Latency, GPU Compute Time and D2H Latency; host_latency_s its Latency, the sum of the last
-    three. On a CPU, compute_latency_s is the inference itself. throughput_images_per_s: with queries queued ahead on all
-    streams, trtexec's Throughput. settings: the named options behind these figures. roofline: the floor, and how much of it
-    was reached, of latency_s (`reached_percent`) and of the device alone (`device_reached_percent`). conditions: of the turns
-    in which it was measured, with `energy_per_image_j` of the queued queries. partial: interrupted before its time.
-
-    artifact, size_bytes: the bundle's file that was run. gates: what its gate judged, the most telling condition first.
+    Attributes:
+        batch: images.
+        latency_s: host to host: from images in host memory to answers in host memory.
+        device_latency_s: enqueue and synchronize alone, the batch being bound.
+        images_per_s: batch over the median of latency_s.
+        speedup: eager's median over this one, from the same run.
+        samples: how many of latency_s.
+        noisy: whether their interquartile range is more than 10 % of the median.
+        warm: whether the warm-up became stable.
+        parity, parity_data: how the answers differ from eager's, and on which images.
+        gate, failures: pass or fail, and why.
+        threads: of the CPU.
+        runtime: what really ran.
+        measured: when, so that a figure kept from an earlier run can be told.
+        enqueue_latency_s, h2d_latency_s, d2h_latency_s: trtexec's Enqueue Time, H2D Latency and D2H Latency, by a GPU's own
+            clock; None without one, as of the next.
+        compute_latency_s: trtexec's GPU Compute Time; on a CPU, the inference itself.
+        host_latency_s: trtexec's Latency, the sum of H2D, computation and D2H.
+        throughput_images_per_s: with queries queued ahead on all streams, trtexec's Throughput.
+        settings: the named options behind these figures.
+        roofline: the least time by the device's ceilings, and how much of it was reached, of latency_s (`reached_percent`)
+            and of the device alone (`device_reached_percent`).
+        conditions: of the machine meanwhile, with `energy_per_image_j` of the queued queries.
+        partial: interrupted before its time.
+        judged_on: a key of the images of parity: of two rows with the same one, parity's outcomes are of the same images in
+            the same order.
+        artifact, size_bytes: the bundle's file that was run.
+        gates: what its gate judged, the most telling condition first.
     """
 
     batch: int
@@ -138,8 +159,12 @@ class Decision:
 
 @dataclass(frozen=True, kw_only=True)
 class Unmeasured(CandidateRow):
-    """What a backend that died left behind. batch: None where it died before any, in a run without a sweep. error: of what,
-    in words."""
+    """What a backend that died left behind.
+
+    Attributes:
+        batch: None where it died before any, in a run without a sweep.
+        error: of what, in words.
+    """
 
     batch: int | None
     error: str
@@ -149,10 +174,16 @@ class Unmeasured(CandidateRow):
 class ScenarioResult(CandidateRow):
     """One of MLPerf's scenarios on one candidate, as LoadGen judged it.
 
-    valid, reason: LoadGen's verdict and its words where that is INVALID. error: what the backend died of, None where it did
-    not. metrics: seconds, samples a second, queries a second (`_qps`) and counts by name; `top1_accuracy` is of LoadGen's
-    logged answers. notes: hints, and what failed above the Server's rate. log_files: LoadGen's, in the bundle. gate,
-    failures, judged_on: of the candidate's parity, as in Result.
+    Attributes:
+        scenario: single-stream, multi-stream, server or offline.
+        valid, reason: LoadGen's verdict, and its words where that is INVALID.
+        error: what the backend died of, None where it did not.
+        notes: hints, and what failed above the Server's rate.
+        metrics: seconds, samples a second, queries a second (`_qps`) and counts by name; `top1_accuracy` is of LoadGen's
+            logged answers.
+        log_files: LoadGen's, in the bundle.
+        parity, parity_data, gate, failures, judged_on: of the candidate's answers, as in Result.
+        threads, runtime, measured, conditions: as in Result.
     """
 
     scenario: str

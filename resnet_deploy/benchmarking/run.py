@@ -6,10 +6,12 @@ import itertools
 import math
 import re
 from collections.abc import Iterable
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any
 
 from resnet_deploy import _json
+from resnet_deploy._arguments import takes
 from resnet_deploy._deprecated import renamed
 from resnet_deploy._machine import cores, describe_machine
 from resnet_deploy.backends.candidate import Candidate
@@ -39,7 +41,7 @@ from resnet_deploy.parity.gates import parse_gates
 from resnet_deploy.pipeline.build import ensure_plan
 from resnet_deploy.pipeline.candidates import candidates_of, choose_candidates
 from resnet_deploy.pipeline.compare_answers import compare_answers
-from resnet_deploy.pipeline.export import export
+from resnet_deploy.pipeline.export import ExportOptions, export
 from resnet_deploy.pipeline.lowering_options import LoweringOptions
 from resnet_deploy.pipeline.restore import restore
 from resnet_deploy.pipeline.verify import Verdict, judge_record, parity_key
@@ -51,6 +53,34 @@ DEFAULT_BATCHES = (1, 8, 32)
 IMAGES = "random:32:1000000"  # from a seed beyond those of any calibration on random images
 
 
+@dataclass(frozen=True)
+class BenchArguments(MeasureOptions, ScenarioOptions, DetailOptions, ExportOptions, LoweringOptions):
+    """The arguments of `bench`, which describes them."""
+
+    model: Bundle | str | Path
+    _: KW_ONLY
+    output: str | Path | None = None
+    data: str | Path | None = None
+    batch: str | int | Iterable[int] | None = None
+    backend: str | Iterable[str] | None = None
+    gate: str | Iterable[str] = ()
+    duration: float = MeasureConfig.duration_s
+    limit: int | None = None
+    strict: bool = False
+    threads: int | None = None
+    fresh: bool = False
+    overwrite: bool = False
+    report: str | Path | None = None
+    progress: Progress = silent
+    crashes: Crashes | None = None
+
+    def __post_init__(self) -> None:
+        check_all(duration=self.duration, limit=self.limit, threads=self.threads)
+        if self.report is not None:
+            check_path(self.report)
+        super().__post_init__()
+
+
 @renamed(
     target="model",
     backends="backend",
@@ -60,30 +90,14 @@ IMAGES = "random:32:1000000"  # from a seed beyond those of any calibration on r
     latency_bound_s="latency_bound",
     min_duration_s="min_duration",
 )
-def bench(
-    model: Bundle | str | Path,
-    *,
-    output: str | Path | None = None,
-    data: str | Path | None = None,
-    batch: str | int | Iterable[int] | None = None,
-    backend: str | Iterable[str] | None = None,
-    gate: str | Iterable[str] = (),
-    duration: float = MeasureConfig.duration_s,
-    limit: int | None = None,
-    strict: bool = False,
-    threads: int | None = None,
-    fresh: bool = False,
-    overwrite: bool = False,
-    report: str | Path | None = None,
-    progress: Progress = silent,
-    crashes: Crashes | None = None,
-    **options: Any,
-) -> BenchReport:
+@takes(BenchArguments)
+def bench(call: BenchArguments) -> BenchReport:
     """Measure a bundle, or an architecture that is exported first where it is not yet.
 
     Parity, measurements and profiles that the bundle has, of the same files, data, versions, machine and settings, are reused.
     A backend that dies is among the report's `unmeasured`, and the others are measured; its error is raised where nothing is
-    left. Ctrl-C ends the measurement, and the report has what was done by then.
+    left. Ctrl-C ends the measurement, and the report has what was done by then. Without `precision`, backends that run files
+    are measured in every precision that the bundle holds.
 
     Args:
         model: a bundle, its folder, or the name of an architecture.
@@ -104,8 +118,6 @@ def bench(
         progress: told what is being done.
         crashes: what is left out, since it took an earlier process with it, and who is told what this one is at:
             `resnet-deploy bench` measures in a second process, and starts another where that dies.
-        **options: fields of `MeasureOptions`, `ScenarioOptions` and `DetailOptions`, and options of `export`; without
-            `precision`, backends that run files are measured in every precision that the bundle holds.
 
     `target`, `backends`, `gates`, `duration_s`, `latency_bound_s`, `min_duration_s` and `targets` are old names of `model`,
     `backend`, `gate`, `duration`, `latency_bound`, `min_duration` and `int8_target`; they warn, and will go.
@@ -117,30 +129,25 @@ def bench(
         UsageError, DataError, BundleError: what cannot be meant or read.
         BackendError: every backend died.
     """
-    check_all(duration=duration, limit=limit, threads=threads)
-    if report is not None:
-        check_path(report)
-    limits, batches = parse_gates(gate), parse_batches(DEFAULT_BATCHES if batch is None else batch)
-    scenarios, options = ScenarioOptions.split(options)
-    running, options = MeasureOptions.split(options)
-    details, options = DetailOptions.split(options)
-    precisions, _ = LoweringOptions.split(options)
-    named = None if backend is None else candidates_of(backend, precisions.precisions, running.applied)
+    progress, fresh = call.progress, call.fresh
+    limits, batches = parse_gates(call.gate), parse_batches(DEFAULT_BATCHES if call.batch is None else call.batch)
+    scenarios, running, details = call.part(ScenarioOptions), call.part(MeasureOptions), call.part(DetailOptions)
+    named = None if call.backend is None else candidates_of(call.backend, call.precisions, running.applied)
     tools = {} if named is None else details.tools(named)  # what is missing is said before anything is made
-    config = MeasureConfig(duration_s=duration, uploads=running.uploads, downloads=running.downloads)
-    opened = OpenedBundle(_bundle(model, output, batches, overwrite, progress, options))
-    if batch is None:
+    config = MeasureConfig(duration_s=call.duration, uploads=running.uploads, downloads=running.downloads)
+    opened = OpenedBundle(_bundle(call, batches))
+    if call.batch is None:
         batches = tuple(size for size in batches if size <= opened.max_batch)
     _check_batches(opened, batches)
-    kinds = precisions.precisions if "precision" in precisions.explicit else None
-    candidates = choose_candidates(opened.bundle, backend, kinds, running.applied)
+    kinds = call.precisions if "precision" in call.explicit else None
+    candidates = choose_candidates(opened.bundle, call.backend, kinds, running.applied)
     tools = tools or details.tools(candidates)
     restore(opened.bundle, [WEIGHTS, *(candidate.artifact for candidate in candidates)], progress)
-    job = _Job(opened, candidates, threads or cores(), fresh, progress, crashes)
+    job = _Job(opened, candidates, call.threads or cores(), fresh, progress, call.crashes)
     job.build({*batches, min(MAX_BATCH, opened.max_batch)})
-    dataset = opened.data(data or IMAGES, limit=limit, strict=strict)
+    dataset = opened.data(call.data or IMAGES, limit=call.limit, strict=call.strict)
     job.warnings += [unnamed] if (unnamed := opened.keep_names(dataset)) is not None else []
-    largest = opened.max_batch if batch is None else max(batches)
+    largest = opened.max_batch if call.batch is None else max(batches)
     scenario_run = ScenarioRun(
         opened, dataset, scenarios, max_batch=largest, threads=job.threads, fresh=fresh, progress=progress,
         store=job.store, spin_wait=running.spin_wait, crashes=job.failed.crashes,
@@ -152,10 +159,10 @@ def bench(
     )  # fmt: skip
     bench_report = job.measure(timings, batches if SWEEP in scenarios.scenario else (), scenario_run, running)
     if not bench_report.interrupted:
-        measured = Measured(opened, [*job.judged], batches, duration, job.threads, fresh, progress, job.failed.crashes)
+        measured = Measured(opened, [*job.judged], batches, call.duration, job.threads, fresh, progress, job.failed.crashes)
         bench_report = details.added(bench_report, measured, tools, lambda size: images_of(dataset, size))
     with carrying(bench_report):
-        publish(opened.bundle, bench_report.to_dict(), report)
+        publish(opened.bundle, bench_report.to_dict(), call.report)
     return bench_report
 
 
@@ -260,17 +267,11 @@ def _warnings(judged: dict[Candidate, Verdict]) -> list[str]:
     return list(dict.fromkeys(warnings))
 
 
-def _bundle(
-    target: Bundle | str | Path,
-    output: Any,
-    batches: tuple[int, ...],
-    overwrite: bool,
-    progress: Progress,
-    options: Any,
-) -> Bundle:
+def _bundle(call: BenchArguments, batches: tuple[int, ...]) -> Bundle:
+    target, options = call.model, call.explicit_of(ExportOptions, LoweringOptions)
     if isinstance(target, Bundle) or (str(target) not in registry.ARCHITECTURES and has_manifest(Path(target))):
-        return export(target, output, overwrite=overwrite, progress=progress, **options)
-    place = Path(output or Path("build") / re.sub(r"[^\w.=-]+", "-", str(target)))
-    if overwrite or not has_manifest(place):
+        return export(target, call.output, overwrite=call.overwrite, progress=call.progress, **options)
+    place = Path(call.output or Path("build") / re.sub(r"[^\w.=-]+", "-", str(target)))
+    if call.overwrite or not has_manifest(place):
         options.setdefault("max_batch", max(MAX_BATCH, *batches))
-    return export(str(target), place, overwrite=overwrite, progress=progress, **options)
+    return export(str(target), place, overwrite=call.overwrite, progress=call.progress, **options)

@@ -15,16 +15,16 @@ from resnet_deploy.specs import OptionGroup
 
 @dataclass(frozen=True, kw_only=True)
 class MeasureOptions(OptionGroup):
-    """How backends on a GPU are measured, beside what `--backend` says of each; trtexec's options in brackets.
+    """How backends on a GPU are measured, beside what each backend's own options say. In brackets, trtexec's name.
 
     Attributes:
-        cuda_graph: start each inference as one CUDA graph (--useCudaGraph), or do not; None leaves it to each backend.
-        streams: inferences that run beside each other (--infStreams).
-        spin_wait: ask the GPU again and again until it is done (--useSpinWait), or sleep.
-        data_transfers: copy inputs and answers with each query of the queue; without, neither (--noDataTransfers).
-        inputs_on_device: of these copies the answers' alone, as in MLPerf.
-        roof: a GPU of the table of published ceilings, by default the one that is here.
-        measure_roof: this machine's own ceilings, of the CPU too, in place of the table's.
+        cuda_graph: start each inference as one CUDA graph (--useCudaGraph), or never; None leaves the choice to each backend.
+        streams: how many inferences run side by side (--infStreams).
+        spin_wait: wait for the GPU by polling it (--useSpinWait); otherwise the host sleeps until it is done.
+        data_transfers: copy images and answers with each queued query; without, neither is copied (--noDataTransfers).
+        inputs_on_device: of these copies, make only that of the answers, as MLPerf does.
+        roof: a GPU whose published ceilings figures are compared with, as H200; by default the one that is here.
+        measure_roof: measure this machine's own ceilings, of the CPU too, instead of taking published ones.
     """
 
     cuda_graph: bool | None = None
@@ -42,6 +42,7 @@ class MeasureOptions(OptionGroup):
             raise UsageError(f"there are no published ceilings of {self.roof!r}; choose from {known}, or give --measure-roof")
         if self.roof is not None and self.measure_roof:
             raise UsageError("the ceilings are either published ones or measured here: give --roof or --measure-roof, not both")
+        super().__post_init__()
 
     @property
     def uploads(self) -> bool:

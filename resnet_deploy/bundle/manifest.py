@@ -34,7 +34,13 @@ SCHEMA_VERSION: Literal[2] = 2
 
 
 class Request(Record, frozen=True, kw_only=True):
-    """What was asked of `export`: equal requests give equal files. weights: their digest, None for random ones."""
+    """What was asked of `export`: equal requests give equal files.
+
+    Attributes:
+        weights: their digest, one for each member of an ensemble; None for random weights.
+        num_classes, new_head, head, l2_normalize, input: as in `ExportOptions`.
+        image_size, resize, mean, std, max_batch, opset: likewise.
+    """
 
     weights: Origins | None
     num_classes: Positive | None
@@ -51,9 +57,17 @@ class Request(Record, frozen=True, kw_only=True):
 
 
 class WeightsOrigin(Record, frozen=True, kw_only=True):
-    """Where the weights are from. source: what the user called them, or `random`. key: of a checkpoint with several networks.
-    top1_accuracy: a fraction, as their publisher, the checkpoint or the training's own log says; reported_by: which of them.
-    members: an ensemble's.
+    """Where the weights are from.
+
+    Attributes:
+        source: what the user called them, or `random`.
+        sha256: of the file; of an ensemble, those of its members joined by `+`.
+        key: of the network in a checkpoint that holds several.
+        new_head: whether the classifier is a fresh one.
+        seed: of random values.
+        top1_accuracy: a fraction, as the publisher, the checkpoint or the training's own log says.
+        reported_by: which of these.
+        members: an ensemble's.
     """
 
     source: Text
@@ -67,7 +81,20 @@ class WeightsOrigin(Record, frozen=True, kw_only=True):
 
 
 class ModelDescription(Record, frozen=True, kw_only=True):
-    """What the files of a bundle are a model of."""
+    """What the files of a bundle are a model of.
+
+    Attributes:
+        architecture, family, paper: of the table of architectures.
+        request: what was asked of `export`.
+        num_classes, class_names: of the classifier; names by index, None where nobody knows them.
+        weights: where they are from.
+        head, input_format: what comes out, and what goes in.
+        preprocessing: from an image to the input.
+        preprocessing_source: where each part of it is from: checkpoint, option or assumed.
+        input, outputs: names, dtypes and shapes.
+        parameters: learned values.
+        macs: multiply-accumulates of one image.
+    """
 
     architecture: Name
     request: Request
@@ -94,7 +121,15 @@ class ModelDescription(Record, frozen=True, kw_only=True):
 
 
 class Artifact(Record, frozen=True, kw_only=True, tag_field="kind"):
-    """A file of the bundle. command, packages: what made it."""
+    """A file of the bundle.
+
+    Attributes:
+        sha256: of its bytes.
+        size_bytes: its size.
+        created: when, in UTC.
+        command: that made it.
+        packages: versions of those that made it, by name.
+    """
 
     sha256: Sha256
     size_bytes: Count
@@ -115,7 +150,14 @@ class WeightsFile(Artifact, frozen=True, kw_only=True, tag="weights"):
 
 
 class Check(Record, frozen=True, kw_only=True):
-    """An export against eager at one batch size."""
+    """An export against eager PyTorch at one batch size, on random images.
+
+    Attributes:
+        batch: images.
+        max_abs_error: over every element of every output.
+        max_rel_error: the same over the largest magnitude of eager's output.
+        cosine_min: the smallest of any image.
+    """
 
     batch: Positive
     max_abs_error: Seconds
@@ -124,7 +166,14 @@ class Check(Record, frozen=True, kw_only=True):
 
 
 class CalibrationUse(Record, frozen=True, kw_only=True):
-    """What a quantized file was calibrated on. images: digests, `auto`'s held-back ones too: it is never judged on them."""
+    """What a quantized file was calibrated on.
+
+    Attributes:
+        method: how ranges were chosen: max, percentile:P, entropy or mse.
+        data: what the user called the images.
+        key: of the ranges.
+        images: digests, those that `auto` held back too: the file is never judged on them.
+    """
 
     method: Name
     data: Text
@@ -133,8 +182,18 @@ class CalibrationUse(Record, frozen=True, kw_only=True):
 
 
 class GraphFile(Artifact, frozen=True, kw_only=True, tag="onnx"):
-    """An ONNX file. made_from: the digest of the weights (FP32) or of the FP32 graph. key: of all that it depends on.
-    settings: of the lowering, with which it can be made again."""
+    """An ONNX file.
+
+    Attributes:
+        precision: that it computes in.
+        made_from: the digest of the weights (FP32) or of the FP32 graph.
+        opset: of ONNX.
+        checks: against eager, of the FP32 graph.
+        settings: options that it was made with, and can be made with again.
+        calibration: of a quantized file.
+        key: of all that it depends on.
+        quantized_layers, quantized_tensors: how many convolutions, and activations, are quantized.
+    """
 
     precision: Precision
     made_from: Sha256 | None = None
@@ -148,7 +207,15 @@ class GraphFile(Artifact, frozen=True, kw_only=True, tag="onnx"):
 
 
 class CalibrationFile(Artifact, frozen=True, kw_only=True, tag="calibration"):
-    """Ranges of tensors. images: how many were seen."""
+    """Ranges of tensors.
+
+    Attributes:
+        method: how they were chosen: max, percentile:P, entropy or mse.
+        images: how many were seen.
+        data: what the user called them.
+        key: of the ranges.
+        warnings: what makes the ranges unsafe.
+    """
 
     method: Name
     images: Count
@@ -158,7 +225,19 @@ class CalibrationFile(Artifact, frozen=True, kw_only=True, tag="calibration"):
 
 
 class PlanFile(Artifact, frozen=True, kw_only=True, tag="plan"):
-    """A TensorRT plan. made_from: the digest of its graph."""
+    """A TensorRT plan.
+
+    Attributes:
+        precision: of its graph.
+        made_from: the digest of its graph.
+        key: of all that it depends on.
+        origin: where it was built, and for what.
+        profiles: optimization profiles, as in 1:8:64.
+        flags: options of the build.
+        builder_s: how long the build took, seconds.
+        report: its layers, read back from the engine.
+        warnings: what the build said.
+    """
 
     precision: Precision
     made_from: Sha256
@@ -202,7 +281,16 @@ File = WeightsFile | GraphFile | CalibrationFile | PlanFile | TimingCache | Samp
 
 
 class Manifest(Record, frozen=True, kw_only=True):
-    """What a bundle holds."""
+    """What a bundle holds.
+
+    Attributes:
+        schema_version: of this format.
+        created: when, in UTC.
+        model: what the files are a model of.
+        artifacts: files by name.
+        parity, measurements, scenarios, roofs: results by a key of all that they depend on.
+        tuning: the last run of `tune`.
+    """
 
     schema_version: Literal[2] = SCHEMA_VERSION
     created: Time

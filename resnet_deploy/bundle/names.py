@@ -25,12 +25,29 @@ FILE_NAME = r"^(?!manifest\.json$)[A-Za-z0-9_][A-Za-z0-9_.+=-]{0,199}$(?!\n)"
 
 
 def graph_file(precision: Precision, *, cpu: bool = False) -> str:
-    """The ONNX file in a precision. cpu: the INT8 file for ONNX Runtime's CPU kernels, which have a placement of their own."""
+    """The name of an ONNX file.
+
+    Args:
+        precision: of the graph.
+        cpu: the INT8 file for ONNX Runtime's CPU kernels, which have a placement of their own.
+
+    Returns:
+        As in `model.int8.onnx`.
+    """
     return precision.graph_file("cpu" if cpu else "tensorrt")
 
 
 def plan_file(precision: Precision, flavour: str, version: str, built_for: str) -> str:
-    """A plan: it is named after the package and version that built it, and the GPUs that it is for."""
+    """The name of a plan.
+
+    Args:
+        precision: of its graph.
+        flavour, version: of the package that built it.
+        built_for: the GPUs, as in sm86-sm89.
+
+    Returns:
+        As in `model.int8.tensorrt-rtx-1.7.1.116.sm86-sm89.plan`.
+    """
     return f"model.{precision.value}.{flavour}-{version}.{built_for}.plan"
 
 

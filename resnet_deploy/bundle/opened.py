@@ -23,7 +23,11 @@ from resnet_deploy.specs import HeadKind, Preprocessing, TensorSpec
 
 @dataclass
 class OpenedBundle:
-    """What the steps work on. The eager model is loaded once."""
+    """A bundle that can be run: its description, its data and its backends. The eager model is loaded once.
+
+    Attributes:
+        bundle: the folder and its manifest.
+    """
 
     bundle: Bundle
 
@@ -60,7 +64,19 @@ class OpenedBundle:
         )
 
     def backend(self, candidate: Candidate, threads: int | None) -> Backend:
-        """Load a candidate. Raises UsageError where its file has not been made, UnavailableError where it cannot run here."""
+        """Load a candidate.
+
+        Args:
+            candidate: what is to run.
+            threads: of the CPU; the runtime's default where None.
+
+        Returns:
+            The backend, on the bundle's verified file.
+
+        Raises:
+            UsageError: its file has not been made.
+            UnavailableError: it cannot run here.
+        """
         from resnet_deploy.backends.load import load_backend
 
         return load_backend(candidate, model=lambda: self.model, artifact=lambda: self._artifact(candidate), threads=threads)
@@ -76,7 +92,18 @@ class OpenedBundle:
     ) -> Dataset:
         """Open images as the model takes them, labels matched with its classes by name.
 
-        Raises UsageError and DataError.
+        Args:
+            source: a folder, an .npz file, `digits` or `random:N`, as `open_data` takes them.
+            limit: at most this many images, evenly spaced.
+            strict: fail at the first image that cannot be read.
+            crops: 1, or 10 views of each image.
+            labels_needed: False for images alone, as for calibration.
+
+        Returns:
+            The images, in a fixed order.
+
+        Raises:
+            UsageError, DataError: as `open_data` does.
         """
         kind = self.description.head.kind
         if crops > 1 and kind not in {HeadKind.LOGITS, HeadKind.PROBABILITIES}:

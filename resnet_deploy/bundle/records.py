@@ -15,15 +15,30 @@ class Record(Struct, frozen=True, kw_only=True):
 
 
 class SkippedImage(Record, frozen=True, kw_only=True):
-    """An image that could not be read, and why."""
+    """An image that could not be read.
+
+    Attributes:
+        name: of its file, or its number.
+        reason: in words.
+    """
 
     name: Text
     reason: Text
 
 
 class JudgedData(Record, frozen=True, kw_only=True):
-    """The images of a verdict. calibrated_on: how many were left out since the candidate had seen them. judged_on: what
-    identifies the rest: equal keys, the same images in the same order."""
+    """The images of a verdict.
+
+    Attributes:
+        source: what the user called them.
+        sha256: of the data set.
+        crops: views of each image.
+        images: how many were judged.
+        calibrated_on: how many were left out since the candidate was calibrated on them.
+        skipped: those that could not be read.
+        notes: what was assumed of the labels.
+        judged_on: identifies the images that were judged: equal keys mean the same images in the same order.
+    """
 
     source: Text
     sha256: Sha256
@@ -36,7 +51,17 @@ class JudgedData(Record, frozen=True, kw_only=True):
 
 
 class ParityRecord(Record, frozen=True, kw_only=True):
-    """A candidate against the reference. made_from, reference: digests of the files that ran."""
+    """A candidate's answers compared with the reference's.
+
+    Attributes:
+        candidate: as text, `onnxruntime:int8`.
+        made_from, reference: digests of the files that ran.
+        data: the images.
+        batch: images at a time.
+        runtime: what really ran.
+        created: when, in UTC.
+        report: how the answers differ.
+    """
 
     candidate: Name
     made_from: Sha256
@@ -49,7 +74,17 @@ class ParityRecord(Record, frozen=True, kw_only=True):
 
 
 class MeasurementRecord(Record, frozen=True, kw_only=True):
-    """A candidate's figures at one batch size, as `benchmarking.report.Result` explains them."""
+    """A candidate's figures at one batch size.
+
+    Attributes:
+        candidate: as text, `onnxruntime:int8`.
+        made_from: the digest of the file that ran.
+        batch, threads, runtime, measured, latency_s, device_latency_s, images_per_s: as `benchmarking.report.Result` explains.
+        samples, noisy, warm, settings, conditions, partial: likewise.
+        enqueue_latency_s, h2d_latency_s, compute_latency_s, d2h_latency_s, host_latency_s: likewise.
+        throughput_images_per_s: likewise.
+        warmup_runs: inferences before the first sample.
+    """
 
     candidate: Name
     made_from: Sha256
@@ -76,7 +111,14 @@ class MeasurementRecord(Record, frozen=True, kw_only=True):
 
 
 class ScenarioRecord(Record, frozen=True, kw_only=True):
-    """One of MLPerf's scenarios, as LoadGen judged it."""
+    """One of MLPerf's scenarios, as LoadGen judged it.
+
+    Attributes:
+        candidate: as text, `onnxruntime:int8`.
+        made_from: the digest of the file that ran.
+        scenario, valid, reason, notes, metrics, log_files: as `benchmarking.report.ScenarioResult` explains.
+        threads, runtime, measured, conditions, error: likewise.
+    """
 
     candidate: Name
     made_from: Sha256 | None = None
@@ -94,7 +136,16 @@ class ScenarioRecord(Record, frozen=True, kw_only=True):
 
 
 class CeilingRecord(Record, frozen=True, kw_only=True):
-    """What a device could do, measured: operations and bytes a second."""
+    """What a device can do at most, measured.
+
+    Attributes:
+        name: of the device.
+        flop_s: operations a second by precision.
+        memory_bytes_s: bytes a second to and from its own memory.
+        host_bytes_s: bytes a second from the host's memory; None for a CPU.
+        source: `measured`.
+        names: what drivers call it.
+    """
 
     name: Text
     flop_s: dict[str, Seconds]

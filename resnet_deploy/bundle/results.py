@@ -38,7 +38,19 @@ class ResultStore:
         self.refused: str | None = None
 
     def keep(self, section: str, entries: Mapping[str, Any], write: Callable[[Transaction], None] | None = None) -> bool:
-        """Record entries by key in a section of the manifest, and what `write` adds; returns whether the bundle took them."""
+        """Record results in the bundle, or in memory where it cannot be written.
+
+        Args:
+            section: of the manifest: `parity`, `measurements`, `scenarios` or `roofs`.
+            entries: records by key.
+            write: adds files to the same transaction.
+
+        Returns:
+            Whether the bundle took them; `refused` says why not.
+
+        Raises:
+            IntegrityError: a file of the bundle was changed.
+        """
         try:
             with self.bundle.transaction() as change:
                 if write is not None:

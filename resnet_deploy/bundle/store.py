@@ -103,7 +103,12 @@ class Bundle:
     def extract(self, folder: Path, names: Iterable[str]) -> None:
         """Write artifacts to a new folder, as a bundle of those alone: what another program needs to run them.
 
-        Raises as `artifact` and `transaction` do.
+        Args:
+            folder: that does not exist yet.
+            names: of the artifacts.
+
+        Raises:
+            BundleError, IntegrityError, StorageError: as `artifact` and `transaction` do.
         """
         kept = {name: self.artifact(name) for name in names}
         with writing(folder):
@@ -133,6 +138,14 @@ class Bundle:
             self._verified.pop(name, None)
 
     def record(self, section: str, records: Mapping[str, Any]) -> None:
-        """Add records by key to `parity`, `measurements`, `scenarios` or `roofs`. Raises as `transaction` does."""
+        """Add records to a section of the manifest.
+
+        Args:
+            section: `parity`, `measurements`, `scenarios` or `roofs`.
+            records: by key.
+
+        Raises:
+            BundleError, StorageError: as `transaction` does.
+        """
         with self.transaction() as change:
             change.record(section, records)

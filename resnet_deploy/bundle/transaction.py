@@ -40,6 +40,9 @@ def changing(path: Path, seen: Manifest | None) -> Iterator[Transaction]:
     Args:
         path: the folder; it is made where it is missing.
         seen: the bundle that the change starts from; None where there was none.
+
+    Yields:
+        The change. It is applied, whole, when the block ends, and dropped when the block raises.
     """
     with _draft(path) as folder, full_disk(path):
         change = Transaction(folder, seen)
@@ -51,7 +54,12 @@ def changing(path: Path, seen: Manifest | None) -> Iterator[Transaction]:
 
 
 class Transaction:
-    """What will be true of a bundle once its `with` block ends: operations on whatever the manifest is by then."""
+    """What will be true of a bundle once its `with` block ends: operations on whatever the manifest is by then.
+
+    Args:
+        draft: the folder in which files are staged.
+        seen: the manifest that the change starts from; None for a new bundle.
+    """
 
     def __init__(self, draft: Path, seen: Manifest | None) -> None:
         self.files: set[str] = set()
@@ -71,11 +79,25 @@ class Transaction:
         return self._draft / name
 
     def write(self, name: str, data: Buffer) -> None:
-        """Stage a file from memory."""
+        """Stage a file from memory.
+
+        Args:
+            name: of the file in the bundle.
+            data: its bytes.
+        """
         self._digests[name] = write_hashed(self.stage(name), data)
 
     def add(self, name: str, kind: type[A], **facts: Any) -> A:
-        """Name a staged file in the manifest, with its digest and size; returns its entry. facts: the fields of its kind."""
+        """Name a staged file in the manifest, with its digest and size.
+
+        Args:
+            name: of the file in the bundle.
+            kind: of its entry.
+            **facts: the other fields of that kind.
+
+        Returns:
+            The entry.
+        """
         path = self._draft / name
         if kind is not PlanFile:  # one that a power failure spoils is known by its digest, and built again
             flush(path)
@@ -87,12 +109,23 @@ class Transaction:
         return entry
 
     def merge(self, name: str, kind: type[Artifact], combine: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-        """Change a JSON file that several runs add to: combine gets what it holds when this change is applied."""
+        """Change a JSON file that several runs add to.
+
+        Args:
+            name: of the file in the bundle.
+            kind: of its entry.
+            combine: given what the file holds when this change is applied, gives what it is to hold.
+        """
         self.files.add(name)
         self._merges[name] = (kind, combine)
 
     def record(self, section: str, records: Mapping[str, Any]) -> None:
-        """Add records by key to a section of the manifest."""
+        """Add records to a section of the manifest.
+
+        Args:
+            section: `parity`, `measurements`, `scenarios` or `roofs`.
+            records: by key.
+        """
         self._records.setdefault(section, {}).update(records)
 
     def update(self, function: Callable[[Manifest], Manifest]) -> None:
@@ -100,7 +133,12 @@ class Transaction:
         self._updates.append(function)
 
     def describe(self, model: ModelDescription, *, overwrite: bool = False) -> None:
-        """Say what the bundle is a model of: it is made new. overwrite: whatever is there by then is replaced."""
+        """Say what the bundle is a model of: it is made new.
+
+        Args:
+            model: the description.
+            overwrite: replace whatever bundle is there when the change is applied.
+        """
         self._model, self._overwrite = model, overwrite
 
     def commit(self, path: Path) -> Manifest:

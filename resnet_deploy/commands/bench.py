@@ -82,24 +82,25 @@ from resnet_deploy.terminal.progress import Bars
 def bench(model: str, as_json: bool, detail: bool, **options: Any) -> None:
     """Measure latency and throughput, and judge the answers by gates.
 
-    A bundle of ARCH is made where there is none, and its files are verified where they were not. Exit code 1 when a gate
-    fails. Backends take turns, so that a machine that becomes slower does so for all of them. All times are of a whole batch;
-    trtexec's name is in brackets:
+    ARCH is an architecture, which is exported to a bundle first, and DIR a bundle. Files that were not verified yet are.
+    Exit code 1 when a gate fails. Backends take turns, so that a machine that becomes slower does so for all of them. All times
+    are of a whole batch; trtexec's name of each is in brackets:
 
     \b
       p50, p90, p99  end-to-end, host to host: images in host memory to answers
                      in host memory, one batch at a time [End-to-End Host Latency]
-      device         the inference alone by the host's clock, the batch being bound
+      device         the inference alone by the host's clock, without copies
       enqueue        the host's part in starting an inference [Enqueue Time]
       H2D, D2H       copies to and from the GPU, by its clock [H2D Latency, D2H Latency]
       compute        the inference by the GPU's clock [GPU Compute Time]
       host           H2D + compute + D2H [Latency; before, Host Latency]
       queued/s       images a second with one query queued ahead on each stream,
                      images and answers staying on the GPU [Throughput, --noDataTransfers]
-      floor          the least time of the device, by its roofline
-      of ceiling     how much of that was reached, queued where that was measured
+      floor          the least time that the device needs, by its roofline: its
+                     peak arithmetic and memory bandwidth
+      of ceiling     how much of that speed was reached, queued where measured
 
-    Those from "enqueue" to "queued/s" are of backends on a GPU.
+    The figures from "enqueue" to "queued/s" exist for backends on a GPU alone.
 
     \b
     Example:

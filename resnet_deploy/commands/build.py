@@ -49,7 +49,7 @@ from resnet_deploy.terminal.progress import Bars
 )
 @cloup.option_group("Output", json_option)
 def build(bundle: str, as_json: bool, **options: Any) -> None:
-    """Build TensorRT plans, and prove the precision of their layers.
+    """Build TensorRT plans, and check the precision of their layers.
 
     TensorRT builds for the GPU that it runs on; TensorRT-RTX builds for any GPU, and needs none. Exit code 1 when layers do
     not compute in the precision that was asked for.

@@ -12,7 +12,7 @@ from resnet_deploy.terminal.tables import table
 @cloup.command()
 @output_options
 def doctor(as_json: bool) -> None:
-    """Try every backend on this machine, and say what others need.
+    """Try every backend on this machine, and say what the others need.
 
     \b
     Example:

@@ -139,7 +139,7 @@ gate_options = cloup.option_group(
         "--gate",
         multiple=True,
         metavar="METRIC=LIMIT",
-        help="A condition that the answers must meet, in place of a default one; may be repeated.",
+        help="A condition on the answers, as top1-agreement=0.99, in place of the default of its metric; may be repeated.",
     ),
 )
 
@@ -148,7 +148,7 @@ model_options = options(
         "Model",
         cloup.option("--weights", help="A .pth, .pt or .safetensors file, IMAGENET1K_V1, IMAGENET1K_V2 or DEFAULT."),
         number("--num-classes", help="Classes of the classifier. [default: the checkpoint's]"),
-        flag("--new-head", help="Start a fresh classifier of --num-classes classes (transfer learning)."),
+        flag("--new-head", help="Start a fresh classifier of --num-classes classes, for transfer learning."),
         cloup.option("--head", help="logits, probabilities, embedding, features or topk:K. [default: logits]"),
         flag("--l2-normalize", help="Scale embeddings to unit length."),
         number("--max-batch", help="The largest batch that the export checks. [default: 32]"),
@@ -189,7 +189,7 @@ precision_options = options(
             help="What to do with grouped convolutions. [default: auto]",
         ),
         flag("--quantize-head", help="Quantize the classifier too."),
-        flag("--native-io", help="Take and give FP16 or BF16 tensors in files of that precision."),
+        flag("--native-io", help="Use FP16 or BF16 for inputs and outputs too, in files of that precision."),
     ),
     cloup.option_group(
         "Calibration of INT8 and FP8",
@@ -222,8 +222,8 @@ roofline_options = cloup.option_group(
 )
 scenario_options = cloup.option_group(
     "MLPerf scenarios",
-    time("--latency-bound", help="What 99 % of the server scenario's answers must keep. [default: 15ms]"),
-    time("--min-duration", help="The shortest run; MLPerf's own take 10min. [default: 10s]"),
+    time("--latency-bound", help="The latency that 99 % of the server scenario's answers must keep. [default: 15ms]"),
+    time("--min-duration", help="The shortest run; those of MLPerf submissions take 10min. [default: 10s]"),
     number("--min-queries", help="The fewest queries of a run. [default: what its percentile needs]"),
     number("--rate-tolerance", help="How closely to find the server scenario's highest valid rate. [default: 0.05]"),
     flag("--accuracy", help="Also run MLPerf's accuracy mode in every scenario."),

@@ -166,7 +166,7 @@ class Program:
             sys.stderr.write("\r\x1b[K")  # what is left of a progress bar
         if step is None or step in known or not restarts:
             what = step.candidate if step else entry.get("what")
-            fail(f"a runtime crashed{f' ({what})' if what else ''}: {reason}; what was there before is not lost", EXIT_MACHINE)
+            fail(f"a runtime crashed{f' ({what})' if what else ''}: {reason}; what was there before is unchanged", EXIT_MACHINE)
         known[step] = f"{step.candidate.partition(':')[0]} crashed: {reason}"
         at_batch = f" at batch {step.batch}" if step.batch is not None else ""
         warn(f"{step.candidate} crashed{at_batch}: {reason}. It is left out, and the others go on")

@@ -36,20 +36,20 @@ from resnet_deploy.terminal.visible import visible
 def report(as_json: bool, **options: Any) -> None:
     """Show what a run measured, or compare it with another run.
 
-    A run is a bundle, whose last run it is, or the JSON of `bench`. Between two runs, a row is slower or faster where the 95 %
-    interval of the ratio of its medians leaves out 1, the same where that interval lies within SHARE of 1, and inconclusive
-    otherwise.
+    RUN and OTHER are bundles, of which the last run counts, or JSON files of `bench`. A row is one backend at one batch size.
+    The ratio of its two median latencies has a 95 % interval. Where 1 is outside of it, the row is slower or faster; where the
+    whole interval is within SHARE of 1, the row is the same; otherwise it is inconclusive.
 
     \b
     Exit codes, with --fail-on-regression or --max-accuracy-drop:
         0  no regression
-        1  a regression: a row slower by more than SHARE with its whole
-           interval; an accuracy, eager's or an agreement that fell beyond its
-           interval, or by more than POINTS; a row of RUN that OTHER lacks; a
-           gate, a scenario or a backend that fails and did not
-        4  none, but a row whose interval has the limit within it, or an
-           accuracy that fell by more than a point within its interval or is
-           not known: measure again. To pass it in CI: `... || test $? = 4`
+        1  a regression: a row that is slower by more than SHARE, by its whole
+           interval; an accuracy (eager's too), or an agreement with eager,
+           that fell by more than POINTS or its interval; a row that is in RUN
+           alone; a gate, a scenario or a backend that fails in OTHER alone
+        4  no regression for certain: the limit is within a row's interval; an
+           accuracy fell by more than a point, but within its interval, or is
+           not known. Measure again. To pass it in CI: `... || test $? = 4`
 
     \b
     Example:

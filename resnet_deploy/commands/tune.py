@@ -18,13 +18,15 @@ from resnet_deploy.terminal.progress import Bars
 @cloup.argument("bundle", metavar="DIR")
 @cloup.option_group(
     "Data",
-    cloup.option("--data", required=True, help="Images that judge, as in verify; those of the calibration are left out."),
+    cloup.option("--data", required=True, help="Images on which mixes are judged; those of the calibration are left out."),
     number("--limit", default=256, show_default=True, help="Use this many of them, evenly spaced."),
     strict_option,
 )
 @cloup.option_group(
     "What is best",
-    number("--max-drop", metavar="POINTS", help="Largest loss of top-1, in percentage points. [default: 1 % of FP32's]"),
+    number(
+        "--max-drop", metavar="POINTS", help="Largest loss of top-1 accuracy, in percentage points. [default: 1 % of FP32's]"
+    ),
     cloup.option(
         "--backend",
         help="Take the mix that is fastest on this backend, as openvino:int8. [default: the one that keeps fewest operations]",
@@ -40,10 +42,11 @@ from resnet_deploy.terminal.progress import Bars
     json_option,
 )
 def tune(bundle: str, data: str, as_json: bool, **options: Any) -> None:
-    """Find which blocks INT8 hurts, and the mix that passes the gates.
+    """Find which blocks lose accuracy in INT8, and the mix that passes.
 
-    The bundle's INT8 files are written with that mix. Each block is first quantized alone, to measure its sensitivity. The mix
-    then keeps as few operations in higher precision as the gates allow or, with --backend, is the fastest that they allow.
+    Each block of the network is first quantized alone, which shows how much it costs. Of the mixes of INT8 and higher
+    precision that pass the gates, the one with the fewest operations in higher precision is taken or, with --backend, the
+    fastest; the bundle's INT8 files are written with it.
     Exit code 1 when no mix passes.
 
     \b

@@ -58,15 +58,20 @@ from resnet_deploy.terminal.progress import Bars
 @gate_options
 @cloup.option_group("Output", json_option)
 def verify(bundle: str, data: str, layers: bool, as_json: bool, **options: Any) -> None:
-    """Prove that a bundle's files answer as the eager model does.
+    """Check that a bundle's files answer as eager PyTorch does.
 
-    Exit code 1 when a gate fails.
+    A gate is a condition on one metric; each precision has default ones. Exit code 1 when a gate fails.
 
     \b
     Metrics of gates:
-        max-abs-error, mean-abs-error, max-rel-error, cosine-mean, cosine-min,
-        top1-agreement, top5-agreement, top1-accuracy, relative-accuracy,
-        accuracy-difference
+        max-abs-error, mean-abs-error   the largest and the mean error of a value
+        max-rel-error                   the largest, over eager's largest value
+        cosine-mean, cosine-min         of each image's output with eager's
+        top1-agreement                  share of images with the same first class
+        top5-agreement                  share of eager's first five classes found
+        top1-accuracy                   share of labelled images that are right
+        relative-accuracy               top-1 accuracy over eager's
+        accuracy-difference             top-1 accuracy less eager's
 
     \b
     Example:

@@ -22,7 +22,12 @@ from resnet_deploy.errors import DataError
 
 @dataclass(frozen=True, kw_only=True)
 class Skipped:
-    """An image that could not be used, and why."""
+    """An image that could not be used.
+
+    Attributes:
+        name: of its file, or its number.
+        reason: in words.
+    """
 
     name: str
     reason: str
@@ -30,7 +35,12 @@ class Skipped:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """images: as the model takes them, (N, ...). labels: (N,) int64, where there are any."""
+    """Images that go through a model together.
+
+    Attributes:
+        images: (N, ...) as the model takes them.
+        labels: class indices, (N,) int64, where there are any.
+    """
 
     images: NDArray[Any]
     labels: NDArray[np.int64] | None
@@ -38,12 +48,21 @@ class Batch:
 
 @dataclass(kw_only=True)
 class Dataset:
-    """Images in a fixed order. `read(i)` gives one as the model takes it, or raises OSError or ValueError.
+    """Images in a fixed order.
 
-    labels: class indices, (len,) int64. class_names: names of all classes that labels may index, where they are known;
-    label_order: how folders or names became indices (`LabelOrder`), None without labels. notes: what was assumed, in words,
-    to be printed as warnings. crops: views of each image, along a first axis where there are several. skipped: filled while
-    `batches` runs; strict makes a bad image an error.
+    Attributes:
+        source: what the user called them.
+        count: how many there are.
+        read: gives image i as the model takes it, or raises OSError or ValueError.
+        name_of: gives the name of image i.
+        digest: gives what identifies all of them.
+        labels: class indices, (count,) int64.
+        class_names: of all classes that labels may index, where they are known.
+        label_order: how folders or names became indices; None without labels.
+        notes: what was assumed, in words, to be printed as warnings.
+        strict: whether a bad image is an error.
+        crops: views of each image, along a first axis where there are several.
+        skipped: filled while `batches` runs.
     """
 
     source: str
@@ -72,9 +91,17 @@ class Dataset:
         return self._sha256
 
     def batches(self, batch: int, progress: Callable[[int], None] | None = None) -> Iterator[Batch]:
-        """All images once, decoded by worker threads one batch ahead. progress: told how many were read.
+        """All images once, decoded by worker threads one batch ahead.
 
-        Raises DataError for a bad image where strict, and where none could be read.
+        Args:
+            batch: images at a time.
+            progress: told how many were read.
+
+        Yields:
+            Batches, the last one shorter where the number does not divide.
+
+        Raises:
+            DataError: a bad image where strict, or none that could be read.
         """
         self.skipped.clear()
         images: list[NDArray[Any]] = []
@@ -121,7 +148,18 @@ class Dataset:
 
 
 def subset(dataset: Dataset, limit: int) -> Dataset:
-    """So many of a data set's images, evenly spaced, so that every class folder is represented. Raises DataError for none."""
+    """Keep some of a data set's images, evenly spaced, so that every class folder is represented.
+
+    Args:
+        dataset: with its images in order.
+        limit: how many to keep, at most as many as there are.
+
+    Returns:
+        Another data set.
+
+    Raises:
+        DataError: there would be none.
+    """
     if limit < 1:
         raise DataError(f"a limit of {limit} leaves no image")
     chosen = np.linspace(0, len(dataset) - 1, limit).round().astype(np.int64)

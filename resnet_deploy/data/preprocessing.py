@@ -31,10 +31,16 @@ Pixels = NDArray[np.uint8]
 class Transform:
     """PIL image → (crop, crop, 3) uint8 or (3, crop, crop) float32 normalized; with ten crops, (10, ...).
 
-    crops: 1, the centre; or 10, the four corners, the centre, and the same of the mirrored image (1512.03385, section 4.1).
-    max_pixels: of an image, as it is and resized; MAX_PIXELS where None.
-    Raises UsageError for crops that are not to be had; ValueError for an image that is too large, which is then not decoded, or
-    that `to_rgb` cannot convert; OSError for a damaged one.
+    Attributes:
+        preprocessing: size, crop, mean and deviation.
+        input_format: uint8 pixels or normalized float32.
+        crops: 1, the centre; or 10, the four corners, the centre, and the same of the mirrored image (1512.03385, section 4.1).
+        max_pixels: of an image, as it is and resized; MAX_PIXELS where None.
+
+    Raises:
+        UsageError: crops that are not to be had.
+        ValueError: an image that is too large, which is then not decoded, or that `to_rgb` cannot convert.
+        OSError: a damaged image.
     """
 
     preprocessing: Preprocessing
@@ -44,7 +50,7 @@ class Transform:
 
     def __post_init__(self) -> None:
         if self.crops not in {1, 10}:
-            raise UsageError(f"there are 1 or 10 crops of an image, not {self.crops}")
+            raise UsageError(f"crops are 1 or 10 of each image, not {self.crops}")
         if self.crops == 10 and self.preprocessing.resize < self.preprocessing.crop:
             raise UsageError(
                 f"ten crops of {self.preprocessing.crop} pixels do not fit into images resized to {self.preprocessing.resize}"
@@ -76,7 +82,15 @@ class Transform:
 
 
 def normalize(pixels: Pixels, preprocessing: Preprocessing) -> NDArray[np.float32]:
-    """(..., H, W, 3) uint8 → (..., 3, H, W) float32: (x / 255 - mean) / std, in torchvision's order of operations."""
+    """(x / 255 - mean) / std, in torchvision's order of operations.
+
+    Args:
+        pixels: (..., H, W, 3) uint8.
+        preprocessing: has mean and std.
+
+    Returns:
+        (..., 3, H, W) float32.
+    """
     mean = np.asarray(preprocessing.mean, np.float32)
     std = np.asarray(preprocessing.std, np.float32)
     scaled = (pixels.astype(np.float32) / np.float32(255) - mean) / std

@@ -63,18 +63,21 @@ def open_data(
     strict: bool = False,
     crops: int = 1,
 ) -> Dataset:
-    """Open a folder of images, an .npz file, `digits` (held out), `digits:train`, or `random:N`.
+    """Open images and their labels.
 
     Args:
-        source: as above.
+        source: a folder of images, an .npz file, `digits` (held out), `digits:train`, or `random:N`.
         preprocessing, input_format: what the model takes.
         num_classes: of the model; labels are checked against it.
         class_names: of the model, by index: folders of classes are matched by name. Without them, folders are the model's
             classes in sorted order, and then there must be as many.
         labels_needed: False for images alone, as for calibration: labels that cannot be told are left out, with a note.
-        limit: so many images, evenly spaced.
+        limit: at most this many images, evenly spaced.
         strict: a bad image is an error.
         crops: 1, or 10 views of each image along a new first axis.
+
+    Returns:
+        The images, in a fixed order; they are read batch by batch.
 
     Raises:
         DataError: nothing there that can be used, or labels that are not the model's classes.

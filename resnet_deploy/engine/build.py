@@ -22,7 +22,14 @@ MIB = 1 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Built:
-    """A finished plan. timing_cache: None where the package keeps none. builder_s: parsing and building, seconds."""
+    """A finished plan.
+
+    Attributes:
+        plan: its bytes, as a buffer.
+        layers: read back from the engine.
+        timing_cache: None where the package keeps none.
+        builder_s: parsing and building, seconds.
+    """
 
     plan: Any  # a buffer
     layers: list[EngineLayer]
@@ -40,11 +47,24 @@ def build_plan(
     *,
     timing_cache: bytes | None = None,
 ) -> Built:
-    """Build an ONNX file. targets: compute capabilities, for TensorRT-RTX; () for this machine's GPU. parsed: called once the
-    file has been read.
+    """Build a plan of an ONNX file.
 
-    Raises EngineError for a graph that the package refuses, with its reason and the node; UnavailableError without a GPU
-    where one is needed, or out of memory; UsageError for a batch that the graph does not take; KeyboardInterrupt.
+    Args:
+        graph: the file.
+        options: how it is built.
+        flavour: which package builds it.
+        targets: compute capabilities, for TensorRT-RTX; () for this machine's GPU.
+        progress: told what is being done.
+        parsed: called once the file has been read.
+        timing_cache: of an earlier build.
+
+    Returns:
+        The plan and its layers.
+
+    Raises:
+        EngineError: the package refuses the graph; the message has its reason and the node.
+        UnavailableError: there is no GPU where one is needed, or too little memory.
+        UsageError: the graph does not take a batch of the profiles.
     """
     trt, start = flavour.load(), time.perf_counter()
     log = make_log(trt)
@@ -110,7 +130,7 @@ def _configure(trt: Any, config: Any, options: BuildOptions, targets: tuple[str,
 def _add_profiles(builder: Any, config: Any, tensor: Any, options: BuildOptions, graph: Path) -> None:
     batch, *shape = tuple(tensor.shape)
     if batch != -1 and any((p.min, p.opt, p.max) != (batch,) * 3 for p in options.profiles):
-        raise UsageError(f"{graph} takes batches of {batch} alone: --batch {batch}")
+        raise UsageError(f"{graph} has a fixed batch of {batch}: give --batch {batch}")
     for sizes in options.profiles:
         profile = builder.create_optimization_profile()
         profile.set_shape(tensor.name, *((size, *shape) for size in (sizes.min, sizes.opt, sizes.max)))

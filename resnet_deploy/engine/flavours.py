@@ -15,8 +15,15 @@ OLDEST = (10, 13)  # of tensorrt: strongly typed networks with everything that i
 
 @dataclass(frozen=True, kw_only=True)
 class Flavour:
-    """A TensorRT package. title: as NVIDIA writes it. extra: of this package, that installs it. lacks: options that it has
-    not, and why."""
+    """A TensorRT package.
+
+    Attributes:
+        name: tensorrt or tensorrt-rtx.
+        title: as NVIDIA writes it.
+        package: its import name.
+        extra: of resnet-deploy, that installs it.
+        lacks: options that it does not have, each with the reason.
+    """
 
     name: str
     title: str

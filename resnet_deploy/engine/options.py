@@ -10,7 +10,7 @@ from typing import Any
 from resnet_deploy import limits
 from resnet_deploy.engine.flavours import Flavour
 from resnet_deploy.errors import UsageError
-from resnet_deploy.specs import OptionGroup
+from resnet_deploy.specs import OptionGroup, listed
 
 # https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/engine-compatibility.html
 HARDWARE = {"ampere-plus": "AMPERE_PLUS", "same-compute-capability": "SAME_COMPUTE_CAPABILITY"}
@@ -22,7 +22,12 @@ DEFAULT_TARGETS = ("sm80", "sm86", "sm89", "sm120")
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizationProfile:
-    """Batch sizes of an optimization profile: the smallest, the one that kernels are chosen for, the largest."""
+    """Batch sizes that a plan takes.
+
+    Attributes:
+        min, max: the smallest and the largest.
+        opt: the one that kernels are chosen for.
+    """
 
     min: int
     opt: int
@@ -51,8 +56,15 @@ class OptimizationProfile:
 
 
 def best_profile(profiles: Iterable[OptimizationProfile], batch: int) -> int | None:
-    """The index of the profile for a batch: of those that hold it, the one tuned nearest to it, and the narrower of equals;
-    None where no profile does."""
+    """Choose the profile for a batch: of those that hold it, the one tuned nearest to it, and the narrower of equals.
+
+    Args:
+        profiles: of a plan, in their order.
+        batch: images.
+
+    Returns:
+        An index; None where no profile holds the batch.
+    """
     fitting = [(abs(p.opt - batch), p.max - p.min, index) for index, p in enumerate(profiles) if p.holds(batch)]
     return min(fitting)[2] if fitting else None
 
@@ -62,22 +74,22 @@ class BuildOptions(OptionGroup):
     """How plans are built. The names and defaults are those of `resnet-deploy build`.
 
     Attributes:
-        batch: optimization profiles, `8` or `1:8:64` each.
+        batch: one or several optimization profiles: `8` (that batch size alone) or `1:8:64` (smallest, best, largest).
         flavour: auto, tensorrt or tensorrt-rtx.
-        compute_capability: of the GPUs that a TensorRT-RTX plan is for, as sm86,sm89; by default this machine's GPU's, else
-            those of the DEFAULT_TARGETS that have the precision.
-        optimization_level: 0 to 5, the package's own (3) by default.
-        workspace_mib: scratch memory that kernels may use, MiB.
-        hardware_compatible: ampere-plus or same-compute-capability.
-        version_compatible: also for later versions of TensorRT.
-        sparse_weights: use 2:4 sparse kernels where weights are so.
-        tf32: TF32 in FP32 layers.
-        timing_cache: keep the times of kernels in the bundle; by default where the package has it.
+        compute_capability: of the GPUs that a TensorRT-RTX plan is for, as sm86,sm89; by default that of this machine's GPU,
+            else those of the DEFAULT_TARGETS that have the precision.
+        optimization_level: 0 (fast to build) to 5 (fast to run); by default the package's own, 3.
+        workspace_mib: scratch memory that kernels may use, MiB; by default all.
+        hardware_compatible: let other GPUs run the plan: ampere-plus or same-compute-capability (tensorrt).
+        version_compatible: let later versions of TensorRT run the plan (tensorrt).
+        sparse_weights: use 2:4 sparse kernels for weights that have that pattern.
+        tf32: allow TF32 in FP32 layers.
+        timing_cache: keep the measured times of kernels in the bundle; by default where the package has such a cache.
     """
 
-    batch: tuple[str, ...] = ("1:8:32",)
+    batch: str | Iterable[str] = ("1:8:32",)
     flavour: str = "auto"
-    compute_capability: tuple[str, ...] = ()
+    compute_capability: str | Iterable[str] = ()
     optimization_level: int | None = None
     workspace_mib: int | None = None
     hardware_compatible: str | None = None
@@ -87,8 +99,7 @@ class BuildOptions(OptionGroup):
     timing_cache: bool | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.batch, str):
-            object.__setattr__(self, "batch", (self.batch,))
+        object.__setattr__(self, "batch", tuple(listed(self.batch)))
         if isinstance(self.compute_capability, str):
             names = tuple(part for part in self.compute_capability.lower().split(",") if part)
             object.__setattr__(self, "compute_capability", names)
@@ -101,6 +112,7 @@ class BuildOptions(OptionGroup):
         limits.check_option("optimization_level", self.optimization_level)
         limits.check_option("workspace_mib", self.workspace_mib)
         _ = self.profiles
+        super().__post_init__()
 
     @property
     def profiles(self) -> tuple[OptimizationProfile, ...]:

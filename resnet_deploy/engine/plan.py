@@ -24,8 +24,13 @@ _VERSION_AT = 24
 class Origin:
     """Where a plan was built and for what.
 
-    gpu, compute_capability: of the machine that built it, None without one. targets: compute capabilities (sm86) that a
-    TensorRT-RTX plan was built for, () where it is for that GPU. platform: operating system and processor.
+    Attributes:
+        flavour, version: of the package that built it.
+        platform: operating system and processor.
+        gpu, compute_capability: of the machine that built it, None without one.
+        targets: compute capabilities (sm86) that a TensorRT-RTX plan was built for, () where it is for that GPU.
+        version_compatible: whether later versions read it.
+        hardware_compatible: with which other GPUs it runs; None for that GPU alone.
     """
 
     flavour: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9-]{0,30}$(?!\n)")]
@@ -60,7 +65,15 @@ def here(flavour: Flavour) -> Origin:
 
 
 def preflight(plan: Origin, machine: Origin) -> None:
-    """Raise UnavailableError, saying built with, found, and what to do, where a plan cannot run on a machine."""
+    """Check that a plan can run on a machine, before it is loaded.
+
+    Args:
+        plan: where it was built.
+        machine: as `here` gives it.
+
+    Raises:
+        UnavailableError: it cannot; the message says what it was built with, what was found, and what to do.
+    """
     FLAVOURS[plan.flavour].load()
     if machine.gpu is None:
         raise no_device(f"a plan of {plan} cannot run here")
@@ -79,10 +92,18 @@ def preflight(plan: Origin, machine: Origin) -> None:
 
 
 def version_fits(plan: Origin, version: str) -> bool:
-    """A plan runs on the version that built it; a version-compatible one of TensorRT on later ones, and one of 10 on 11.
+    """Whether a version of a package can run a plan: the one that built it, and for a version-compatible plan of TensorRT
+    later ones too, of 10 also 11.
 
     https://docs.nvidia.com/deeplearning/tensorrt/11.4.1/getting-started/support-matrix.html
     https://docs.nvidia.com/deeplearning/tensorrt-rtx/latest/inference-library/engine-compatibility.html
+
+    Args:
+        plan: where it was built.
+        version: of the package that is to run it.
+
+    Returns:
+        True or False.
     """
     if plan.version == version:
         return True
@@ -115,7 +136,19 @@ def identify(path: Path) -> str | None:
 
 
 def deserialize(path: Path, flavour: Flavour) -> tuple[Any, Any]:
-    """The package and the engine of a trusted plan. Raises UnavailableError without a GPU, EngineError for a bad file."""
+    """Load a trusted plan: reading one runs native code.
+
+    Args:
+        path: of the plan.
+        flavour: which package loads it.
+
+    Returns:
+        The package and the engine.
+
+    Raises:
+        UnavailableError: there is no GPU.
+        EngineError: the file is damaged, or of another version.
+    """
     data = path.read_bytes()
     if not data:
         raise EngineError(f"{path} is empty; build it again")

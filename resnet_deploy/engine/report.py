@@ -30,8 +30,15 @@ _LINE = re.compile(
 
 @dataclass(frozen=True, kw_only=True)
 class EngineLayer:
-    """One kernel, or one group of them. precision: of what it reads first; output: of what it writes; None where it
-    reads or writes nothing. onnx: the graph's nodes that it computes, or a part of."""
+    """One kernel, or one group of them.
+
+    Attributes:
+        name: the engine's.
+        kind: the engine's word.
+        precision: of what it reads first; None where it reads nothing.
+        output: precision of what it writes; None where it writes nothing.
+        onnx: names of the graph's nodes that it computes, or a part of.
+    """
 
     name: str
     kind: str
@@ -57,8 +64,11 @@ class EngineLayer:
 class PlanReport:
     """Which engine layer computes which layer of the graph, and what that amounts to.
 
-    convolutions: how many of the graph's compute in each precision. layers: of each of them, its engine layer's precision.
-    reformats: engine layers that only move data. unfused_adds: additions that are kernels of their own.
+    Attributes:
+        engine_layers: in order.
+        layers: each convolution of the graph by name, with its engine layer's precision.
+        reformats: engine layers that only move data.
+        unfused_adds: additions that are kernels of their own.
     """
 
     engine_layers: tuple[EngineLayer, ...]
@@ -75,7 +85,15 @@ class PlanReport:
 
 
 def summarize(reported: Iterable[EngineLayer], convolutions: Iterable[str], additions: Iterable[str]) -> PlanReport:
-    """Match engine layers with a graph's convolutions and additions, by the names of their nodes."""
+    """Match engine layers with a graph's convolutions and additions, by the names of their nodes.
+
+    Args:
+        reported: the engine's layers.
+        convolutions, additions: names of the graph's nodes.
+
+    Returns:
+        The report.
+    """
     layers = tuple(reported)
     computing = {name: layer for name in convolutions if (layer := _computing(layers, name)) is not None}
     fused = {name for layer in layers if layer.computes for name in layer.onnx}
@@ -94,7 +112,15 @@ def _computing(layers: tuple[EngineLayer, ...], name: str) -> EngineLayer | None
 
 
 def from_inspector(text: str, *, every_profile: bool = False) -> list[EngineLayer]:
-    """Layers of the first profile, or of every one, from the inspector's JSON for a plan with detailed verbosity."""
+    """Read the layers of a plan that was built with detailed verbosity.
+
+    Args:
+        text: the engine inspector's JSON.
+        every_profile: the layers of every optimization profile, not of the first alone.
+
+    Returns:
+        The layers, in order.
+    """
     layers = []
     for layer in json.loads(text)["Layers"]:
         if isinstance(layer, str) or ("[profile " in layer["Name"] and not every_profile):

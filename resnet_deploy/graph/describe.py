@@ -38,7 +38,15 @@ _CLOCK_S = 120.0  # for a file that is described in seconds of processor time, o
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """One operator with weights. macs: of one image, None where the graph does not give its output's shape."""
+    """One operator with weights.
+
+    Attributes:
+        name: of its node.
+        kind: the ONNX operator.
+        precision: of its weights as it computes with them.
+        weight_shape: as the graph has it.
+        macs: multiply-accumulates of one image; None where the graph does not give its output's shape.
+    """
 
     name: str
     kind: str
@@ -53,7 +61,8 @@ class GraphReport:
 
     Attributes:
         file, sha256, size_bytes: the file, its digest and its size.
-        opset: of the default domain, and producer: the program that wrote it.
+        opset: of the default domain.
+        producer: the program that wrote it.
         inputs, outputs: names, dtypes and shapes.
         parameters: elements of all constants.
         weight_bytes: of all constants.
@@ -166,7 +175,15 @@ def _spec(value: Any) -> TensorSpec:
 
 
 def layers_of(proto: Any, shapes: dict[str, tuple[int | str, ...]] | None = None) -> tuple[Layer, ...]:
-    """A model's operators with weights, in order. shapes: what `shapes_of` gives for it, where that is known already."""
+    """A model's operators with weights.
+
+    Args:
+        proto: an onnx.ModelProto.
+        shapes: what `shapes_of` gives for it, where that is known already.
+
+    Returns:
+        The layers, in order.
+    """
     shapes = shapes_of(proto) if shapes is None else shapes
     return tuple(
         Layer(

@@ -21,7 +21,12 @@ FLOATING = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.B
 
 
 class Graph:
-    """A model's main graph. Changes go through `add_node`, `rewire` and `add_constant`; `save` sorts and checks."""
+    """A model's main graph. Changes go through `add_node`, `rewire` and `add_constant`; `save` sorts and checks.
+
+    Args:
+        model: the parsed file; it is changed in place.
+        source: what messages call it.
+    """
 
     def __init__(self, model: onnx.ModelProto, source: str = "the graph") -> None:
         self.model = model
@@ -144,8 +149,16 @@ class Graph:
         return [n for n in self.nodes if n.op_type in kinds and len(n.input) > 1 and n.input[1] in self.constants]
 
     def add_constant(self, name: str, values: NDArray[Any] | np.generic | onnx.TensorProto) -> str:
-        """Add or replace a constant. A scalar stays a scalar: TensorRT takes a scale of shape [1] for one that is per axis,
-        and silently computes the layer in floating point."""
+        """Add or replace a constant.
+
+        Args:
+            name: of the tensor.
+            values: a scalar stays a scalar: TensorRT takes a scale of shape [1] for one that is per axis, and silently computes
+                the layer in floating point.
+
+        Returns:
+            The name.
+        """
         tensor = values if isinstance(values, onnx.TensorProto) else numpy_helper.from_array(np.asarray(values), name)
         if name in self.constants:
             self.constants[name].CopyFrom(tensor)
@@ -156,13 +169,30 @@ class Graph:
         return name
 
     def add_node(self, kind: str, inputs: Iterable[str], output: str, name: str, **attributes: Any) -> str:
-        """Append a node; `save` puts it where it belongs. Returns its output's name."""
+        """Append a node; `save` puts it where it belongs.
+
+        Args:
+            kind: the ONNX operator.
+            inputs: names of the tensors that it reads.
+            output: name of the one that it makes.
+            name: of the node.
+            **attributes: of the operator.
+
+        Returns:
+            The output's name.
+        """
         self.model.graph.node.append(helper.make_node(kind, list(inputs), [output], name=name, **attributes))
         self.made_by[output] = self.model.graph.node[-1]
         return output
 
     def rewire(self, node: onnx.NodeProto, old: str, new: str) -> None:
-        """Let a node read another tensor."""
+        """Let a node read another tensor.
+
+        Args:
+            node: one of the graph's.
+            old: the tensor that it reads.
+            new: the tensor that it is to read instead.
+        """
         node.input[:] = [new if name == old else name for name in node.input]
 
     def expose(self, names: Iterable[str]) -> None:

@@ -36,8 +36,17 @@ MEMBERS = "members."  # what an ensemble puts before its members' names
 class Checkpoint:
     """A state dict and where it comes from.
 
-    key: where in the file it was nested. metadata: what `save` recorded. resize: the evaluation size of published weights.
     Raises CheckpointError for class names of another number than the classifier's rows.
+
+    Attributes:
+        state: tensors by name, torchvision's.
+        source: what the user called it.
+        sha256: of the file.
+        key: where in the file it was nested.
+        metadata: what `save` recorded.
+        resize: pixels to which the evaluation of published weights resizes the shorter edge.
+        top1_accuracy: a fraction, as the publisher, the checkpoint or the training's own log says.
+        reported_by: which of these.
     """
 
     state: dict[str, Tensor] = field(repr=False)
@@ -106,7 +115,18 @@ def _parts(row: Architecture, weights: str) -> list[str] | None:
 
 
 def read_checkpoint(row: Architecture, weights: str | Path) -> Checkpoint:
-    """Read a .pth, .pt or .safetensors file, or fetch published weights. Raises CheckpointError."""
+    """Read a .pth, .pt or .safetensors file, or fetch published weights.
+
+    Args:
+        row: the architecture whose weights they are.
+        weights: a file, or a published name.
+
+    Returns:
+        The state dict and where it is from.
+
+    Raises:
+        CheckpointError: a file that is damaged, or not this architecture's.
+    """
     if not is_published(str(weights)):
         return _read_file(_existing(weights), str(weights))
     name, published = row.published(str(weights))

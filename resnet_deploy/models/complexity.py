@@ -13,8 +13,13 @@ from resnet_deploy.models.registry import Architecture
 
 @dataclass(frozen=True, kw_only=True)
 class Complexity:
-    """parameters: learned values. macs: multiply-accumulates of one image's convolutions and matrix products.
-    activations: elements that the convolutions put out for one image (2003.13678, section 3)."""
+    """What an architecture costs.
+
+    Attributes:
+        parameters: learned values.
+        macs: multiply-accumulates of one image's convolutions and matrix products.
+        activations: elements that the convolutions put out for one image (2003.13678, section 3).
+    """
 
     parameters: int = 0
     macs: int = 0
@@ -31,9 +36,13 @@ class Complexity:
 class Kernel:
     """One operation as an engine runs it, on one image: what follows a convolution one by one is fused into it.
 
-    kind: conv, linear, pool, pad (shortcut A) or pointwise. macs: multiply-accumulates. parameters: learned values, with
-    those of its batch norm. weights: values that it reads whatever the batch. reads, writes: elements of activations; an
-    addition's second operand is read by the convolution that it is fused into, and every input is read whole, once.
+    Attributes:
+        kind: conv, linear, pool, pad (shortcut A) or pointwise.
+        macs: multiply-accumulates.
+        parameters: learned values, with those of its batch norm.
+        weights: values that it reads whatever the batch.
+        reads, writes: elements of activations; an addition's second operand is read by the convolution that it is fused
+            into, and every input is read whole, once.
     """
 
     kind: str
@@ -45,7 +54,16 @@ class Kernel:
 
 
 def complexity(row: Architecture, *, num_classes: int | None = None, image_size: int | None = None) -> Complexity:
-    """Count an architecture; an ensemble is the sum of its members. image_size: pixels, square; by default its own."""
+    """Count an architecture; an ensemble is the sum of its members.
+
+    Args:
+        row: the architecture.
+        num_classes: of the classifier; by default its own.
+        image_size: pixels, square; by default its own.
+
+    Returns:
+        The counts, of one image.
+    """
     operations = kernels(row, num_classes=num_classes, image_size=image_size)
     return Complexity(
         parameters=sum(kernel.parameters for kernel in operations),
@@ -55,10 +73,18 @@ def complexity(row: Architecture, *, num_classes: int | None = None, image_size:
 
 
 def kernels(row: Architecture, *, num_classes: int | None = None, image_size: int | None = None) -> tuple[Kernel, ...]:
-    """The fused operations of an architecture in order; an ensemble's are those of its members, one after the other.
+    """The fused operations of an architecture; an ensemble's are those of its members, one after the other.
 
     Batch norms and ReLUs are free where they follow a convolution or an addition whose sum nothing else needs. A
     pre-activation whose sum the shortcut needs too is a pointwise kernel of its own.
+
+    Args:
+        row: the architecture.
+        num_classes: of the classifier; by default its own.
+        image_size: pixels, square; by default its own.
+
+    Returns:
+        The operations, in order.
     """
     if row.members:
         members = (kernels(member, num_classes=num_classes, image_size=image_size) for member in row.members)

@@ -29,17 +29,20 @@ RANGES: dict[str, tuple[int, int]] = {
 class ResNetConfig:
     """The shape of a residual network. Defaults are those of torchvision's ResNets.
 
-    block: basic (two 3x3) or bottleneck (1x1, 3x3, 1x1). layers: blocks in each stage. widths: channels of each stage,
-    before a bottleneck's expansion by 4. groups, width_per_group: the 3x3's cardinality, and its width at 64 channels
-    (1611.05431; 1605.07146 with one group).
-
-    stem: imagenet (7x7 and max-pooling), cifar (one 3x3), deep (three 3x3, 1812.01187's C). shortcut, where the shape
-    changes: A (identity padded with zeros), B (projection), D (average-pooled projection, 1812.01187); C (projection
-    everywhere); none (a plain network). stride_on, of a bottleneck: 3x3 ("v1.5", torchvision and others) or 1x1 (the paper).
-
-    activation: where a block's batch norms and ReLUs stand, by 1603.05027, figure 4: original (a), bn-after-add (b),
-    relu-before-add (c), relu-only (d) or full (e) pre-activation. squeeze: reduction of squeeze-and-excitation (1709.01507),
-    0 without. replace_stride_with_dilation: for each stage but the first (1706.05587).
+    Attributes:
+        block: basic (two 3x3) or bottleneck (1x1, 3x3, 1x1).
+        layers: blocks in each stage.
+        widths: channels of each stage, before a bottleneck's expansion by 4.
+        groups, width_per_group: the 3x3's cardinality, and its width at 64 channels (1611.05431; 1605.07146 with one group).
+        stem: imagenet (7x7 and max-pooling), cifar (one 3x3), deep (three 3x3, 1812.01187's C).
+        shortcut: where the shape changes: A (identity padded with zeros), B (projection), D (average-pooled projection,
+            1812.01187); C (projection everywhere); none (a plain network).
+        stride_on: of a bottleneck: 3x3 ("v1.5", torchvision and others) or 1x1 (the paper).
+        activation: where a block's batch norms and ReLUs stand, by 1603.05027, figure 4: original (a), bn-after-add (b),
+            relu-before-add (c), relu-only (d) or full (e) pre-activation.
+        squeeze: reduction of squeeze-and-excitation (1709.01507), 0 without.
+        replace_stride_with_dilation: for each stage but the first (1706.05587).
+        num_classes: of the classifier.
     """
 
     block: str
@@ -128,7 +131,7 @@ class ResNetConfig:
         stride = 1 if self.stem == "cifar" else 4
         strides = [stride := stride * 2 for _ in self.layers[1:]]
         if text not in map(str, strides):
-            raise UsageError(f"output_stride={text} is not to be had; choose from {', '.join(map(str, strides))}")
+            raise UsageError(f"output_stride={text} is not possible; choose from {', '.join(map(str, strides))}")
         return tuple(reached > int(text) for reached in strides)
 
 

@@ -26,8 +26,16 @@ RANDOM_SEED = 0
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedModel:
-    """A network with what it needs in order to be deployed. weights: how it got its values, as the manifest has it. known:
-    whether the checkpoint says its preprocessing, which is the architecture's otherwise."""
+    """A network with what it needs in order to be deployed.
+
+    Attributes:
+        architecture: its row of the table.
+        network: in evaluation mode.
+        preprocessing: the checkpoint's, else the architecture's.
+        weights: how it got its values, as the manifest has it.
+        class_names: by index, where the checkpoint has them.
+        known: whether the checkpoint says its preprocessing.
+    """
 
     architecture: Architecture
     network: ResNet | Ensemble
@@ -71,10 +79,24 @@ def create_model(
 def load_model(
     name: str, *, weights: str | Path | None = None, num_classes: int | None = None, new_head: bool = False
 ) -> LoadedModel:
-    """As `create_model`, with the checkpoint's preprocessing, class names and provenance beside the network."""
+    """As `create_model`, with the checkpoint's preprocessing, class names and provenance beside the network.
+
+    Args:
+        name: of an architecture.
+        weights: a file, or a published name; random without.
+        num_classes: by default the checkpoint's, else the architecture's.
+        new_head: a fresh classifier for num_classes.
+
+    Returns:
+        The network and what is known of it.
+
+    Raises:
+        UsageError: an unknown name.
+        CheckpointError: weights that do not fit.
+    """
     row = registry.architecture(name)
     if num_classes is not None and not 1 <= num_classes <= MAX_CLASSES:
-        raise UsageError(f"a classifier needs at least 1 class; found {num_classes}, and {MAX_CLASSES} are the most")
+        raise UsageError(f"a classifier has 1 to {MAX_CLASSES} classes; found {num_classes}")
     if not row.members:
         checkpoint = None if weights is None else read_checkpoint(row, weights)
         loaded = _loaded(row, checkpoint, num_classes, new_head, seed=RANDOM_SEED)

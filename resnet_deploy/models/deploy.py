@@ -29,7 +29,14 @@ class PixelInput(nn.Module):
 
 
 class DeployModel(nn.Module):
-    """Images in, the head's tensors out, always float32 (and int64 class indices) whatever the network computes in."""
+    """Images in, the head's tensors out, always float32 (and int64 class indices) whatever the network computes in.
+
+    Args:
+        network: gives logits.
+        head: what comes out.
+        input_format: what goes in; of pixels, normalization is part of the model.
+        preprocessing: has mean and std.
+    """
 
     def __init__(
         self, network: ResNet | Ensemble, *, head: Head, input_format: InputFormat, preprocessing: Preprocessing

@@ -26,8 +26,13 @@ CIFAR_STD = (0.2470, 0.2435, 0.2616)
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedWeights:
-    """Weights on torchvision's server: file name (it ends in the first 8 digits of its SHA-256), ImageNet top-1 in
-    percent, and the size to which that figure's evaluation resizes the shorter edge (pixels)."""
+    """Weights on torchvision's server.
+
+    Attributes:
+        file: its name ends in the first 8 digits of its SHA-256.
+        top1_percent: on ImageNet.
+        resize: pixels to which that figure's evaluation resizes the shorter edge.
+    """
 
     file: str
     top1_percent: float
@@ -36,10 +41,17 @@ class PublishedWeights:
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """One row. error_percent: top-1, in percent, where the paper has one for this very network (CIFAR-10; ImageNet, with the
-    paper's own crops).
+    """One row of the table of architectures.
 
-    members: of an ensemble; its config is that of the first.
+    Attributes:
+        name: letters, digits and underscores.
+        family: as `resnet-deploy models` groups it.
+        paper: its link.
+        config: the shape.
+        preprocessing: what images it takes.
+        weights: published ones, by name.
+        error_percent: top-1, where the paper has one for this very network (CIFAR-10; ImageNet, with the paper's own crops).
+        members: of an ensemble; its config is that of the first.
     """
 
     name: str
@@ -203,6 +215,9 @@ ARCHITECTURES: dict[str, Architecture] = {row.name: row for row in _ROWS}
 
 def register_architecture(row: Architecture) -> None:
     """Add a row to the table of this process: every function takes its name, with options after a colon.
+
+    Args:
+        row: the architecture: its name, its shape, and the images that it takes.
 
     Raises:
         UsageError: the table has an architecture of this name, or the name has other than letters, digits and underscores.

@@ -21,7 +21,15 @@ FEWEST = 4  # samples that a median's interval can be made of
 
 
 def mcnemar(gained: int, lost: int) -> float:
-    """McNemar's exact two-sided p-value: both kinds of disagreement are equally likely (McNemar 1947, binomial form)."""
+    """McNemar's exact two-sided p-value: both kinds of disagreement are equally likely (McNemar 1947, binomial form).
+
+    Args:
+        gained: images that only the candidate gets right.
+        lost: images that only the reference gets right.
+
+    Returns:
+        A probability; 1 where the two never disagree.
+    """
     total = gained + lost
     if total == 0:
         return 1.0
@@ -36,7 +44,17 @@ def _log_binomial(n: int, k: int) -> float:
 
 def paired_interval(gained: int, lost: int, count: int, z: float = _Z) -> tuple[float, float]:
     """95 % interval of a difference of paired proportions: Wald's with half an observation added to each of the four
-    cells (Agresti and Min, "Simple improved confidence intervals for comparing matched proportions", 2005)."""
+    cells (Agresti and Min, "Simple improved confidence intervals for comparing matched proportions", 2005).
+
+    Args:
+        gained: images that only the candidate gets right.
+        lost: images that only the reference gets right.
+        count: images in all.
+        z: quantile of the normal distribution, 1.96 for 95 %.
+
+    Returns:
+        Both ends of the candidate's accuracy less the reference's, as fractions.
+    """
     up, down, total = gained + 0.5, lost + 0.5, count + 2.0
     difference = (up - down) / total
     error = z * math.sqrt(max(0.0, up + down - (up - down) ** 2 / total)) / total
@@ -44,29 +62,59 @@ def paired_interval(gained: int, lost: int, count: int, z: float = _Z) -> tuple[
 
 
 def describe_difference(difference: float, low: float, high: float) -> str:
-    """A difference of two fractions with its 95 % interval, in percentage points: `-0.33 points (95%: -1.25 to +0.59)`."""
+    """A difference with its 95 % interval in percentage points: `-0.33 points (95%: -1.25 to +0.59)`.
+
+    Args:
+        difference: of two fractions.
+        low, high: the ends of its interval, fractions too.
+
+    Returns:
+        The text.
+    """
     return f"{difference * 100:+.2f} points (95%: {low * 100:+.2f} to {high * 100:+.2f})"
 
 
 def median_half_width(iqr: float, samples: int, rounds: int) -> float | None:
-    """Half of the 95 % interval of a median, in the unit of `iqr`; None of fewer than 4 samples, which have none.
+    """Half of the 95 % interval of a median: 1.57 IQR / sqrt(n) (McGill, Tukey and Larsen, "Variations of box plots", 1978).
 
-    1.57 IQR / sqrt(n) (McGill, Tukey and Larsen, "Variations of box plots", 1978), with n no more than `rounds`, those in
-    which backends are measured: samples of one round share the state of the machine.
+    Args:
+        iqr: interquartile range of the samples, in any unit.
+        samples: how many there are.
+        rounds: in which they were measured. n is at most this: samples of one round share the state of the machine.
+
+    Returns:
+        In the unit of `iqr`; None for fewer than 4 samples, which have none.
     """
     return None if samples < FEWEST else 1.57 * iqr / math.sqrt(min(samples, rounds))
 
 
 def wilson_interval(proportion: float, count: int, z: float = _Z) -> tuple[float, float]:
-    """95 % score interval of one proportion of `count` trials (Wilson 1927)."""
+    """95 % score interval of one proportion (Wilson 1927).
+
+    Args:
+        proportion: a fraction.
+        count: trials.
+        z: quantile of the normal distribution, 1.96 for 95 %.
+
+    Returns:
+        Both ends, as fractions.
+    """
     middle = proportion + z * z / (2 * count)
     half = z * math.sqrt(proportion * (1 - proportion) / count + (z / (2 * count)) ** 2)
     return max(0.0, (middle - half) / (1 + z * z / count)), min(1.0, (middle + half) / (1 + z * z / count))
 
 
 def unpaired_interval(before: float, before_count: int, after: float, after_count: int) -> tuple[float, float]:
-    """95 % interval of `after - before`, two independent proportions of so many trials each: Newcombe's hybrid of the two
-    score intervals ("Interval estimation for the difference between independent proportions", 1998, method 10)."""
+    """95 % interval of a difference of two independent proportions: Newcombe's hybrid of their two score intervals
+    ("Interval estimation for the difference between independent proportions", 1998, method 10).
+
+    Args:
+        before, after: the fractions.
+        before_count, after_count: trials of each.
+
+    Returns:
+        Both ends of `after - before`.
+    """
     low1, high1 = wilson_interval(before, before_count)
     low2, high2 = wilson_interval(after, after_count)
     difference = after - before
@@ -81,7 +129,14 @@ def pack(outcomes: Sequence[bool] | NDArray[np.bool_]) -> str:
 
 
 def unpack(text: str, count: int) -> NDArray[np.bool_]:
-    """What `pack` made of `count` outcomes, (count,) bool.
+    """Read what `pack` wrote.
+
+    Args:
+        text: in base64.
+        count: outcomes.
+
+    Returns:
+        (count,) bool.
 
     Raises:
         ValueError: it is not base64, or not of so many outcomes.

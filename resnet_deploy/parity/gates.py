@@ -31,7 +31,13 @@ METRICS: dict[str, bool] = dict.fromkeys(("max-abs-error", "mean-abs-error", "ma
 
 @dataclass(frozen=True, kw_only=True)
 class Gate:
-    """One condition on a ParityReport: metric at least, or at most, a finite limit."""
+    """One condition on a ParityReport.
+
+    Attributes:
+        metric: a name of METRICS.
+        limit: finite; the metric's least or greatest value, as the metric has it.
+        required: whether a user set it, and not a default.
+    """
 
     metric: str
     limit: float
@@ -121,9 +127,15 @@ def _conditions(precision: Precision, limits: Mapping[str, float]) -> list[Gate]
 
 
 def judge(report: ParityReport, precision: Precision, limits: Mapping[str, float] | None = None) -> list[str]:
-    """What fails: the precision's default gates with those asked for in their place; empty where all hold.
+    """Judge a report by a precision's default gates, with those asked for in their place. NaN or Inf always fails.
 
-    NaN or Inf in any output always fails.
+    Args:
+        report: how the answers differ.
+        precision: of the candidate.
+        limits: by metric, as `parse_gates` gives them.
+
+    Returns:
+        What fails, in words; empty where all hold.
     """
     if not report.finite:
         return ["the outputs have NaN or Inf"]
@@ -158,6 +170,9 @@ def describe_gates(checks: Sequence[GateCheck], failures: Sequence[str] = ()) ->
     Args:
         checks: as `check_gates` gives them.
         failures: why the gate failed, where there are no checks that say it.
+
+    Returns:
+        One line.
     """
     failed = [str(check) for check in checks if not check.passed]
     return "; ".join(failed or failures or [str(check) for check in checks[:1]])

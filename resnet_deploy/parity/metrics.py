@@ -33,21 +33,27 @@ else:
 
 @dataclass(frozen=True, kw_only=True)
 class ParityReport:
-    """How a candidate's answers differ from the reference's on the same images.
-
-    max_abs_error, mean_abs_error: over every element of every floating output. max_rel_error: the largest absolute error
-    of an output over the largest magnitude of the reference's same output. cosine_mean, cosine_min: of each image's
-    output vector. top1_agreement: fraction of images with the same first class. top5_agreement: mean share of the
-    reference's five first classes among the candidate's. Accuracies are fractions of the labelled images,
-    relative_accuracy the candidate's top-1 over the reference's;
-    accuracy_difference is candidate minus reference, its interval 95 % (Agresti and Min 2005, for paired proportions);
-    mcnemar_p is McNemar's exact two-sided p-value. None where an output has no such thing.
-
-    outcomes: by name (`agree`, `correct`, `reference_correct`), of each image in order whether the first classes agree and
-    whether each side's is the label, as `proportions.pack` writes it: two runs on the same images are compared image by image.
+    """How a candidate's answers differ from the reference's on the same images. None where an output has no such figure.
 
     A figure may be NaN or infinite. In JSON it is then spelled out, `nan`, `inf` or `-inf`; null, which earlier versions
     wrote, is read as NaN where there must be a figure.
+
+    Attributes:
+        images: how many were compared.
+        finite: whether no output has NaN or Inf.
+        max_abs_error, mean_abs_error: over every element of every floating output.
+        max_rel_error: the largest absolute error of an output over the largest magnitude of the reference's same output.
+        cosine_mean, cosine_min: of each image's output vector with the reference's.
+        top1_agreement: fraction of images with the same first class.
+        top5_agreement: mean share of the reference's five first classes among the candidate's.
+        top1_accuracy, top5_accuracy: the candidate's, fractions of the labelled images.
+        reference_top1_accuracy, reference_top5_accuracy: the reference's, likewise.
+        relative_accuracy: the candidate's top-1 accuracy over the reference's.
+        accuracy_difference: the candidate's top-1 accuracy less the reference's.
+        accuracy_difference_low, accuracy_difference_high: its 95 % interval (`confidence.paired_interval`).
+        mcnemar_p: McNemar's exact two-sided p-value of that difference.
+        outcomes: for each image in order, as `confidence.pack` writes it, whether the first classes `agree`, and whether
+            each side's is the label (`correct`, `reference_correct`): so two runs can be compared image by image.
     """
 
     images: Annotated[int, msgspec.Meta(ge=1, lt=1 << 31)]
@@ -125,7 +131,14 @@ class _Errors:
 
 
 def cosines(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Of each row; two zero vectors agree, a zero and another do not."""
+    """Cosines of the rows of two matrices; two zero vectors agree (1), a zero and another do not (0).
+
+    Args:
+        a, b: (N, features) float64.
+
+    Returns:
+        (N,) float64.
+    """
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     same = np.all(a == b, axis=1)
     cosine = np.einsum("ij,ij->i", a, b) / np.where(norms == 0, 1.0, norms)
@@ -134,7 +147,13 @@ def cosines(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float6
 
 @dataclass
 class OutputComparison:
-    """Accumulates batches of two backends' outputs; `report` is the verdict so far."""
+    """Accumulates batches of two backends' outputs; `report` is the verdict so far.
+
+    Attributes:
+        errors: sums and extremes by output name.
+        images: how many were compared.
+        finite: whether no output had NaN or Inf.
+    """
 
     errors: dict[str, _Errors] = field(default_factory=dict)
     images: int = 0
@@ -144,9 +163,14 @@ class OutputComparison:
     _correct: dict[str, list[bool]] = field(default_factory=dict)
 
     def add(self, reference: Arrays, candidate: Arrays, labels: NDArray[np.int64] | None = None) -> None:
-        """One batch: arrays by output name, each (N, ...), and class labels (N,).
+        """Add one batch.
 
-        Raises UsageError where names or shapes differ: the two are not the same model.
+        Args:
+            reference, candidate: arrays by output name, each (N, ...).
+            labels: class indices, (N,) int64, where there are any.
+
+        Raises:
+            UsageError: names or shapes differ: the two are not the same model.
         """
         shapes = [{name: array.shape for name, array in side.items()} for side in (reference, candidate)]
         if shapes[0] != shapes[1]:
@@ -229,7 +253,16 @@ def _accuracies(correct: dict[str, list[bool]]) -> dict[str, float | None]:
 
 
 def average_views(name: str, scores: NDArray[Any], views: int) -> NDArray[Any]:
-    """(N * views, classes) logits or probabilities → (N, classes): those of the mean probability over each image's views."""
+    """Average the probabilities of several views of each image.
+
+    Args:
+        name: of the output: `logits` or `probabilities`.
+        scores: (N * views, classes).
+        views: of each image, one after the other.
+
+    Returns:
+        (N, classes), logits as the logarithms of the mean probabilities.
+    """
     grouped = scores.reshape(-1, views, scores.shape[-1]).astype(np.float64)
     if name == "probabilities":
         return np.asarray(grouped.mean(1), scores.dtype)

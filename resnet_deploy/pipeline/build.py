@@ -6,12 +6,13 @@ import contextlib
 import mmap
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from threading import Event
 from typing import Any
 
 from resnet_deploy import _json
+from resnet_deploy._arguments import takes
 from resnet_deploy._deprecated import renamed
 from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.bundle.codec import key_of
@@ -59,14 +60,19 @@ class Plan:
         return {"name": self.name, "reused": self.reused, **_json.plain(self.entry), "report": self.report.to_dict()}
 
 
+@dataclass(frozen=True)
+class BuildArguments(BuildOptions):
+    """The arguments of `build`, which describes them."""
+
+    bundle: Bundle | str | Path
+    _: KW_ONLY
+    precision: str | Iterable[str] = "fp32"
+    progress: Progress = silent
+
+
 @renamed(target="compute_capability")
-def build(
-    bundle: Bundle | str | Path,
-    *,
-    precision: str | Iterable[str] = "fp32",
-    progress: Progress = silent,
-    **options: Any,
-) -> list[Plan]:
+@takes(BuildArguments)
+def build(call: BuildArguments) -> list[Plan]:
     """Build plans of a bundle's graphs; nothing is done where they are there already.
 
     What was there before stays, whatever happens.
@@ -76,7 +82,6 @@ def build(
         precision: of fp32, fp16, bf16, int8, fp8; graphs that are missing are made first, for INT8 and FP8 from the bundle's
             calibration.
         progress: told what is being done.
-        **options: fields of `BuildOptions`.
 
     Returns:
         A plan for each precision, in their order.
@@ -88,11 +93,12 @@ def build(
         UnavailableError: a GPU or a package is missing.
         BundleError: another process works on the bundle.
     """
-    settings, graphs = BuildOptions(**options), LoweringOptions(precision=precision, int8_target=("tensorrt",))  # type: ignore[arg-type]
+    settings, progress = call.part(BuildOptions), call.progress
+    graphs = LoweringOptions(precision=call.precision, int8_target="tensorrt")
     flavour = choose(settings.flavour)
     settings.check(flavour)
     flavour.load()
-    bundle = Bundle.open(bundle)
+    bundle = Bundle.open(call.bundle)
     _check_batches(bundle, settings)
     restore(bundle, [FP32], progress)
     lower(bundle, graphs, progress)

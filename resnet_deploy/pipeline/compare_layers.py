@@ -34,8 +34,12 @@ Values = dict[str, NDArray[np.float32]]
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """Of one block's output in one file against eager: relative_error is the norm of the difference over that of eager's
-    output, over all images; cosine the mean over images."""
+    """One block's output in one file against eager's.
+
+    Attributes:
+        relative_error: the norm of the difference over that of eager's output, over all images.
+        cosine: the mean over images.
+    """
 
     relative_error: float
     cosine: float
@@ -121,7 +125,7 @@ def compare_layers(
     Args:
         bundle: a bundle, or its folder; graphs of it that are gone are made again.
         data: images, as in `verify`.
-        backends: whose graphs are compared beside the FP32 one, as in `onnxruntime:int8`.
+        backend: one or several, whose graphs are compared beside the FP32 one, as in `onnxruntime:int8`.
         limit: so many images, evenly spaced.
         strict: fail at the first image that cannot be read.
         progress: told what is being done.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnet_deploy import _json, limits
+from resnet_deploy._arguments import takes
 from resnet_deploy._deprecated import renamed
 from resnet_deploy.bundle.disk import check_folder, has_manifest
 from resnet_deploy.bundle.fields import Source
@@ -43,14 +44,17 @@ class ExportOptions(OptionGroup):
     """What is exported. The names and defaults are those of `resnet-deploy export`.
 
     Attributes:
-        weights, num_classes, new_head: as in `create_model`.
-        head: logits, probabilities, embedding, features or topk:K.
-        l2_normalize: unit-length embeddings.
-        input: float (normalized NCHW float32) or uint8 (NHWC pixels).
-        image_size: pixels of an edge of the input; by default the checkpoint's own, else the architecture's, as of the next.
-        resize: pixels of the shorter edge before the crop.
-        mean, std: of red, green and blue in [0, 1].
-        max_batch: the largest batch that is checked.
+        weights: a .pth, .pt or .safetensors file, a state dict, IMAGENET1K_V1, IMAGENET1K_V2 or DEFAULT; by default random
+            values (seed 0).
+        num_classes: of the classifier; by default the checkpoint's, else the architecture's.
+        new_head: start a fresh classifier of num_classes classes.
+        head: what the model answers with: logits, probabilities, embedding, features or topk:K.
+        l2_normalize: scale embeddings to unit length.
+        input: what clients send: float (normalized NCHW float32) or uint8 (NHWC pixels, which the graph normalizes).
+        image_size: the input's width and height in pixels; by default the checkpoint's, else the architecture's.
+        resize: pixels of the shorter edge before the crop; likewise.
+        mean, std: of red, green and blue, of pixels in [0, 1]; likewise.
+        max_batch: the largest batch at which the export is checked.
         opset: of ONNX, 18 to 23.
     """
 
@@ -73,6 +77,7 @@ class ExportOptions(OptionGroup):
             raise UsageError(f"unknown input {self.input!r}; choose float or uint8")
         for name in ("num_classes", "image_size", "resize", "mean", "std", "max_batch", "opset"):
             limits.check_option(name, getattr(self, name))
+        super().__post_init__()
 
     def preprocessing(self, known: Preprocessing) -> Preprocessing:
         """A checkpoint's preprocessing with what was asked for in its place."""
@@ -90,15 +95,20 @@ class ExportOptions(OptionGroup):
         )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class ExportArguments(ExportOptions, LoweringOptions):
+    """The arguments of `export`, which describes them."""
+
+    architecture: Bundle | str | Path | nn.Module
+    output: str | Path | None = None
+    _: KW_ONLY
+    overwrite: bool = False
+    progress: Progress = silent
+
+
 @renamed(targets="int8_target")
-def export(
-    architecture: Bundle | str | Path | nn.Module,
-    output: str | Path | None = None,
-    *,
-    overwrite: bool = False,
-    progress: Progress = silent,
-    **options: Any,
-) -> Bundle:
+@takes(ExportArguments)
+def export(call: ExportArguments) -> Bundle:
     """Make a bundle with a checked FP32 ONNX model, or add to one; then make the other precisions that are asked for.
 
     A folder that holds a bundle keeps all that is in it: what is not said is taken from it, what is there is not made again,
@@ -110,7 +120,6 @@ def export(
         output: the bundle's folder; needed for a name.
         overwrite: make the bundle new, whatever the folder's bundle holds.
         progress: told what is being done.
-        **options: fields of `ExportOptions` and of `LoweringOptions`. `weights` may also be a state dict.
 
     Returns:
         The opened bundle.
@@ -122,34 +131,24 @@ def export(
         ExportError: the graph does not answer as the eager model does.
         CalibrationError: images or ranges that cannot be this model's.
     """
-    weights = options.get("weights")
-    if is_network(architecture):
+    weights = call.weights
+    if is_network(call.architecture):
         if weights is not None:
             raise UsageError("a network has its own weights: give the name of its architecture, or leave weights out")
-        architecture, weights = name_of(architecture), architecture.state_dict()  # type: ignore[union-attr, attr-defined]
+        weights = call.architecture.state_dict()  # type: ignore[union-attr]
+        call = call.but(architecture=name_of(call.architecture))  # type: ignore[arg-type]
     with as_file(weights) as file:
-        named = options if file is None else options | {"weights": file}
-        return _export(architecture, output, overwrite, progress, named, source=None if file is weights else SOURCE)  # type: ignore[arg-type]
+        named = call if file is None else call.but(weights=file)
+        return _export(named, source=None if file is weights else SOURCE)
 
 
-def _export(
-    architecture: Bundle | str | Path,
-    output: str | Path | None,
-    overwrite: bool,
-    progress: Progress,
-    options: dict[str, Any],
-    *,
-    source: str | None,
-) -> Bundle:
+def _export(call: ExportArguments, *, source: str | None) -> Bundle:
     """As `export`, of what has a name. source: what to call the weights; their own name where None."""
-    precisions, others = LoweringOptions.split(options)
-    request, unknown = ExportOptions.split(others)
-    if unknown:
-        raise TypeError(f"export() got an unexpected keyword argument {next(iter(unknown))!r}")
-    name, path = _place(architecture, output)
-    if has_manifest(path) and not overwrite:
-        bundle = Bundle.open(architecture if isinstance(architecture, Bundle) else path)
-        _check_request(bundle, name, request, others)
+    precisions, request, progress = call.part(LoweringOptions), call.part(ExportOptions), call.progress
+    name, path = _place(call.architecture, call.output)  # type: ignore[arg-type]
+    if has_manifest(path) and not call.overwrite:
+        bundle = Bundle.open(call.architecture if isinstance(call.architecture, Bundle) else path)
+        _check_request(bundle, name, request, request.explicit)
         # Of what nobody asked for now, a file that cannot be made again is no reason to fail.
         needed = [WEIGHTS, FP32] if "precision" in precisions.explicit else list(bundle.manifest.artifacts)
         restore(bundle, needed, progress)
@@ -160,7 +159,7 @@ def _export(
         raise UsageError(f"--overwrite makes a bundle new: give its architecture, as in `export ARCH -o {path} --overwrite`")
     else:
         check_folder(path)
-        bundle = _make(registry.architecture(name), path, request, source, overwrite, progress)
+        bundle = _make(registry.architecture(name), path, request, source, call.overwrite, progress)
     lower(bundle, precisions, progress)
     return bundle
 
@@ -175,7 +174,7 @@ def _place(architecture: Bundle | str | Path, output: str | Path | None) -> tupl
     if own is None and output is None:
         raise UsageError(f"give a folder for the bundle of {architecture}: -o DIR")
     if own is not None and output is not None and Path(output).resolve() != own.resolve():
-        raise UsageError(f"{own} is a bundle, and is added to where it is; it cannot be exported to {output}")
+        raise UsageError(f"{own} is a bundle, and cannot be exported to {output}: leave out -o, or name an architecture")
     return (None, own) if own is not None else (str(architecture), Path(output or ""))
 
 
@@ -194,7 +193,7 @@ def _check_request(bundle: Bundle, name: str | None, options: ExportOptions, exp
     if name is not None and registry.architecture(name).name != model.architecture:
         different.append(f"{_ARGUMENT} is {model.architecture} there, {name} here")
         row = registry.architecture(name)
-    for option in explicit:
+    for option in sorted(explicit):
         value = getattr(options, option)
         there, here = known[option], _digest(row, value) if option == "weights" else value
         if isinstance(here, (tuple, list)):

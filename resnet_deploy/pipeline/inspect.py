@@ -124,11 +124,11 @@ def _inspect_plan(path: Path, known: tuple[Bundle, Artifact] | None, trust: bool
             "code: with --trust it is read on this machine's GPU, if you know where it comes from"
         )
     if written is None:
-        raise EngineError(f"{path} is no plan: it does not begin as TensorRT's do")
+        raise EngineError(f"{path} is not a TensorRT plan")
     try:
         layers = run_isolated(plan_layers, path, written.split()[0], timeout_s=_PLAN_S)
     except IsolationError as exc:
-        raise EngineError(f"{written.split()[0]} cannot read {path}: {exc}. The plan is damaged, or made to do harm") from exc
+        raise EngineError(f"{written.split()[0]} cannot read {path}: {exc}. The plan is damaged or malicious") from exc
     return PlanDetails(
         file=str(path), sha256=sha256_file(path), size_bytes=size,
         report=summarize(layers, [name for layer in layers if layer.computes for name in layer.onnx], ()),

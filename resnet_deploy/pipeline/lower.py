@@ -67,7 +67,9 @@ def lower(
     Of a file that is there, what is not given stays as it was made: its calibration, and the layers that `tune` kept.
 
     Args:
+        bundle: with its FP32 graph.
         options: what is to be there.
+        progress: told what is being done.
         calibration: ranges that are known already.
         check: given every file by name, as it is about to be written or as it is there; what it raises stops all of it.
         beside: adds to the change in which the files are written.
@@ -196,7 +198,7 @@ def _reconstructed(bundle: Bundle, options: LoweringOptions, progress: Progress,
     from resnet_deploy.precision.reconstruct import reconstruct
 
     if options.calibration is None or is_file(options.calibration):
-        raise CalibrationError("a reconstruction trains on images, not on their ranges alone: --calibration DATA")
+        raise CalibrationError("--reconstruct trains on images, and only their ranges are known: give --calibration DATA")
     dataset = OpenedBundle(bundle).data(options.calibration, limit=options.calibration_images + HELD_OUT, labels_needed=False)
     images = np.concatenate([part.images for part in dataset.batches(32)])
     return reconstruct(graph, quantized, images, step=lambda done, total: progress("reconstruct", done, total))

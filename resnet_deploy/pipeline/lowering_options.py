@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,33 +25,36 @@ _SETTINGS = LoweringSettings.__annotations__.keys() - {"target"}  # the options 
 
 @dataclass(frozen=True, kw_only=True)
 class LoweringOptions(OptionGroup):
-    """How precisions are made; names and defaults are those of `resnet-deploy export`.
+    """Which precisions are made, and how. The names and defaults are those of `resnet-deploy export`.
 
     Attributes:
-        precision: of fp32, fp16, bf16, int8, fp8.
-        int8_target: for INT8, tensorrt (also TensorRT-RTX and OpenVINO) or cpu (ONNX Runtime's kernels).
-        calibration: images, as `--data`, or a calibration.json.
-        calibration_images: at most that many.
-        calibration_method: auto, max, percentile:P, entropy or mse.
-        other_layers: what is not quantized computes in fp16 or fp32 (tensorrt).
-        keep: layers or modules that are not lowered.
-        grouped: convolutions in groups: quantize, keep, or auto: keep for tensorrt, whose INT8 kernels for them can be slower
-            than FP16's (github.com/NVIDIA/TensorRT/issues/4529), quantize for cpu; `tune` with a backend measures.
-        quantize_head: the classifier too.
-        clip_weights, equalize, correct_bias: see `resnet_deploy.precision`.
-        reconstruct: train scales, weights and biases on the calibration images until the answers are FP32's, without labels
+        precision: one or several of fp32, fp16, bf16, int8, fp8.
+        int8_target: what the INT8 files are for: tensorrt (also TensorRT-RTX and OpenVINO), cpu (ONNX Runtime's kernels).
+        calibration: images, as `data` of `verify`, or a calibration.json: INT8 and FP8 need one of them.
+        calibration_images: at most this many of them, evenly spaced.
+        calibration_method: how a tensor's range is chosen: auto, max, percentile:P, entropy or mse.
+        other_layers: fp16 or fp32: what layers that are not quantized compute in (tensorrt).
+        keep: layers, or modules with all their layers, that stay in FP32 or FP16.
+        grouped: what to do with grouped convolutions: quantize, keep, or auto: keep for tensorrt, whose INT8 kernels for
+            them can be slower than FP16's (github.com/NVIDIA/TensorRT/issues/4529), quantize for cpu; `tune` with a
+            backend measures.
+        quantize_head: quantize the classifier too.
+        clip_weights: choose weight scales by the least squared error, not by the largest weight.
+        equalize: equalize channels between convolutions before calibration (1906.04721).
+        correct_bias: subtract the mean error of rounded weights from the biases (1906.04721).
+        reconstruct: train scales, weights and biases on the calibration images, without labels, to give FP32's answers
             (INT8 for tensorrt alone, where it takes the place of clip_weights and correct_bias).
-        reduce_range: for CPUs without VNNI.
-        native_io: FP16 and BF16 inputs and outputs.
+        reduce_range: 7 bits of weight, for CPUs with AVX2 but without VNNI (INT8 for cpu).
+        native_io: take and give FP16 or BF16 tensors in files of that precision.
     """
 
-    precision: tuple[str, ...] = ("fp32",)
-    int8_target: tuple[str, ...] = TARGETS
+    precision: str | Iterable[str] = ("fp32",)  # this and the other lists: a text as people type it, or several; tuples then
+    int8_target: str | Iterable[str] = TARGETS
     calibration: str | Path | None = None
     calibration_images: int = IMAGES
     calibration_method: str = "auto"
     other_layers: str = "fp16"
-    keep: tuple[str, ...] = ()
+    keep: str | Iterable[str] = ()
     grouped: str = "auto"
     quantize_head: bool = False
     clip_weights: bool = False
@@ -59,8 +63,6 @@ class LoweringOptions(OptionGroup):
     reconstruct: bool = False
     reduce_range: bool = False
     native_io: bool = False
-    precisions: tuple[Precision, ...] = field(init=False)
-    explicit: frozenset[str] = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
         for name in ("precision", "int8_target", "keep"):  # "fp32,int8" is what people type
@@ -78,18 +80,16 @@ class LoweringOptions(OptionGroup):
         limits.check_option("calibration_images", self.calibration_images)
         if self.calibration_method != "auto":
             check_calibration_method(self.calibration_method)
-        object.__setattr__(self, "precisions", tuple(map(Precision, dict.fromkeys(self.precision))))
-        defaults = {item.name: item.default for item in fields(self) if item.init}
+        defaults = {item.name: item.default for item in fields(LoweringOptions) if item.init}
         object.__setattr__(
             self, "explicit", frozenset(name for name, value in defaults.items() if getattr(self, name) != value)
         )
+        super().__post_init__()
 
-    @classmethod
-    def split(cls, options: dict[str, Any]) -> tuple[LoweringOptions, dict[str, Any]]:
-        """As `OptionGroup.split`; what was given is remembered where it is the default too."""
-        group, others = super().split(options)
-        object.__setattr__(group, "explicit", group.explicit | (set(options) - set(others)))
-        return group, others
+    @property
+    def precisions(self) -> tuple[Precision, ...]:
+        """`precision`, each once."""
+        return tuple(map(Precision, dict.fromkeys(self.precision)))
 
     def exactly(self) -> LoweringOptions:
         """The same with every option explicit: nothing is taken from files that are there."""
@@ -103,7 +103,16 @@ class LoweringOptions(OptionGroup):
         return replace(self, **{name: known[name] for name in _SETTINGS if name in known and name not in self.explicit})
 
     def quantizing(self, graph: Graph, precision: Precision, target: str) -> QuantizeOptions:
-        """How a graph is quantized for a target."""
+        """How a graph is quantized for a target.
+
+        Args:
+            graph: the FP32 graph.
+            precision: INT8 or FP8.
+            target: tensorrt or cpu.
+
+        Returns:
+            The options of `quantize`.
+        """
         from resnet_deploy.precision.placement import Target
         from resnet_deploy.precision.quantize import QuantizeOptions
 
@@ -113,7 +122,15 @@ class LoweringOptions(OptionGroup):
         )  # fmt: skip
 
     def kept(self, graph: Graph, target: str) -> tuple[str, ...]:
-        """Layers that are not quantized for a target, grouped convolutions among them where the policy says so."""
+        """Layers that are not quantized, grouped convolutions among them where the policy says so.
+
+        Args:
+            graph: the FP32 graph.
+            target: tensorrt or cpu.
+
+        Returns:
+            Names of layers, or of modules with all their layers.
+        """
         from resnet_deploy.precision.placement import grouped
 
         keeps = self.grouped == "keep" or (self.grouped == "auto" and target == "tensorrt")
@@ -129,7 +146,15 @@ class LoweringOptions(OptionGroup):
         return files
 
     def settings(self, precision: Precision, target: str) -> dict[str, Any]:
-        """What a file depends on, beside its graph and its calibration."""
+        """What a file depends on, beside its graph and its calibration.
+
+        Args:
+            precision: of the file.
+            target: tensorrt or cpu.
+
+        Returns:
+            The options by name, as the manifest records them.
+        """
         if not precision.row.quantized:
             return {"keep": list(self.keep), "native_io": self.native_io, "equalize": self.equalize}
         names = ("grouped", "quantize_head", "clip_weights", "equalize", "correct_bias", "reduce_range")

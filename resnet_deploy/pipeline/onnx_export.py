@@ -41,9 +41,19 @@ def export_onnx(
 ) -> list[dict[str, Any]]:
     """Export, check with onnx.checker, and compare with eager at batch 1, 2, 7 and max_batch.
 
-    step: told what is being done. Returns the checks: batch, max_abs_error, max_rel_error, cosine_min.
-    Raises UsageError for an opset out of range, ExportError, leaving no file, where the file is not valid, of another opset or
-    answers otherwise than eager.
+    Args:
+        model: the network with its input and its head.
+        path: of the ONNX file.
+        max_batch: the largest batch that is checked.
+        opset: of ONNX.
+        step: told what is being done.
+
+    Returns:
+        The checks: batch, max_abs_error, max_rel_error, cosine_min.
+
+    Raises:
+        UsageError: an opset out of range.
+        ExportError: the file is not valid, of another opset, or answers otherwise than eager; it is removed.
     """
     if max_batch < 1:
         raise UsageError(f"the largest batch must be at least 1; found {max_batch}")
@@ -169,7 +179,7 @@ def _unique(name: str, taken: Counter[str]) -> str:
 
 def _write(proto: onnx.ModelProto, path: Path) -> None:
     if proto.ByteSize() >= MAX_PROTOBUF_BYTES:
-        raise ExportError("the model passes protobuf's 2 GB, so it cannot be one self-contained file")
+        raise ExportError("the model is larger than 2 GB, which is the most that one ONNX file can hold")
     with writing(path), path.open("wb") as file:
         file.write(proto.SerializeToString(deterministic=True))
     flush(path)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from resnet_deploy._arguments import takes
 from resnet_deploy._deprecated import renamed
 from resnet_deploy._files import writing
 from resnet_deploy.backends.candidate import Candidate
@@ -39,22 +40,38 @@ if TYPE_CHECKING:
 BATCH = 16
 
 
+@dataclass(frozen=True)
+class TuneArguments(LoweringOptions):
+    """The arguments of `tune`, which describes them."""
+
+    bundle: Bundle | str | Path
+    data: str | Path
+    _: KW_ONLY
+    precision: str | Iterable[str] = "int8"
+    max_drop: float | None = None
+    gate: str | Iterable[str] = ()
+    backend: str | None = None
+    batch: int = 1
+    limit: int = 256
+    strict: bool = False
+    threads: int | None = None
+    plot: str | Path | None = None
+    progress: Progress = silent
+
+    def __post_init__(self) -> None:
+        check_all(max_drop=self.max_drop, batch=self.batch, limit=self.limit, threads=self.threads)
+        if self.plot is not None and Path(self.plot).suffix.lower() != ".svg":
+            raise UsageError(f"the plot is written as SVG: give a name that ends in .svg, not {Path(self.plot).name!r}")
+        super().__post_init__()
+        if len(self.precisions) != 1 or not self.precisions[0].row.quantized:
+            raise UsageError(
+                f"tune takes one precision, int8 or fp8, to be mixed with a higher one; found {', '.join(self.precision)}"
+            )
+
+
 @renamed(gates="gate", targets="int8_target")
-def tune(
-    bundle: Bundle | str | Path,
-    data: str | Path,
-    *,
-    max_drop: float | None = None,
-    gate: str | Iterable[str] = (),
-    backend: str | None = None,
-    batch: int = 1,
-    limit: int = 256,
-    strict: bool = False,
-    threads: int | None = None,
-    plot: str | Path | None = None,
-    progress: Progress = silent,
-    **options: Any,
-) -> Tuning:
+@takes(TuneArguments)
+def tune(call: TuneArguments) -> Tuning:
     """Find the mix of INT8 and higher precision that passes the gates, and write the bundle's INT8 files with it.
 
     Args:
@@ -70,7 +87,6 @@ def tune(
         threads: CPU threads of the backend; all cores without.
         plot: an SVG file for the sensitivity of each block.
         progress: told what is being done.
-        **options: fields of `LoweringOptions`.
 
     Returns:
         What each block costs, the mixes that were tried, and the one that was chosen.
@@ -79,28 +95,25 @@ def tune(
         TuningError: no mix passes; nothing is written.
         UsageError, DataError, BundleError, CalibrationError: as in `export`.
     """
-    check_all(max_drop=max_drop, batch=batch, limit=limit, threads=threads)
-    limits = parse_gates(gate)
-    if plot is not None and Path(plot).suffix.lower() != ".svg":
-        raise UsageError(f"the plot is written as SVG: give a name that ends in .svg, not {Path(plot).name!r}")
-    chosen, kind = _options(options)
-    if max_drop is not None:
-        limits = {"relative-accuracy": 0.0, "accuracy-difference": -max_drop / 100} | limits
-    bundle = Bundle.open(bundle)
-    measured = None if backend is None else Candidate.parse(backend)
+    limits, chosen, progress = parse_gates(call.gate), call.part(LoweringOptions), call.progress
+    kind = chosen.precisions[0]
+    if call.max_drop is not None:
+        limits = {"relative-accuracy": 0.0, "accuracy-difference": -call.max_drop / 100} | limits
+    bundle = Bundle.open(call.bundle)
+    measured = None if call.backend is None else Candidate.parse(call.backend)
     if measured is not None and measured.precision is not kind:
-        raise UsageError(f"mixes of {kind.value} are measured on a backend in {kind.value}, as {measured.backend}:{kind.value}")
+        raise UsageError(f"to tune {kind.value}, give a backend in {kind.value}; found {measured}")
     restore(bundle, [FP32], progress)
     graph, calibration = calibrated(bundle, chosen, progress)
     opened = OpenedBundle(bundle)
-    images = _images(opened, data, frozenset(calibration.images), limit, strict)
+    images = _images(opened, call.data, frozenset(calibration.images), call.limit, call.strict)
 
     from resnet_deploy.precision.placement import Target
     from resnet_deploy.precision.tune import Tuner
 
     # ONNX Runtime's kernels have a graph of their own, the one that is to be judged and measured with them.
     target = Target.CPU if measured is not None and measured.artifact.endswith("-cpu.onnx") else Target.TENSORRT
-    clock = None if measured is None else _clock(measured, images[0][0][:1].repeat(batch, 0), threads)
+    clock = None if measured is None else _clock(measured, images[0][0][:1].repeat(call.batch, 0), call.threads)
     if clock is not None and chosen.grouped == "auto":
         chosen = _measured_policy(chosen, graph, calibration, target, clock)
     quantizing = chosen.quantizing(graph, kind, target.value)
@@ -109,24 +122,15 @@ def tune(
     kept = tuple(name for block in tuning.chosen.keep for name in tuner.blocks[block])
     written = _Written(tuner, kind, limits, tuned=graph_file(kind, cpu=target is Target.CPU))
     about = {
-        "data": str(data), "images": sum(len(part) for part, _ in images), "gates": limits, "backend": backend, "tuned": now()
+        "data": str(call.data), "images": sum(len(part) for part, _ in images), "gates": limits, "backend": call.backend,
+        "tuned": now(),
     }  # fmt: skip
-    with carrying(tuning), _drawn(tuning, plot):
+    with carrying(tuning), _drawn(tuning, call.plot):
         lower(
             bundle, replace(chosen, keep=(*chosen.keep, *kept)).exactly(), progress, calibration=calibration,
             check=written.check, beside=lambda change: _record(change, about | tuning.to_dict() | {"files": written.judged}),
         )  # fmt: skip
     return tuning
-
-
-def _options(options: dict[str, Any]) -> tuple[LoweringOptions, Precision]:
-    """How files are made, and the one precision that is tuned."""
-    chosen, unknown = LoweringOptions.split({"precision": ("int8",)} | options)
-    if unknown:
-        raise TypeError(f"tune() got an unexpected keyword argument {next(iter(unknown))!r}")
-    if len(chosen.precisions) != 1 or not chosen.precisions[0].row.quantized:
-        raise UsageError(f"tune mixes int8 or fp8 with higher precision, one at a time; found {', '.join(chosen.precision)}")
-    return chosen, chosen.precisions[0]
 
 
 class _Written:
@@ -211,7 +215,9 @@ def _clock(candidate: Candidate, images: Any, threads: int | None) -> Callable[[
 
 
 def _no_model() -> Any:
-    raise UsageError("mixes are files: measure them with onnxruntime, openvino or TensorRT, not with eager")
+    raise UsageError(
+        "a mix of precisions is an ONNX file, which eager does not run; measure it with onnxruntime, openvino or TensorRT"
+    )
 
 
 def _record(change: Transaction, tuning: dict[str, Any]) -> None:

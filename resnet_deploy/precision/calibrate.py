@@ -52,7 +52,15 @@ def tensors_of(graph: Graph) -> list[str]:
 
 @dataclass
 class Observer:
-    """Runs a graph on batches and counts what its tensors take. Memory does not grow with the number of images."""
+    """Runs a graph on batches and counts what its tensors take. Memory does not grow with the number of images.
+
+    Attributes:
+        graph: an FP32 graph.
+        threads: of ONNX Runtime; all cores where None.
+        histograms: by tensor.
+        images: digests of those that were seen.
+        sums: of each channel of what convolutions read, by tensor.
+    """
 
     graph: Graph
     threads: int | None = None
@@ -152,7 +160,15 @@ class Observer:
         return ranges
 
     def calibration(self, method: str, data: str = "") -> Calibration:
-        """What was seen, as ranges that can be kept."""
+        """Turn what was seen into ranges that can be kept.
+
+        Args:
+            method: max, percentile:P, entropy or mse.
+            data: what the user calls the images.
+
+        Returns:
+            The range of each tensor.
+        """
         return Calibration(
             method=method, graph=digest_of(self.graph), ranges=self.ranges(method), data=printable(data),
             images=tuple(self.images), warnings=tuple(map(printable, self.warnings())),
@@ -164,7 +180,7 @@ class Observer:
         if len(self.images) < FEW_IMAGES:
             warnings.append(f"calibrated on {len(self.images)} images; {FEW_IMAGES} or more give steadier ranges")
         if dead := [name for name, histogram in self.histograms.items() if histogram.largest == 0.0]:
-            warnings.append(f"always zero on these images, and quantized by a guess: {', '.join(dead[:3])}")
+            warnings.append(f"always zero on these images, so that their ranges are guesses: {', '.join(dead[:3])}")
         return warnings
 
     def _judge_images(self) -> None:
@@ -180,11 +196,22 @@ def observe(
     *,
     threads: int | None = None,
 ) -> Observer:
-    """Run a graph over images. batches: called with a batch size, gives arrays as the model takes them."""
+    """Run a graph over images.
+
+    Args:
+        graph: an FP32 graph.
+        batches: called with a batch size, gives arrays of up to so many images, (N, ...) as the model takes them.
+        threads: of ONNX Runtime; all cores where None.
+
+    Returns:
+        What was seen; its `calibration` gives ranges.
+    """
     observer = Observer(graph, threads=threads)
     shape = tuple(dim.dim_value for dim in graph.input.type.tensor_type.shape.dim)[1:]
     if 0 in shape:
-        raise GraphError(f"{graph.source}: only the batch may be dynamic to calibrate; its input is {list(shape)}")
+        raise GraphError(
+            f"{graph.source} has the input {list(shape)}; to calibrate a graph, no dimension but the batch may be dynamic"
+        )
     for images in batches(observer.batch_size(shape)):
         if images.shape[1:] != shape:
             raise CalibrationError(f"the model takes images of {list(shape)}; found {list(images.shape[1:])}")

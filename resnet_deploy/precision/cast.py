@@ -26,12 +26,24 @@ _HEAD = frozenset({
 def cast(
     graph: Graph, precision: Precision, *, native_io: bool = False, keep: Collection[str] = (), head: bool = False
 ) -> Graph:
-    """A copy whose convolutions and what lies between them compute in FP16 or BF16.
+    """Cast a graph to FP16 or BF16: its convolutions and what lies between them.
 
     The pooling before the classifier, the classifier and what follows stay FP32, unless head: together they are a
     thousandth of a network's work and most of what casting them would cost. Before the first convolution, normalization
-    stays FP32 as well. native_io: inputs and outputs take the precision too (float ones; pixels and indices stay). keep:
-    layers, or what they lie under, that stay FP32. Raises GraphError for a weight beyond the precision's range.
+    stays FP32 as well.
+
+    Args:
+        graph: an FP32 graph, or a quantized one whose other layers are to be cast.
+        precision: FP16 or BF16.
+        native_io: inputs and outputs take the precision too (float ones; pixels and indices stay).
+        keep: layers, or what they lie under, that stay FP32.
+        head: cast the classifier too.
+
+    Returns:
+        A copy.
+
+    Raises:
+        GraphError: a weight is beyond the precision's range.
     """
     if precision.row.element not in _TYPES:
         raise UsageError(f"{precision.value} is not a precision to cast to; choose fp16 or bf16")

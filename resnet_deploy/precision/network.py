@@ -69,7 +69,7 @@ class QuantizedNetwork:
                     raise UsageError("only INT8 graphs of the target tensorrt can be reconstructed")
                 self.start.scales[node.input[0]] = torch.tensor(math.log(float(scale)))
         if len(set(weights)) < len(weights):
-            raise GraphError(f"{quantized.source} has layers that share their weights, which cannot be trained apart")
+            raise GraphError(f"{quantized.source} has layers that share their weights, which cannot be trained separately")
         behind = depths(quantized)
         # An image's range is known, and its grid of 256 levels beats with ours: there is no gradient to follow.
         self.fixed = {name for name in self.start.scales if not behind.get(name, 0)}

@@ -21,8 +21,13 @@ class Target(str, Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """convolutions: names of the nodes that compute quantized. activations: each quantized tensor, in order, with the
-    names of the nodes that read it through Q/DQ; the others read it as it is."""
+    """Where Q/DQ pairs are.
+
+    Attributes:
+        convolutions: names of the nodes that compute quantized.
+        activations: each quantized tensor, in order, with the names of the nodes that read it through Q/DQ; the others read
+            it as it is.
+    """
 
     convolutions: tuple[str, ...]
     activations: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -32,7 +37,7 @@ _POOLS = frozenset({"ReduceMean", "GlobalAveragePool"})
 
 
 def place(graph: Graph, target: Target, *, keep: Collection[str] = (), head: bool = False) -> Placement:
-    """The placement for a target.
+    """Choose where a target's kernels need Q/DQ pairs.
 
     tensorrt: on the data input of every quantized convolution, and on the skip side of every residual addition whose other
     side ends in one, down-sampling ones too, so that convolution, addition and ReLU become one kernel; never between a
@@ -40,8 +45,17 @@ def place(graph: Graph, target: Target, *, keep: Collection[str] = (), head: boo
     that a quantized convolution, an addition or a pooling makes or reads, which is what ONNX Runtime's kernels need on both
     of their sides.
 
-    keep: names of nodes, or prefixes of names such as `layer1.0`, that stay as they are. head: quantize the classifier too.
-    Raises UsageError for a name that keeps nothing.
+    Args:
+        graph: an FP32 graph.
+        target: whose kernels.
+        keep: names of nodes, or prefixes of names such as `layer1.0`, that stay as they are.
+        head: quantize the classifier too.
+
+    Returns:
+        The placement.
+
+    Raises:
+        UsageError: a name keeps nothing.
     """
     convolutions = _chosen(graph, keep, head)
     if target is Target.TENSORRT:
@@ -99,7 +113,7 @@ def _chosen(graph: Graph, keep: Collection[str], head: bool) -> list[str]:
     names = [node.name for node in graph.nodes]
     for pattern in keep:
         if not any(matches(name, [pattern]) for name in names):
-            raise UsageError(f"no layer is called {pattern}, or lies under it; `resnet-deploy inspect` lists them")
+            raise UsageError(f"no layer or module is called {pattern}; `resnet-deploy inspect` lists them")
     return [node.name for node in weighted if not matches(node.name, keep)]
 
 

@@ -24,9 +24,16 @@ UNSIGNED_LEVELS = 255
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizeOptions:
-    """precision: int8 or fp8. target: whose kernels. keep: layers, or what they lie under, that stay as they are.
-    head: quantize the classifier too. clip_weights: per channel, the scale of least squared error instead of the largest
-    magnitude. reduce_range: 7 bits of weight, for CPUs whose 8-bit products saturate (AVX2 without VNNI)."""
+    """How a graph is quantized.
+
+    Attributes:
+        precision: INT8 or FP8.
+        target: whose kernels.
+        keep: layers, or what they lie under, that stay as they are.
+        head: quantize the classifier too.
+        clip_weights: for each channel, take the scale of the least squared error instead of the largest magnitude.
+        reduce_range: 7 bits of weight, for CPUs whose 8-bit products saturate (AVX2 without VNNI).
+    """
 
     precision: Precision = Precision.INT8
     target: Target = Target.TENSORRT
@@ -45,10 +52,19 @@ class QuantizeOptions:
 
 
 def quantize(graph: Graph, calibration: Calibration, options: QuantizeOptions | None = None) -> tuple[Graph, Placement]:
-    """A quantized copy of an FP32 graph, and where its pairs are.
+    """Quantize an FP32 graph. Activations have one scale a tensor, weights one an output channel (axis 0), biases stay float.
 
-    Activations have one scale a tensor, weights one an output channel (axis 0), biases stay float. Raises GraphError for a
-    graph that is quantized already, CalibrationError for another model's ranges.
+    Args:
+        graph: an FP32 graph.
+        calibration: the ranges of its tensors.
+        options: by default INT8 for TensorRT.
+
+    Returns:
+        A quantized copy, and where its Q/DQ pairs are.
+
+    Raises:
+        GraphError: the graph is quantized already.
+        CalibrationError: the ranges are another model's.
     """
     options = options or QuantizeOptions()
     graph.require_float32()

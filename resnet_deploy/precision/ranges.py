@@ -35,8 +35,13 @@ _ImageDigest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{16}$(?!\\n)")]
 
 @dataclass(frozen=True, kw_only=True)
 class Range:
-    """Of one tensor: exact extremes, and the magnitudes at which 127 levels a side (int8) and 255 (uint8; 127 where
-    there are negative values) saturate. All zero for a tensor that was always zero."""
+    """The range of one tensor. All zero for a tensor that was always zero.
+
+    Attributes:
+        low, high: exact extremes.
+        int8: the magnitude at which 127 levels a side saturate.
+        uint8: the magnitude at which 255 levels saturate; 127 where there are negative values.
+    """
 
     low: _Number
     high: _Number
@@ -84,8 +89,17 @@ class _Version:
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """Ranges by tensor. graph: the FP32 graph's hash. images: digests of those that were seen, so that nothing is judged on
-    them; data: what the user called them. means: of each channel of what convolutions read, for bias correction."""
+    """Ranges of a graph's tensors, and what they were measured on.
+
+    Attributes:
+        method: max, percentile:P, entropy or mse.
+        graph: the FP32 graph's hash.
+        ranges: by tensor.
+        data: what the user called the images.
+        images: digests of those that were seen, so that nothing is judged on them.
+        warnings: what makes the ranges unsafe.
+        means: of each channel of what convolutions read, by tensor, for bias correction.
+    """
 
     method: str
     graph: str

@@ -48,11 +48,22 @@ def reconstruct(
     seed: int = 0,
     step: Callable[[int, int], None] = lambda done, total: None,
 ) -> Graph:
-    """A copy of an INT8 graph for TensorRT that errs less against its FP32 graph, or the INT8 graph itself: what errs least on
-    every fourth image, which nothing is trained on, and views of it. Same nodes and pairs, other constants.
+    """Train an INT8 graph for TensorRT until it errs less against its FP32 graph. Same nodes and pairs, other constants.
 
-    images: as the graph takes them. steps: of each stage. Raises CalibrationError for too few images, GraphError for
-    operators that cannot be trained through.
+    Args:
+        graph: the FP32 graph.
+        quantized: the INT8 graph made from it.
+        images: (N, ...) as the graph takes them, without labels.
+        steps: of training, in each stage.
+        seed: of the order and the views of images.
+        step: told steps done and steps in all.
+
+    Returns:
+        A copy, or the INT8 graph itself: what errs least on every fourth image, which nothing is trained on, and views of it.
+
+    Raises:
+        CalibrationError: too few images.
+        GraphError: operators that cannot be trained through.
     """
     if len(images) < FEWEST:
         raise CalibrationError(f"a reconstruction needs at least {FEWEST} images; found {len(images)}")

@@ -105,7 +105,7 @@ def _unsqueeze(v: Values, a: Attributes) -> Any:
 
 def _cast(v: Values, a: Attributes) -> Any:
     if a["to"] != onnx.TensorProto.FLOAT:
-        raise GraphError(f"{a['op']} is not to FP32, and cannot be trained through")
+        raise GraphError(f"{a['op']} casts to another type than FP32, which cannot be trained through")
     return v[0].to(torch.float32)
 
 

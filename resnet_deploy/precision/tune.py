@@ -26,7 +26,13 @@ Judge = Callable[[ParityReport], list[str]]
 
 @dataclass(frozen=True, kw_only=True)
 class Sensitivity:
-    """What quantizing one block alone does. macs: its multiply-accumulates, for one image. report: against FP32."""
+    """What quantizing one block alone does.
+
+    Attributes:
+        block: its name.
+        macs: its multiply-accumulates for one image.
+        report: how the answers differ from FP32's.
+    """
 
     block: str
     macs: int
@@ -40,7 +46,15 @@ class Sensitivity:
 
 @dataclass(frozen=True, kw_only=True)
 class Mix:
-    """A choice of blocks that stay in higher precision. failures: of the gate. latency_s: where it was measured."""
+    """A choice of blocks that stay in higher precision.
+
+    Attributes:
+        keep: these blocks.
+        macs: their multiply-accumulates for one image.
+        report: how the answers differ from FP32's.
+        failures: of the gate, in words.
+        latency_s: median of a batch, where it was measured.
+    """
 
     keep: tuple[str, ...]
     macs: int
@@ -77,7 +91,15 @@ class Tuning:
 
 
 class Tuner:
-    """Tries mixes of one network. images: batches with labels (or None), none of which the calibration has seen."""
+    """Tries mixes of one network.
+
+    Args:
+        graph: the FP32 graph.
+        calibration: ranges of its tensors.
+        images: batches with labels (or None), none of which the calibration has seen.
+        judge: gives what fails of a report.
+        options: how blocks are quantized.
+    """
 
     def __init__(
         self, graph: Graph, calibration: Calibration, images: Images, judge: Judge, options: QuantizeOptions | None = None
@@ -126,10 +148,20 @@ class Tuner:
         latency_s: Callable[[Graph], float] | None = None,
         step: Callable[[str, int, int | None], None] = lambda what, done, total: None,
     ) -> Tuning:
-        """The mix that passes with the fewest operations kept or, where latency_s measures, the fastest that passes.
+        """Find the mix that passes with the fewest operations kept or, where `latency_s` measures, the fastest that passes.
 
         Blocks are kept by their error for each operation, the fewest of them that pass are found by bisection, then each
-        is given up again where the gate holds without it. Raises TuningError where no mix passes.
+        is given up again where the gate holds without it.
+
+        Args:
+            latency_s: gives the median seconds of a graph.
+            step: told what is being done, steps done and steps in all.
+
+        Returns:
+            Every block's sensitivity, the mixes that were tried, and the one that was chosen.
+
+        Raises:
+            TuningError: no mix passes.
         """
         sensitivities = self.sensitivities(lambda done, total: step("sensitivity", done, total))
         order = [item.block for item in sorted(sensitivities, key=lambda item: -item.error / max(item.macs, 1))]

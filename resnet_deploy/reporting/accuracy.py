@@ -28,11 +28,16 @@ _METRICS = {  # what it is called, and the outcomes of single images that it is 
 
 @dataclass(frozen=True, kw_only=True)
 class AccuracyChange:
-    """A figure of a candidate's answers in both runs.
+    """A figure of a candidate's answers in both runs. verdict: worse or better beyond the interval; inconclusive, a fall of
+    more than a point within it; else same.
 
-    before, after: fractions of the images. images: how many the second run judged; None where that is not known. low, high:
-    the 95 % interval of after - before. pairing: paired, image by image; unpaired; or unknown, without a number of images.
-    verdict: worse or better beyond the interval; inconclusive, a fall of more than a point within it; else same.
+    Attributes:
+        candidate: whose answers.
+        metric: which figure.
+        before, after: fractions of the images.
+        images: how many the second run judged; None where that is not known.
+        low, high: the 95 % interval of after - before.
+        pairing: paired, image by image; unpaired; or unknown, without a number of images.
     """
 
     candidate: str

@@ -19,9 +19,18 @@ _PARITY = {"cosine_mean": 1e-6, "top1_agreement": 0.0, "top1_accuracy": 0.0}  # 
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """One row in both runs. ratio: of median latency, second over first; low and high: its interval at 95 %. noise: what the
-    interval is made from: samples, iqr or none. verdict: slower, faster, same or inconclusive. failed: its gate passed in the
-    first run alone. differences: in answers and settings, in words."""
+    """One row in both runs.
+
+    Attributes:
+        backend, device, precision, batch: of the row.
+        before_s, after_s: median latencies.
+        ratio: the second over the first.
+        low, high: the ratio's 95 % interval.
+        noise: what the interval is made from: samples, iqr or none.
+        verdict: slower, faster, same or inconclusive.
+        failed: whether its gate passed in the first run alone.
+        differences: in answers and settings, in words.
+    """
 
     backend: str
     device: str
@@ -135,10 +144,18 @@ def compare_reports(
     limit: float | None = None,
     max_accuracy_drop: float | None = None,
 ) -> RunComparison:
-    """Compare two reports, dicts as `load_report` gives them. names: what to call them. limit, max_accuracy_drop: as
-    RunComparison has them.
+    """Compare two reports.
 
-    Raises UsageError where they are of different networks, inputs or heads: their times would say nothing of each other.
+    Args:
+        before, after: dicts, as `load_report` gives them.
+        names: what to call them.
+        limit, max_accuracy_drop: as `RunComparison` has them.
+
+    Returns:
+        Every row and every accuracy that both have, and what one lacks.
+
+    Raises:
+        UsageError: they are of different networks, inputs or heads: their times would say nothing of each other.
     """
     _same_network(before, after, names)
     old, new = ({row.key: row for row in parse_rows(report)} for report in (before, after))

@@ -14,7 +14,7 @@ from resnet_deploy.reporting.figures import NEUTRAL, Figure
 from resnet_deploy.reporting.formatting import count, counted, milliseconds, percent
 
 _LOOK = {"slower": (1, 4), "faster": (2, 2), "same": (NEUTRAL, 0), "inconclusive": (3, 1)}
-_EVIDENCE = {"samples": "all samples", "iqr": "spread of the middle half", "none": "one and the same measurement"}
+_EVIDENCE = {"samples": "all samples", "iqr": "interquartile range", "none": "one and the same measurement"}
 _FARTHEST = 32.0  # an interval without an end is drawn this far
 
 
@@ -50,12 +50,12 @@ def comparison_summary(compared: RunComparison) -> list[str]:
     ]
     if slower := counts["slower"]:
         worst = max(slower, key=lambda change: change.ratio)
-        sentences.append(f"Most slowed: {worst.title}, by {worst.ratio - 1:.1%}.")
+        sentences.append(f"Largest slowdown: {worst.title}, by {worst.ratio - 1:.1%}.")
     if faster := counts["faster"]:
         best = min(faster, key=lambda change: change.ratio)
-        sentences.append(f"Most gained: {best.title}, {1 / best.ratio:.2f} times as fast.")
+        sentences.append(f"Largest gain: {best.title}, {1 / best.ratio:.2f} times as fast.")
     if fallen := [change for change in compared.accuracy if change.verdict == "worse"]:
-        sentences.append(f"Most fallen: {min(fallen, key=lambda change: change.difference)}.")
+        sentences.append(f"Largest fall: {min(fallen, key=lambda change: change.difference)}.")
     if compared.judged:
         doubts = f"{len(compared.inconclusive)} inconclusive"
         sentences.append(f"{counted(len(compared.failures), 'regression')}, {doubts}, by {_limits(compared)}.")
@@ -94,7 +94,7 @@ def _changes(compared: RunComparison) -> Section:
         + (", or where it has the limit within it." if compared.limit is not None else ".")
     ]
     if any(change.noise == "iqr" for change in compared.changes):
-        notes.append("Where a run kept no raw samples, the interval is wide: it follows from the middle half's spread alone.")
+        notes.append("Where a run kept no raw samples, the interval is wide: it follows from the interquartile range alone.")
     return Section(title="Row by row", notes=notes, figures=[figure], table=comparison_table(compared))
 
 

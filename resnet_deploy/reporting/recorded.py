@@ -67,6 +67,12 @@ def _commands(bundle: Bundle) -> list[str]:
 def load_report(run: Bundle | str | Path) -> dict[str, Any]:
     """The report of a bundle's last run, with its raw samples, or of a file that `bench --json` or `--report` made.
 
+    Args:
+        run: a bundle, its folder, or the file.
+
+    Returns:
+        The report as `BenchReport.to_dict` gives it.
+
     Raises:
         UsageError: it is neither.
         BundleError, IntegrityError: a bundle that cannot be used.

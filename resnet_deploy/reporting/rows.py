@@ -170,7 +170,7 @@ def summary(report: Report, rows: Sequence[Row]) -> list[str]:
         passed = f"{len(rows) - len(failed)} of {counted(len(rows), 'row')} pass their gates; not {at_batches(failed)}."
         sentences.append(passed if failed else f"All {counted(len(rows), 'row')} pass their gates.")
     if unmeasured := report.get("unmeasured"):
-        sentences.append(f"Without a figure, since the backend failed: {counted(len(unmeasured), 'row')}.")
+        sentences.append(f"Not measured, since the backend failed: {counted(len(unmeasured), 'row')}.")
     if scenarios := report.get("scenarios"):
         valid = sum(bool(item.get("valid")) for item in scenarios)
         sentences.append(f"LoadGen calls {valid} of {len(scenarios)} runs of MLPerf's scenarios VALID.")

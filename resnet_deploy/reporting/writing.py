@@ -113,7 +113,16 @@ def write_report(report: Mapping[str, Any] | RunComparison, path: str | Path) ->
 
 
 def publish(bundle: Bundle, report: Mapping[str, Any], path: str | Path | None) -> None:
-    """Keep a run's report in its bundle, and write it to a file where one was asked for. Raises as `write_report` does."""
+    """Keep a run's report in its bundle, and write it to a file where one was asked for.
+
+    Args:
+        bundle: that was measured.
+        report: as `BenchReport.to_dict` gives it.
+        path: of the file; None for none.
+
+    Raises:
+        UsageError, StorageError: as `write_report` does.
+    """
     kept = keep_report(bundle, report)
     if path is not None:
         write_report(kept, path)
@@ -150,7 +159,15 @@ def _taken(folder: Path) -> set[str]:
 
 
 def render(report: Mapping[str, Any] | RunComparison, suffix: str) -> str:
-    """A report's text: `.html`, `.md` or `.json`."""
+    """A report as text.
+
+    Args:
+        report: of a run, or of two.
+        suffix: `.html`, `.md` or `.json`.
+
+    Returns:
+        The file's content.
+    """
     if suffix == ".json":
         return encode_report(thinned(report) if isinstance(report, Mapping) else report.to_dict()).decode()
     from resnet_deploy.reporting import html, markdown

@@ -36,8 +36,15 @@ ENERGY_MIN_S = 1.0  # the counter is refreshed in steps of up to 100 ms
 
 @dataclass(frozen=True, kw_only=True)
 class CpuCounters:
-    """Since boot, in CPU seconds. busy_s: of the cores that we may use, by anybody; stolen_s: that a hypervisor gave to
-    others meanwhile (None where there is no /proc); own_s: of this process and its children. threads: of this process."""
+    """The CPU's counters at one moment, None where there is no /proc.
+
+    Attributes:
+        busy_s: CPU seconds since boot of the cores that we may use, by anybody.
+        stolen_s: CPU seconds since boot that a hypervisor gave to others.
+        own_s: CPU seconds of this process and its children.
+        load_1min: the load average.
+        threads: of this process.
+    """
 
     busy_s: float | None
     stolen_s: float | None
@@ -48,7 +55,13 @@ class CpuCounters:
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One look. time_s: monotonic."""
+    """One look at the machine.
+
+    Attributes:
+        time_s: of a monotonic clock.
+        cpu_clock_hz: mean of the cores.
+        gpu: None without one.
+    """
 
     time_s: float
     cpu_clock_hz: float | None
@@ -57,10 +70,16 @@ class Sample:
 
 @dataclass(kw_only=True)
 class Conditions:
-    """What was seen; complete once `watch` has ended.
+    """What was seen of the machine; complete once `watch` has ended.
 
-    samples: the first one before, the last one after. other_gpu_processes: most at one time. watching_s: CPU time that
-    the looks themselves took.
+    Attributes:
+        cores: that we may use.
+        governor: of the CPU's clock.
+        gpu: what does not change; None without one.
+        before, after: the CPU's counters.
+        samples: looks, the first one before and the last one after.
+        other_gpu_processes: the most at one time.
+        watching_s: CPU seconds that the looks themselves took.
     """
 
     cores: int
@@ -185,10 +204,15 @@ class Conditions:
 
 @contextlib.contextmanager
 def watch(*, gpu: int | str | None = None, interval_s: float = INTERVAL_S, nvml: Any = None) -> Iterator[Conditions]:
-    """Watch the machine while the block runs; what is yielded is complete when the block has ended, however it ends.
+    """Watch the machine while the block runs. Without pynvml, a driver or a GPU there is no GPU part, and no error.
 
-    gpu: NVML's number (PCI order) or UUID, by default the first of CUDA_VISIBLE_DEVICES. nvml: the module, by default
-    pynvml. Without that package, a driver or a GPU there is no GPU part, and no error.
+    Args:
+        gpu: NVML's number (PCI order) or UUID, by default the first of CUDA_VISIBLE_DEVICES.
+        interval_s: between two looks, seconds.
+        nvml: the module, by default pynvml.
+
+    Yields:
+        What was seen; complete when the block has ended, however it ends.
     """
     device = Gpu.open(gpu, nvml)
     try:
@@ -201,7 +225,15 @@ def watch(*, gpu: int | str | None = None, interval_s: float = INTERVAL_S, nvml:
 
 @contextlib.contextmanager
 def watch_with(device: Gpu | None, *, interval_s: float = INTERVAL_S) -> Iterator[Conditions]:
-    """As `watch`, of a GPU that stays open, or of the CPU alone."""
+    """As `watch`, of a GPU that stays open, or of the CPU alone.
+
+    Args:
+        device: the GPU, None for the CPU alone.
+        interval_s: between two looks, seconds.
+
+    Yields:
+        What was seen; complete when the block has ended.
+    """
     ended = threading.Event()
     seen = Conditions(cores=cores(), governor=_governor(), gpu=device.info if device else None, before=_cpu_counters())
     _look(seen, device)

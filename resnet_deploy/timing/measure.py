@@ -44,10 +44,13 @@ Watch = Callable[[str], AbstractContextManager[Conditions]]  # of a candidate, b
 class MeasureConfig:
     """How long to measure each candidate at each batch size.
 
-    duration_s: of sampling, split over `rounds` turns, each half host to host and half device only; where the device has a
-    clock of its own, a sixth for each of these and for its stages, and half for queries in a queue. min_samples: host to host,
-    however long they take, and half as many of the other kinds. warmup_s: after this long, an unstable warm-up is given up,
-    and said. uploads, downloads: whether queries in a queue copy their inputs to the device, and their answers back.
+    Attributes:
+        duration_s: seconds of sampling, split over `rounds`, each half host to host and half device only; where the device
+            has a clock of its own, a sixth for each of these and for its stages, and half for queries in a queue.
+        rounds: in which the candidates take turns.
+        min_samples: host to host, however long they take, and half as many of the other kinds.
+        warmup_s: seconds after which a warm-up that does not become stable is given up, and said.
+        uploads, downloads: whether queries in a queue copy their inputs to the device, and their answers back.
     """
 
     duration_s: float = 3.0
@@ -105,10 +108,16 @@ class Samples:
 class Measurement:
     """One candidate at one batch size.
 
-    host: host to host, images in host memory → answers in host memory. device: enqueue and synchronize alone, the batch
-    being bound already. warm: whether the warm-up became stable. stages: of single queries, by the device's clock; queued:
-    images a second of each turn in which queries were queued; both empty where the device is the host. conditions: of all its
-    turns, end to end; None where nobody watched. energy_per_image_j: of the queued ones.
+    Attributes:
+        batch: images.
+        host: seconds from images in host memory to answers in host memory.
+        device: seconds of enqueue and synchronize alone, the batch being bound already.
+        warmup_runs: inferences before the first sample.
+        warm: whether the warm-up became stable.
+        stages: of single queries, by the device's clock; empty where the device is the host.
+        queued: images a second of each round in which queries were queued; likewise.
+        conditions: of the machine in all rounds; None where nobody watched.
+        energy_per_image_j: joules, of the queued queries.
     """
 
     batch: int
@@ -191,11 +200,22 @@ def measure(
     failed: dict[str, Exception] | None = None,
     at: Callable[[str], AbstractContextManager[None]] | None = None,
 ) -> dict[str, Measurement]:
-    """Measure backends by name, interleaved, each on its batch of images, (N, ...).
+    """Measure backends, interleaved: in each round all of them take their turn, so that a drifting machine drifts under all.
 
-    progress: told rounds done and rounds in all. watch: watches the machine during each turn. failed: takes the errors of
-    backends that die, and the others go on; without it, raises whatever a backend raises. at: what a backend does happens
-    within it. Raises Interrupted on Ctrl-C.
+    Args:
+        backends: by name.
+        images: a batch for each, (N, ...) as the model takes it.
+        config: how long.
+        progress: told rounds done and rounds in all.
+        watch: watches the machine during each turn.
+        failed: takes the errors of backends that die, and the others go on; without it, such an error is raised.
+        at: a context for whatever the backend of that name does.
+
+    Returns:
+        What was measured, by name.
+
+    Raises:
+        Interrupted: Ctrl-C; it carries what was measured by then.
     """
     config = config or MeasureConfig()
     runs = {name: _Run(name, backend, images[name], watch) for name, backend in backends.items()}

@@ -25,7 +25,14 @@ _CLOCK_SM, _CLOCK_MEMORY, _TEMPERATURE_GPU, _THRESHOLD_SLOWDOWN = 1, 2, 0, 1  # 
 
 @dataclass(frozen=True, kw_only=True)
 class GpuInfo:
-    """What does not change, None where the driver does not tell. slowdown_c: where the hardware lowers its clocks."""
+    """What does not change of a GPU, None where the driver does not tell.
+
+    Attributes:
+        name: as the driver has it.
+        sm_clock_max_hz: of its multiprocessors.
+        power_limit_w: watts.
+        slowdown_c: the temperature at which the hardware lowers its clocks, degrees Celsius.
+    """
 
     name: str
     sm_clock_max_hz: float | None
@@ -35,7 +42,17 @@ class GpuInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class GpuState:
-    """One look. throttled: names of THROTTLES. energy_j: since the driver was loaded. None: the GPU does not tell."""
+    """One look at a GPU, None where it does not tell.
+
+    Attributes:
+        sm_clock_hz, memory_clock_hz: clocks.
+        power_w: watts.
+        temperature_c: degrees Celsius.
+        throttled: names of THROTTLES.
+        memory_used_bytes: of all processes.
+        utilization_percent: time in which a kernel ran.
+        energy_j: joules since the driver was loaded.
+    """
 
     sm_clock_hz: float | None
     memory_clock_hz: float | None
@@ -48,7 +65,12 @@ class GpuState:
 
 
 class Gpu:
-    """One GPU, looked at through NVML until it is closed."""
+    """One GPU, looked at through NVML until it is closed.
+
+    Args:
+        nvml: the module.
+        handle: NVML's.
+    """
 
     def __init__(self, nvml: Any, handle: Any) -> None:
         self._nvml, self._handle = nvml, handle
@@ -63,9 +85,14 @@ class Gpu:
 
     @classmethod
     def open(cls, which: int | str | None = None, nvml: Any = None) -> Gpu | None:
-        """The GPU of a number, in PCI order, or a UUID; by default the first that CUDA_VISIBLE_DEVICES has.
+        """Open a GPU.
 
-        nvml: the module, by default pynvml. None where there is no such package, no driver or no such GPU.
+        Args:
+            which: a number, in PCI order, or a UUID; by default the first that CUDA_VISIBLE_DEVICES has.
+            nvml: the module, by default pynvml.
+
+        Returns:
+            The GPU; None where there is no such package, no driver or no such GPU.
         """
         try:
             nvml = nvml or _deps.require("pynvml", extra="gpu")

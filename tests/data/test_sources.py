@@ -158,7 +158,7 @@ def test_ten_crops_are_bit_equal_to_torchvisions(size: tuple[int, int], resize: 
 @pytest.mark.parametrize(
     ("source", "options", "message"),
     [
-        ("digits", {"crops": 5}, "1 or 10 crops"),
+        ("digits", {"crops": 5}, "crops are 1 or 10"),
         ("digits", {"crops": 10, "preprocessing": Preprocessing(resize=6, crop=8)}, "do not fit"),
         ("random:3", {"crops": 10}, "random images"),
     ],

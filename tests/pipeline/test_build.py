@@ -300,7 +300,7 @@ def test_a_static_graph_takes_its_own_batch_alone(digits_bundle: Bundle, tmp_pat
     model = onnx.load(digits_bundle.artifact("model.fp32.onnx"))
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 4
     onnx.save(model, tmp_path / "m.onnx")
-    with pytest.raises(UsageError, match="takes batches of 4 alone"):
+    with pytest.raises(UsageError, match="has a fixed batch of 4"):
         build_plan(tmp_path / "m.onnx", BuildOptions(batch="1:4:8"), TENSORRT_RTX, ("sm86",), lambda *_: None)
     assert build_plan(tmp_path / "m.onnx", BuildOptions(batch="4"), TENSORRT_RTX, ("sm86",), lambda *_: None).layers
 

@@ -156,7 +156,7 @@ def test_what_is_kept_is_not_quantized_and_neither_is_its_addition() -> None:
     assert "layer2.0.downsample.0" not in found.activations and "layer2.0.relu1" not in found.activations
     assert found.activations["layer1.0.relu1"] == ("layer1.0.conv2",)
     assert "fc" in place(graph, Target.TENSORRT, head=True).convolutions
-    with pytest.raises(UsageError, match=r"no layer is called layer9"):
+    with pytest.raises(UsageError, match=r"no layer or module is called layer9"):
         place(graph, Target.TENSORRT, keep=["layer9"])
     assert (
         place(graph, Target.TENSORRT, keep=["layer1"]).convolutions

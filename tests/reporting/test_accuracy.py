@@ -161,5 +161,5 @@ def test_it_is_told_in_the_document() -> None:
     assert row["candidate"] == "onnxruntime fp32 cpu" and row["before"] == "73.33%" and row["after"] == "58.67%"
     assert row["answers"] == "paired" and row["verdict"] == "worse" and row["images"] == "75"
     assert any(severity == "problem" and "fell from 73.33% to 58.67%" in text for severity, text in content.notices)
-    assert "Most fallen: " in " ".join(content.summary)
+    assert "Largest fall: " in " ".join(content.summary)
     assert document(run(55)).title, "a report with outcomes is shown as any other"

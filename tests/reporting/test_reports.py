@@ -84,7 +84,7 @@ def test_everything_that_a_run_found_is_said() -> None:
     assert seen[0]["energy, mJ/image"] == "11.2" and seen[39]["row"] == "tensorrt int8 server"
     assert "memory clock, MHz" in seen[0] and "busy, %" in seen[0]
     assert [severity for severity, _ in content.notices] == ["problem", "warning", "warning", "advice"]
-    assert "Without a figure, since the backend failed: 1 row." in content.summary
+    assert "Not measured, since the backend failed: 1 row." in content.summary
     interrupted = full() | {"interrupted": True}
     assert document(interrupted).summary[0].startswith("The run was interrupted")
 

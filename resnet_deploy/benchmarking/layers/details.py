@@ -20,7 +20,17 @@ from resnet_deploy.specs import OptionGroup, Progress
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured. duration_s: of each measurement, and of trtexec's."""
+    """What was measured.
+
+    Attributes:
+        opened: the bundle.
+        candidates, batches: of the rows.
+        duration_s: of each measurement, and of trtexec's.
+        threads: of the CPU.
+        fresh: measure again what was measured before.
+        progress: told what is being done.
+        crashes: candidates that took an earlier process with them.
+    """
 
     opened: OpenedBundle
     candidates: list[Candidate]
@@ -37,9 +47,9 @@ class DetailOptions(OptionGroup):
     """What is measured beside latencies. The names are those of `resnet-deploy bench`.
 
     Attributes:
-        profile: what each layer takes, at every batch size.
-        check_trtexec: run trtexec (TensorRT-RTX: tensorrt_rtx) on the plans that are measured, and compare.
-        trtexec: the program or its folder, in place of PATH; implies check_trtexec.
+        profile: how long each layer takes, at every batch size.
+        check_trtexec: run trtexec (of TensorRT-RTX: tensorrt_rtx) on the plans that are measured, and compare.
+        trtexec: the program or its folder, instead of the one on PATH; implies check_trtexec.
     """
 
     profile: bool = False
@@ -53,7 +63,17 @@ class DetailOptions(OptionGroup):
     def added(
         self, report: BenchReport, job: Measured, tools: dict[str, str], images: Callable[[int], NDArray[Any]]
     ) -> BenchReport:
-        """A finished report with what was asked for. tools: as `tools` gives them. images: a batch of a size."""
+        """Add to a finished report what was asked for.
+
+        Args:
+            report: with its rows.
+            job: what was measured.
+            tools: trtexec's programs, as `tools` gives them.
+            images: gives a batch of a size.
+
+        Returns:
+            The report with profiles and trtexec's figures.
+        """
         warnings = list(report.warnings)
         if tools and not report.results:
             warnings.append("trtexec was not run: it is compared with the figures of --scenario sweep")

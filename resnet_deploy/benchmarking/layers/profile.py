@@ -33,11 +33,15 @@ FEWEST_RUNS, MOST_RUNS = 5, 50
 class LayerProfile(BatchRow):
     """The layers of one candidate at one batch size.
 
-    layers: in the order in which they ran: name, kind, precision, time_s, share of total_s and, where there are any, the
-    graph's nodes that it was made of (onnx). time_s: median of the runs (OpenVINO: mean). total_s: sum of the layers.
-    profiled_s: median of a whole inference while the profiler looked on; latency_s: the same without it, taken just before,
-    both from enqueue to synchronize: what is between them is the profiler's own cost. error: why there is no profile; the
-    times are None then.
+    Attributes:
+        runs: inferences that were profiled.
+        total_s: sum of the layers.
+        profiled_s: median of a whole inference under the profiler, enqueue to synchronize.
+        latency_s: the same without the profiler, taken just before: what is between the two is the profiler's own cost.
+        layers: in the order in which they ran: name, kind, precision, time_s (median of the runs; OpenVINO: mean), share of
+            total_s and, where there are any, the graph's nodes that it was made of (onnx).
+        measured: when, in UTC.
+        error: why there is no profile; the times are None then.
     """
 
     runs: int
@@ -61,10 +65,21 @@ def profile_all(
     warn: Callable[[str], None],
     crashes: Crashes | None = None,
 ) -> Iterator[LayerProfile]:
-    """Profile every candidate at every batch size, one backend at a time, after what is measured. images: a batch of a size.
+    """Profile every candidate at every batch size, one backend at a time. One that fails has an error in its profile, and the
+    others go on.
 
-    What the bundle has of the same file, versions, machine and threads is reused, unless fresh; warn: told why the bundle did
-    not take what is new. A backend that fails has an error in its profile, and the others go on.
+    Args:
+        opened: the bundle.
+        candidates, batches: what is profiled.
+        images: gives a batch of a size.
+        threads: of the CPU.
+        fresh: profile again what the bundle has of the same file, versions, machine and threads.
+        progress: told what is being done.
+        warn: told why the bundle did not take what is new.
+        crashes: candidates that took an earlier process with them, which are left out.
+
+    Yields:
+        A profile for each.
     """
     sizes, known, crashes = list(batches), _known(opened.bundle), crashes or Crashes()
     for candidate in candidates if sizes else ():

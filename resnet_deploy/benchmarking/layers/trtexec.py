@@ -34,8 +34,16 @@ _NUMBER = r"([\d.]+(?:e[-+]?\d+)?)"
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What a plan is run with. shape: of the input, with the batch. profile: the optimization profile's index. duration_s:
-    of measurement."""
+    """What a plan is run with.
+
+    Attributes:
+        plan: the file.
+        input: the tensor's name.
+        shape: of the input, with the batch.
+        profile: the optimization profile's index.
+        cuda_graph, spin_wait, data_transfers, streams: as in `MeasureOptions`.
+        duration_s: of measurement.
+    """
 
     plan: Path
     input: str
@@ -50,8 +58,15 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class TrtexecFigure:
-    """One of trtexec's figures. unit: s (medians) or images/s. ours: None where it was not measured. difference: ours over
-    trtexec's, less 1."""
+    """One of trtexec's figures beside ours.
+
+    Attributes:
+        name: trtexec's.
+        unit: s (medians) or images/s.
+        ours: None where it was not measured.
+        trtexec: the tool's.
+        difference: ours over trtexec's, less 1.
+    """
 
     name: str
     unit: str
@@ -64,8 +79,12 @@ class TrtexecFigure:
 class TrtexecComparison(BatchRow):
     """What `--check-trtexec` found of one plan at one batch size.
 
-    command: as a shell takes it. ours_s, trtexec_s, difference: of GPU Compute Time. figures: all of them. error: why there
-    are none.
+    Attributes:
+        command: as a shell takes it.
+        settings: what the plan was run with.
+        ours_s, trtexec_s, difference: of GPU Compute Time.
+        figures: all of them.
+        error: why there are none.
     """
 
     command: str
@@ -170,7 +189,19 @@ def compare_plans(
     opened: OpenedBundle, tools: dict[str, str], candidates: Iterable[Candidate], results: Iterable[Result], duration_s: float,
     progress: Progress,
 ) -> Iterator[TrtexecComparison]:  # fmt: skip
-    """Run the tool for every result of a plan, and compare. One that fails has an error, and the others go on."""
+    """Run the tool for every result of a plan, and compare. One that fails has an error, and the others go on.
+
+    Args:
+        opened: the bundle.
+        tools: the programs by flavour, as `find_tools` gives them.
+        candidates: that were measured.
+        results: their rows.
+        duration_s: of each measurement.
+        progress: told what is being done.
+
+    Yields:
+        The tool's figures beside ours.
+    """
     by_name = {(c.name, c.device, c.precision.value): c for c in candidates if c.backend in tools}
     for result in results:
         candidate = by_name.get((result.backend, result.device, result.precision))
@@ -215,10 +246,20 @@ def settings_of(opened: OpenedBundle, candidate: Candidate, result: Result, dura
 
 
 def compare_figures(result: Result, throughput_qps: float, medians_s: dict[str, float]) -> list[TrtexecFigure]:
-    """Ours beside trtexec's. GPU Compute Time is taken by the device's clock; where we have only the host's, from enqueue to
-    synchronize, it includes the enqueue. Latency is that of copies and computation; where we have only the whole from host to
-    host, it includes the host's own part. Without data transfers trtexec's Latency is the computation alone, and there are no
-    copies to compare."""
+    """Put our figures beside trtexec's.
+
+    GPU Compute Time is taken by the device's clock; where we have only the host's, from enqueue to synchronize, it includes the
+    enqueue. Latency is that of copies and computation; where we have only the whole from host to host, it includes the host's
+    own part. Without data transfers trtexec's Latency is the computation alone, and there are no copies to compare.
+
+    Args:
+        result: our row.
+        throughput_qps: trtexec's queries a second.
+        medians_s: trtexec's medians by its names.
+
+    Returns:
+        A figure for each that trtexec has.
+    """
 
     def p50(name: str) -> float | None:
         latency: Latency | None = getattr(result, f"{name}_latency_s", None)

@@ -36,9 +36,18 @@ _SEEDS = {
 
 @dataclass(frozen=True, kw_only=True)
 class ScenarioRequest:
-    """One run. queries_per_s: the Server's target; of the others what is expected, so that LoadGen makes enough queries
-    beforehand (Offline: samples). sizes: the batch sizes that inferences have, ascending. accuracy: every sample once, and
-    the answers logged, in place of a timed run."""
+    """One LoadGen run.
+
+    Attributes:
+        scenario: single-stream, multi-stream, server or offline.
+        queries_per_s: the Server's target; of the others what is expected, so that LoadGen makes enough queries beforehand
+            (Offline: samples).
+        sizes: the batch sizes that inferences have, ascending.
+        min_duration_s, max_duration_s: of the run.
+        min_queries: the fewest.
+        latency_bound_s: that 99 % of the Server's answers must keep.
+        accuracy: every sample once, and the answers logged, in place of a timed run.
+    """
 
     scenario: str
     queries_per_s: float
@@ -75,8 +84,14 @@ class ScenarioRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What LoadGen said of a run. values: the keys of its detail log. logs: its files by their suffix. answers: the logged
-    class of each sample, of an accuracy run."""
+    """What LoadGen said of a run.
+
+    Attributes:
+        valid, reason: its verdict, and its words where that is INVALID.
+        values: the keys of its detail log.
+        logs: its files by their suffix.
+        answers: the logged class of each sample, of an accuracy run.
+    """
 
     valid: bool
     reason: str
@@ -96,10 +111,21 @@ class Outcome:
 def run_loadgen(
     backend: Backend, library: Library, request: ScenarioRequest, tick: Callable[[], None] = lambda: None
 ) -> Outcome:
-    """One LoadGen run, and what LoadGen says of it. tick: called every tenth of a second.
+    """Let LoadGen send the queries of one run.
 
-    Raises BackendError where the backend failed, MissingPackageError without LoadGen, whatever tick raises, and
-    KeyboardInterrupt; all of them once LoadGen has ended.
+    Args:
+        backend: that answers them.
+        library: the images.
+        request: the scenario and its settings.
+        tick: called every tenth of a second.
+
+    Returns:
+        What LoadGen says of it.
+
+    Raises:
+        BackendError: the backend failed.
+        MissingPackageError: LoadGen is not installed.
+        KeyboardInterrupt: Ctrl-C, once LoadGen has ended; so is whatever tick raises.
     """
     lg = require("mlperf_loadgen", extra="loadgen")
     kind = Server if request.scenario == "server" else System

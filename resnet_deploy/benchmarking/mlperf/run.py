@@ -31,9 +31,23 @@ _CLASSES = {HeadKind.LOGITS.value, HeadKind.PROBABILITIES.value, HeadKind.TOPK.v
 
 
 class ScenarioRun:
-    """LoadGen's scenarios over a bundle's candidates and one dataset. max_batch: the largest batch of any inference.
+    """LoadGen's scenarios over a bundle's candidates and one dataset.
 
-    Raises MissingPackageError without LoadGen, UsageError where accuracy is asked for and there is none to be had.
+    Args:
+        opened: the bundle.
+        dataset: its images, with labels where accuracy is asked for.
+        options: which scenarios, and how.
+        max_batch: the largest batch of any inference.
+        threads: of the CPU.
+        fresh: run again what the bundle has.
+        progress: told what is being done.
+        store: where results are kept.
+        spin_wait: wait for a GPU by polling it.
+        crashes: candidates that took an earlier process with them, which are left out.
+
+    Raises:
+        MissingPackageError: LoadGen is not installed.
+        UsageError: accuracy is asked for and there is none to be had.
     """
 
     def __init__(
@@ -160,7 +174,7 @@ class ScenarioRun:
         use = self.opened.calibration_of(candidate)
         return key_of(
             candidate=str(candidate), made_from=self.opened.made_from(candidate), scenario=scenario,
-            options=self.options.key(scenario), data=self.dataset.sha256, excluded=use and use.key,
+            options=self.options.scenario_key(scenario), data=self.dataset.sha256, excluded=use and use.key,
             max_batch=self.max_batch, threads=self.threads, **environment(candidate.device),
             **({"spin_wait": False} if candidate.device == "cuda" and not self.spin_wait else {}),
         )  # fmt: skip

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -33,15 +34,16 @@ class ScenarioOptions(OptionGroup):
     """What `bench` measures, and how LoadGen's scenarios are run.
 
     Attributes:
-        scenario: `sweep` (latency by batch size), `single-stream`, `multi-stream`, `server`, `offline`.
-        latency_bound: that 99 % of the Server's answers must keep, seconds or a text with a unit (15ms).
-        min_duration: of each LoadGen run, likewise; MLPerf's submissions take 10min.
-        min_queries: of each; by default what LoadGen's percentiles need.
-        rate_tolerance: how near the Server's highest VALID rate and the lowest that is not must be.
-        accuracy: also LoadGen's accuracy mode, on all of the data.
+        scenario: one or several of `sweep` (latency by batch size), `single-stream`, `multi-stream`, `server`, `offline`.
+        latency_bound: what 99 % of the server scenario's answers must keep, in seconds or as a text with a unit (15ms).
+        min_duration: the shortest LoadGen run, likewise; MLPerf's submissions take 10min.
+        min_queries: the fewest queries of a run; by default what LoadGen's percentiles need.
+        rate_tolerance: how closely the server scenario's highest valid rate is found: the lowest rate that fails is at most
+            this fraction higher.
+        accuracy: also run LoadGen's accuracy mode, on all of the data.
     """
 
-    scenario: tuple[str, ...] = (SWEEP,)
+    scenario: str | Iterable[str] = (SWEEP,)  # a tuple of names, then
     latency_bound: float | str = 0.015
     min_duration: float | str = 10.0
     min_queries: int | None = None
@@ -58,6 +60,7 @@ class ScenarioOptions(OptionGroup):
         _ = self.latency_bound_s, self.min_duration_s
         if self.accuracy and not self.judged:
             raise UsageError("accuracy is LoadGen's: choose a scenario for it, as in --scenario offline")
+        super().__post_init__()
 
     @property
     def latency_bound_s(self) -> float:
@@ -74,7 +77,7 @@ class ScenarioOptions(OptionGroup):
         """LoadGen's scenarios among those asked for."""
         return tuple(name for name in self.scenario if name in SCENARIOS)
 
-    def key(self, scenario: str) -> dict[str, Any]:
+    def scenario_key(self, scenario: str) -> dict[str, Any]:
         """What the figures of a scenario depend on."""
         own = {
             "min_duration_s": self.min_duration_s, "min_queries": self.queries(scenario), "accuracy": self.accuracy,
@@ -89,8 +92,15 @@ class ScenarioOptions(OptionGroup):
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """One scenario on one backend. reason: LoadGen's own, where it is not VALID. notes: hints, and what failed above the
-    Server's rate. logs: LoadGen's files by their suffix."""
+    """One scenario on one backend.
+
+    Attributes:
+        valid: LoadGen's verdict.
+        reason: LoadGen's own words, where it is not VALID.
+        metrics: figures by name, with their units.
+        notes: hints, and what failed above the Server's rate.
+        logs: LoadGen's files by their suffix.
+    """
 
     valid: bool
     reason: str
@@ -103,8 +113,13 @@ class Figures:
 class Runner:
     """Runs scenarios on a loaded backend.
 
-    max_batch: the largest batch of any inference. offline_samples_per_s: of an Offline run before, where the search of the
-    Server's rate starts.
+    Attributes:
+        backend: that answers.
+        library: the images.
+        options: how scenarios are run.
+        max_batch: the largest batch of any inference.
+        progress: told what is being done.
+        offline_samples_per_s: of an Offline run before, where the search of the Server's rate starts.
     """
 
     backend: Backend

@@ -21,7 +21,15 @@ from resnet_deploy.specs import Progress
 
 
 class Ceilings:
-    """Ceilings of the devices that candidates run on. Without `measure_roof`, a CPU has none, a GPU only a published one."""
+    """The ceilings of the devices that candidates run on. Without `measure_roof`, a CPU has none, and a GPU published ones.
+
+    Args:
+        options: which ceilings are asked for.
+        store: where measured ones are kept.
+        threads: of the CPU.
+        fresh: measure again what was measured before.
+        progress: told what is being done.
+    """
 
     def __init__(self, options: MeasureOptions, store: ResultStore, *, threads: int, fresh: bool, progress: Progress) -> None:
         self._options, self._store, self._threads, self._fresh = options, store, threads, fresh
@@ -36,8 +44,18 @@ class Ceilings:
     def over(
         self, described: dict[str, Any], candidate: Candidate, batch: int, *, images_per_s: float, device_images_per_s: float
     ) -> dict[str, Any] | None:
-        """The floor of a model's description on a candidate's device, and how much of it was reached. None where there is no
-        ceiling, or none in that precision."""
+        """Compare a candidate's figures with its device's ceilings.
+
+        Args:
+            described: the bundle's model, as JSON has it.
+            candidate: what ran.
+            batch: images.
+            images_per_s: host to host.
+            device_images_per_s: of the device alone.
+
+        Returns:
+            The least time, and how much of it was reached; None where there are no ceilings, or none in that precision.
+        """
         ceiling = self._known.get(candidate.device)
         if ceiling is None:
             return None

@@ -27,9 +27,14 @@ TENSOR_TYPES = {"fp32": "float32", "tf32": "float32", "fp16": "float16", "bf16":
 class Ceiling:
     """A device's ceilings.
 
-    flop_s: operations a second by precision (a multiply-accumulate is two); one that is missing has no such units. tf32
-    is FP32 data in the tensor cores. memory_bytes_s: to and from its own memory. host_bytes_s: from the host's memory in
-    one direction; None for the CPU itself. source: the pages of the figures, or `measured`. names: what drivers call it.
+    Attributes:
+        name: of the device.
+        flop_s: operations a second by precision (a multiply-accumulate is two); one that is missing has no such units. tf32
+            is FP32 data in the tensor cores.
+        memory_bytes_s: bytes a second to and from its own memory.
+        host_bytes_s: bytes a second from the host's memory in one direction; None for the CPU itself.
+        source: the pages of the figures, or `measured`.
+        names: what drivers call it.
     """
 
     name: str
@@ -99,13 +104,24 @@ def find_ceiling(name: str) -> Ceiling | None:
 def measure_ceiling(
     device: str = "cpu", *, copy_bytes: int | None = None, matrix: int | None = None, duration_s: float = 0.3
 ) -> Ceiling:
-    """Ceilings that a large copy and large matrix products reach on this machine: the best of what `duration_s` allows.
+    """Measure the ceilings that a large copy and large matrix products reach on this machine.
 
-    device: cpu, with torch's number of threads, or cuda. copy_bytes: of the copied array; matrix: rows of the square
-    matrices. A copy counts its reads and its writes, as STREAM does. A precision that torch has no fast product for is
-    left out. These are lower than published peaks, and a kernel that is better than torch's can pass them (on one CPU
-    ONNX Runtime's FP32 convolutions did, by 8 %); those of a busy machine mean nothing: `watch` it. FP8 is not measured. Raises
-    UnavailableError where there is no such device, UsageError for another name.
+    These are lower than published peaks, and a kernel that is better than torch's can pass them (on one CPU ONNX Runtime's
+    FP32 convolutions did, by 8 %); those of a busy machine mean nothing: `watch` it. A precision that torch has no fast
+    product for is left out, and FP8 is not measured.
+
+    Args:
+        device: cpu, with torch's number of threads, or cuda.
+        copy_bytes: of the copied array. A copy counts its reads and its writes, as STREAM does.
+        matrix: rows of the square matrices.
+        duration_s: for each ceiling, of which the best run counts.
+
+    Returns:
+        The ceilings.
+
+    Raises:
+        UnavailableError: there is no such device.
+        UsageError: another name.
     """
     import torch
 

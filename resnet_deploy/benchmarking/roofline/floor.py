@@ -37,11 +37,21 @@ CHANNELS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Floor:
-    """The least time of one image, of batches of `batch` images in a row, and what it follows from.
+    """The least time of one image, of batches in a row, and what it follows from.
 
-    operations: of one image. activations: elements that its kernels read and write. weight_bytes: read once a batch.
-    memory_bytes: of one image, with its part of the weights. host_bytes: of one image as it is sent. kernels: how many.
-    host_s: None where the device is the host.
+    Attributes:
+        architecture, device, precision: what computes where.
+        source: of the device's ceilings.
+        input: how an image is sent.
+        batch: images.
+        operations: of one image.
+        activations: elements that its kernels read and write.
+        weight_bytes: read once a batch.
+        memory_bytes: of one image, with its part of the weights.
+        host_bytes: of one image as it is sent.
+        kernels: how many.
+        compute_s, memory_s, kernels_s: of one image: by the arithmetic, by the memory, and by each kernel's own larger one.
+        host_s: of one image, by the copy to the device; None where the device is the host.
     """
 
     architecture: str
@@ -115,8 +125,19 @@ def floor(
 ) -> Floor:
     """The least time of an architecture on a device.
 
-    precision: fp32, tf32, fp16, bf16, fp8 or int8. input: how an image is sent: uint8, float16 or float (4 bytes a value).
-    Raises UsageError for a name that is none of these, a batch below 1, and a precision that the device has no units for.
+    Args:
+        architecture: what computes.
+        ceiling: the device's ceilings.
+        precision: fp32, tf32, fp16, bf16, fp8 or int8.
+        batch: images.
+        input: how an image is sent: uint8, float16 or float (4 bytes a value).
+        image_size, num_classes: by default the architecture's own.
+
+    Returns:
+        Seconds an image, and what they follow from.
+
+    Raises:
+        UsageError: another name, a batch below 1, or a precision that the device has no units for.
     """
     for what, value, known in (("precision", precision, VALUE_BYTES), ("input", input, INPUT_BYTES)):
         if value not in known:

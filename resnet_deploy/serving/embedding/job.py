@@ -27,14 +27,14 @@ class EmbedOptions(OptionGroup):
     """How images are embedded. The names and defaults are those of `resnet-deploy embed`.
 
     Attributes:
-        backend: as in `verify`.
-        precision: its precision, where `backend` names none.
+        backend: what runs the model, as in `onnxruntime:cuda`.
+        precision: of the file that is run, where `backend` names none.
         batch: images at a time, at most what the bundle was checked for.
-        threads: CPU threads of the backend.
-        workers: processes that decode; all cores where None.
-        max_megapixels: of an image; larger ones are bad.
-        checkpoint: how much work a kill may cost, in seconds or as a text with a unit (30s).
-        strict: a bad image is an error.
+        threads: CPU threads of the backend; all cores where None.
+        workers: processes that decode images; one for each core where None.
+        max_megapixels: larger images are listed as bad, without being read.
+        checkpoint: how much work a run that is killed may lose, in seconds or as a text with a unit (30s).
+        strict: fail at the first bad image.
         ray: run on a Ray cluster: that at ray_address, at RAY_ADDRESS, or else one that is started here.
         ray_address: of the cluster, as in `ray://HOST:10001`.
     """
@@ -55,12 +55,13 @@ class EmbedOptions(OptionGroup):
             limits.check_option(name, getattr(self, name))
         _ = self.checkpoint_s
         if self.max_pixels < 1:
-            raise UsageError(f"max_megapixels must be a pixel at least; found {self.max_megapixels}")
+            raise UsageError(f"max_megapixels must be at least one pixel; found {self.max_megapixels}")
         if self.ray_address is not None and not self.ray:
-            raise UsageError("a Ray address is of use with --ray alone")
+            raise UsageError("--ray-address needs --ray")
         if self.ray and self.workers is not None:
-            raise UsageError("--workers are processes of this machine; a Ray cluster decodes on all of its cores")
+            raise UsageError("--workers is for a run on this machine; a Ray cluster decodes on all of its cores")
         _ = self.candidate
+        super().__post_init__()
 
     @property
     def checkpoint_s(self) -> float:
@@ -118,7 +119,15 @@ class Embedding:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What a run works on. scratch: a folder for unnamed files; that for temporary ones where None."""
+    """What a run works on.
+
+    Attributes:
+        opened: the bundle.
+        options: how images are embedded.
+        listing: the images.
+        missing: ranges of image numbers that are to be done.
+        scratch: a folder for unnamed files; that for temporary ones where None.
+    """
 
     opened: OpenedBundle
     options: EmbedOptions
@@ -156,7 +165,15 @@ def columns_of(opened: OpenedBundle) -> dict[str, str]:
 
 
 def infer(backend: Backend, images: NDArray[Any]) -> Outputs:
-    """A batch's answers; in several inferences where the loaded file takes no more at a time."""
+    """A batch's answers; in several inferences where the loaded file takes no more at a time.
+
+    Args:
+        backend: that runs.
+        images: (N, ...) as the model takes them.
+
+    Returns:
+        Arrays by output name, each (N, ...).
+    """
     most = backend.max_batch or len(images)
     if len(images) <= most:
         return backend.infer(images)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from resnet_deploy import _deps, _json
+from resnet_deploy._arguments import takes
 from resnet_deploy._deprecated import renamed
 from resnet_deploy._machine import cores
 from resnet_deploy._text import text_of
@@ -29,16 +30,21 @@ from resnet_deploy.specs import Progress, silent
 _ATTEMPTS = 3  # at an output whose parts a disk spoils while it is made
 
 
+@dataclass(frozen=True)
+class EmbedArguments(EmbedOptions):
+    """The arguments of `embed`, which describes them."""
+
+    bundle: Bundle | str | Path
+    images: str | Path
+    output: str | Path
+    _: KW_ONLY
+    overwrite: bool = False
+    progress: Progress = silent
+
+
 @renamed(checkpoint_s="checkpoint")
-def embed(
-    bundle: Bundle | str | Path,
-    images: str | Path,
-    output: str | Path,
-    *,
-    overwrite: bool = False,
-    progress: Progress = silent,
-    **options: Any,
-) -> Embedding:
+@takes(EmbedArguments)
+def embed(call: EmbedArguments) -> Embedding:
     """Run a bundle's model over images, and write path and answers to a Parquet file, in the images' order.
 
     A run that was killed goes on where it was; one that is complete is not repeated.
@@ -49,7 +55,6 @@ def embed(
         output: the Parquet file. Bad images are in OUTPUT.bad.csv: path and reason.
         overwrite: replace what another request made.
         progress: told what is being done.
-        **options: fields of `EmbedOptions`.
 
     Returns:
         What the table has, and how it was made.
@@ -60,17 +65,17 @@ def embed(
         UnavailableError: a device, a package or a Ray cluster is missing.
         StorageError: the disk is full; another run goes on from there.
     """
-    start_s, settings = time.perf_counter(), EmbedOptions(**options)
+    start_s, settings, progress = time.perf_counter(), call.part(EmbedOptions), call.progress
     _deps.require("pyarrow", extra="parquet")
-    opened = OpenedBundle(bundle if isinstance(bundle, Bundle) else Bundle.open(bundle))
+    opened = OpenedBundle(call.bundle if isinstance(call.bundle, Bundle) else Bundle.open(call.bundle))
     check_outputs(outputs_of(opened))
     opened.bundle.artifact(opened.file(settings.candidate))
-    with Output(Path(output)) as target:
+    with Output(Path(call.output)) as target:
         progress("list", 0, None)
-        listing = list_images(images, target.path.parent)
+        listing = list_images(call.images, target.path.parent)
         with listing.file:
             progress("check", 0, None)
-            summary = target.open(_request(opened, settings, listing), overwrite=overwrite)
+            summary = target.open(_request(opened, settings, listing), overwrite=call.overwrite)
             before, runtime = listing.count, dict[str, Any]()
             if summary is None:
                 job = Job(opened=opened, options=settings, listing=listing, missing=[], scratch=target.path.parent)

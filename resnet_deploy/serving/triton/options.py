@@ -22,10 +22,10 @@ class TritonOptions(OptionGroup):
     """How a bundle is served. The names and defaults are those of `resnet-deploy triton`.
 
     Attributes:
-        precision: the one that is served.
+        precision: of the file that is served.
         platform: onnxruntime (the graph) or tensorrt (its plans).
-        device: cpu or gpu, of onnxruntime.
-        flavour: whose plans; Triton's TensorRT backend reads those of tensorrt.
+        device: cpu or gpu, for onnxruntime; by default cpu.
+        flavour: the package whose plans are served; Triton's TensorRT backend reads those of tensorrt.
         plan: one of the bundle's plans by file name, where several would do.
         name: of the model; by default the architecture's.
         instances: copies that run at the same time; by default 1 on CPUs, each of which uses all cores, and 2 on GPUs, so that
@@ -37,13 +37,13 @@ class TritonOptions(OptionGroup):
             measurements.
         version_policy: latest:N, all, or specific:1,3.
         warm_up: run real shapes before a version is ready.
-        cuda_graphs: of plans.
+        cuda_graphs: start the inferences of plans as CUDA graphs.
         response_cache: let the server answer equal requests from memory.
-        labels: a file with a class name a line, in the bundle's place.
-        threads: of one ONNX Runtime instance on the CPU.
-        ensemble: jpeg, a model in front that takes image files.
-        top_k: how many classes it answers with.
-        release: a Triton release, as 26.09, that has to read the plan.
+        labels: a file with the name of a class a line; by default the bundle's names.
+        threads: CPU threads of each ONNX Runtime instance; by default all cores.
+        ensemble: jpeg, to add models around the network that take image files and answer with classes.
+        top_k: how many classes the ensemble answers with.
+        release: a Triton release that must be able to read the plan, as 26.09.
     """
 
     precision: str = "fp32"
@@ -76,22 +76,25 @@ class TritonOptions(OptionGroup):
             if value not in known:
                 raise UsageError(f"unknown {what} {value!r}; choose from {', '.join(known)}")
         if self.name is not None and not _NAME.fullmatch(self.name):
-            raise UsageError(f"{self.name!r} is not a model's name: letters, digits, and . _ + = - after the first")
+            raise UsageError(
+                f"{self.name!r} is not a model's name: it may have letters, digits and, after the first, . _ + = -"
+            )
         for option in ("instances", "max_batch", "threads", "top_k"):
             limits.check_option(option, getattr(self, option))
         _ = self.policy, self.max_delay_s, self.latency_bound_s
         if self.runs_plans:
             self._check_tensorrt()
         elif self.plan or self.release:
-            raise UsageError("--plan and --release are about TensorRT plans; add --platform tensorrt")
+            raise UsageError("--plan and --release are for TensorRT plans; add --platform tensorrt")
         elif self.on_gpu and self.threads:
-            raise UsageError("--threads is of ONNX Runtime on the CPU")
+            raise UsageError("--threads is for ONNX Runtime on the CPU alone")
+        super().__post_init__()
 
     def _check_tensorrt(self) -> None:
         if self.device == "cpu":
             raise UsageError("plans run on GPUs; for the CPU use --platform onnxruntime")
         if self.threads:
-            raise UsageError("--threads is of ONNX Runtime on the CPU")
+            raise UsageError("--threads is for ONNX Runtime on the CPU alone")
 
     @property
     def runs_plans(self) -> bool:

@@ -27,7 +27,12 @@ IDENTITY = "resnet_deploy"  # the parameter that says whose model a configuratio
 
 @dataclass(frozen=True, kw_only=True)
 class File:
-    """A file to write: a verified one's path and SHA-256, or its content."""
+    """A file to write.
+
+    Attributes:
+        content: its bytes, where it is not copied.
+        path, sha256: of a verified file that is copied.
+    """
 
     content: bytes = b""
     path: Path | None = None
@@ -41,8 +46,13 @@ class File:
 
 @dataclass(frozen=True, kw_only=True)
 class RepositoryModel:
-    """What is added. config: an inference.ModelConfig. version: a version's files by name, which may have folders. beside:
-    files that belong to the configuration."""
+    """A model that is to be added.
+
+    Attributes:
+        config: an inference.ModelConfig.
+        version: a version's files by name, which may have folders.
+        beside: files that belong to the configuration.
+    """
 
     config: Any
     version: Mapping[str, File]
@@ -55,7 +65,16 @@ class RepositoryModel:
 
 @dataclass(frozen=True, kw_only=True)
 class Added:
-    """A model as it is in a repository now. reused: whether its newest version was that already."""
+    """A model as it is in a repository now.
+
+    Attributes:
+        name: that clients call.
+        version: its newest.
+        reused: whether that version was there already.
+        path: its folder.
+        size_bytes: of the version's files.
+        config: as config.pbtxt has it.
+    """
 
     name: str
     version: int
@@ -66,10 +85,18 @@ class Added:
 
 
 def add(repository: Path, models: list[RepositoryModel]) -> list[Added]:
-    """Add a version of each model, in their order; of one whose newest version is the same, nothing.
+    """Add a version of each model; of one whose newest version is the same, nothing.
 
-    Raises RepositoryError, before anything is written, for another model's folder or another configuration, and where
-    another process works on the repository; StorageError on a full disk, which leaves what was there.
+    Args:
+        repository: the folder.
+        models: in the order in which they are added.
+
+    Returns:
+        The models, as they are there now.
+
+    Raises:
+        RepositoryError: another model's folder, another configuration, or another process works there; nothing is written.
+        StorageError: the disk is full; what was there stays.
     """
     _check_place(repository)
     for model in models:

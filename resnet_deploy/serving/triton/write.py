@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any
 
+from resnet_deploy._arguments import takes
 from resnet_deploy._deprecated import renamed
 from resnet_deploy.backends.table import BACKENDS
 from resnet_deploy.bundle.names import slug
@@ -50,8 +51,19 @@ class Repository:
         }
 
 
+@dataclass(frozen=True)
+class TritonArguments(TritonOptions):
+    """The arguments of `write_triton`, which describes them."""
+
+    bundle: Bundle | str | Path
+    output: str | Path
+    _: KW_ONLY
+    progress: Progress = silent
+
+
 @renamed(max_delay_s="max_delay", latency_bound_s="latency_bound", server="release")
-def write_triton(bundle: Bundle | str | Path, output: str | Path, *, progress: Progress = silent, **options: Any) -> Repository:
+@takes(TritonArguments)
+def write_triton(call: TritonArguments) -> Repository:
     """Add a bundle's model to a Triton model repository: as a new model, or as the next version of the same one.
 
     What the repository held stays as it was, and a server that polls it sees a version whole or not at all.
@@ -60,7 +72,6 @@ def write_triton(bundle: Bundle | str | Path, output: str | Path, *, progress: P
         bundle: a bundle, or its folder.
         output: the repository's folder; made where it is missing.
         progress: told what is being done.
-        **options: fields of `TritonOptions`.
 
     Returns:
         What was added: the models, the one that clients call last.
@@ -70,12 +81,12 @@ def write_triton(bundle: Bundle | str | Path, output: str | Path, *, progress: P
         ServingError: a server of that release could not read the plan, or no batch keeps the latency bound.
         RepositoryError: the folder is another model's, or its configuration was edited.
     """
-    settings = TritonOptions(**options)
-    opened = OpenedBundle(Bundle.open(bundle))
+    settings, output = call.part(TritonOptions), Path(call.output)
+    opened = OpenedBundle(Bundle.open(call.bundle))
     artifact = choose_artifact(opened, settings)
     name = settings.name or slug(opened.description.architecture)
     labels = _labels(opened, settings)
-    progress("copy", 0, None)
+    call.progress("copy", 0, None)
     models = [_model(opened, artifact, settings, name, labels)]
     warnings = list(artifact.warnings)
     if settings.ensemble is not None:
@@ -83,7 +94,7 @@ def write_triton(bundle: Bundle | str | Path, output: str | Path, *, progress: P
         warnings.append(f"{name}_decode needs Pillow in the server's Python: pip install pillow in its image")
     if settings.response_cache:
         warnings.append("start the server with --cache-config=local,size=BYTES: without it nothing is cached")
-    return Repository(path=Path(output), models=add(Path(output), models), warnings=warnings)
+    return Repository(path=output, models=add(output, models), warnings=warnings)
 
 
 def _model(

@@ -263,8 +263,8 @@ def test_labels_end_at_a_line_feed_alone(tmp_path: Path) -> None:
         ({"release": "26.09"}, "add --platform tensorrt"),
         ({"plan": "model.plan"}, "add --platform tensorrt"),
         ({"platform": "tensorrt", "device": "cpu"}, "plans run on GPUs"),
-        ({"platform": "tensorrt", "threads": 2}, "--threads is of ONNX Runtime"),
-        ({"device": "gpu", "threads": 2}, "--threads is of ONNX Runtime"),
+        ({"platform": "tensorrt", "threads": 2}, "--threads is for ONNX Runtime"),
+        ({"device": "gpu", "threads": 2}, "--threads is for ONNX Runtime"),
     ],
 )
 def test_options_that_cannot_be_meant(options: dict[str, Any], words: str) -> None:
