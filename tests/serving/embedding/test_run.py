@@ -206,7 +206,7 @@ def test_a_newer_bundle_is_refused(digits_bundle: Bundle, images: Path, tmp_path
         (("none/out.parquet",), "is no folder; make it first"),
         (("out.parquet", "--backend", "onnxruntime:int8"), "has no model.int8-cpu.onnx"),
         (("out.parquet", "--backend", "coreml"), "unknown backend"),
-        (("out.parquet", "--ray-address", "h:1"), "with --ray alone"),
+        (("out.parquet", "--ray-address", "h:1"), "--ray-address needs --ray"),
         (("out.parquet", "--ray", "--workers", "2"), "for a run on this machine"),
         (("out.parquet", "--max-megapixels", "0"), "must be a number above 0"),
         (("out.parquet", "--checkpoint", "fast"), "is not a time"),
