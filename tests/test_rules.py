@@ -44,7 +44,19 @@ FLOORS = [
     {"commands", "cli"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
-FRAMEWORKS = {"torch", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "sklearn", "PIL", "matplotlib", "pyarrow", "ray"}
+FRAMEWORKS = {
+    "torch",
+    "onnx",
+    "onnxruntime",
+    "tensorrt",
+    "tensorrt_lean_bindings",
+    "tensorrt_rtx",
+    "sklearn",
+    "PIL",
+    "matplotlib",
+    "pyarrow",
+    "ray",
+}
 MOST_LINES, MOST_OF_A_FUNCTION = 330, 40
 
 

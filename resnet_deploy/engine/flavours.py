@@ -5,11 +5,17 @@ from __future__ import annotations
 import ctypes
 import sys
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from resnet_deploy import _deps
 from resnet_deploy.errors import EngineError, MissingPackageError, UnavailableError, UsageError
 
+if TYPE_CHECKING:  # the signatures of each package in turn: tests/typing
+    from tensorrt_types import ILogger, TensorRt
+else:
+    ILogger = object  # which package's it is, is known when one is loaded
+
+T = TypeVar("T")
 OLDEST = (10, 13)  # of tensorrt: strongly typed networks with everything that is used here
 
 
@@ -29,15 +35,15 @@ class Flavour:
         """The installed version, read without importing it."""
         return _deps.version(self.package)
 
-    def load(self) -> Any:
+    def load(self) -> TensorRt:
         """The imported package. Raises MissingPackageError, or UnavailableError where it is too old."""
-        module = _deps.require(self.package, extra=self.extra)
+        module: Any = _deps.require(self.package, extra=self.extra)
         if self.name == "tensorrt" and version_tuple(module.__version__)[:2] < OLDEST:
             raise UnavailableError(
                 f"tensorrt {module.__version__} is too old: {'.'.join(map(str, OLDEST))} or newer is needed. "
                 f"Install it with: {_deps.install_command(self.extra)}"
             )
-        return module
+        return module  # type: ignore[no-any-return]
 
 
 TENSORRT = Flavour(
@@ -97,21 +103,29 @@ def version_tuple(text: str) -> tuple[int, ...]:
     return tuple(numbers)
 
 
-def make_log(trt: Any) -> Any:
-    """A logger of a package that keeps what it is told: TensorRT's reasons, and its report, are log messages."""
+class Log(ILogger):
+    """A logger that keeps what it is told: TensorRT's reasons, and its report, are log messages."""
 
-    class Log(trt.ILogger):  # type: ignore[misc, name-defined]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.messages: list[tuple[Any, str]] = []  # severity as it comes: asking 8,000 for their names takes 3 % of a build
+    def __init__(self) -> None:
+        super().__init__()
+        # The severity as it comes: asking 8,000 for their names takes 3 % of a build.
+        self.messages: list[tuple[ILogger.Severity, str]] = []
 
-        def log(self, severity: Any, message: str) -> None:
-            self.messages.append((severity, message))
-
-    return Log()
+    def log(self, severity: ILogger.Severity, message: str) -> None:
+        self.messages.append((severity, message))
 
 
-def errors_of(log: Any) -> str:
+def make_log(trt: TensorRt) -> Log:
+    """The logger for a package."""
+    return derive(Log, trt.ILogger)
+
+
+def derive(ours: type[T], interface: type) -> T:
+    """An instance of a class of ours that a package calls back: it must derive from the package's own interface."""
+    return type(ours.__name__, (ours, interface), {})()  # type: ignore[no-any-return]
+
+
+def errors_of(log: Log) -> str:
     """What a package said went wrong, without the places in its sources; the first reasons are the real ones."""
     found = [_plain(message) for severity, message in log.messages if severity.name in {"ERROR", "INTERNAL_ERROR"}]
     return "; ".join(list(dict.fromkeys(found))[:2]) or "it gave no reason"
@@ -126,7 +140,7 @@ def _plain(message: str) -> str:
     return text.rstrip(" .):")
 
 
-def native_error(log: Any, what: str) -> EngineError | UnavailableError:
+def native_error(log: Log, what: str) -> EngineError | UnavailableError:
     """The exception for a call that gave nothing: a missing or old driver, memory, or the package's own reason."""
     reasons = " ".join(message for _, message in log.messages)
     if "cudaError 35" in reasons or "cudaError 100" in reasons:

@@ -6,13 +6,16 @@ import platform
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from msgspec import Meta
 
 from resnet_deploy.engine.flavours import FLAVOURS, TENSORRT, Flavour, gpu, make_log, native_error, no_device, version_tuple
 from resnet_deploy.errors import EngineError, UnavailableError
 from resnet_deploy.specs import to_dict
+
+if TYPE_CHECKING:  # the signatures of each package in turn: tests/typing
+    from tensorrt_types import ICudaEngine, TensorRt
 
 # The first four bytes of a plan, by the package that wrote it; its version is at offset 24. Neither is documented: they
 # serve to name what a foreign file is, not to judge it.
@@ -114,7 +117,7 @@ def identify(path: Path) -> str | None:
     return None if name is None or len(head) < _VERSION_AT + 4 else f"{name} {'.'.join(map(str, head[_VERSION_AT:]))}"
 
 
-def deserialize(path: Path, flavour: Flavour) -> tuple[Any, Any]:
+def deserialize(path: Path, flavour: Flavour) -> tuple[TensorRt, ICudaEngine]:
     """The package and the engine of a trusted plan. Raises UnavailableError without a GPU, EngineError for a bad file."""
     data = path.read_bytes()
     if not data:

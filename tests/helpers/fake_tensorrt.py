@@ -128,28 +128,6 @@ class RtxConfig(Config):
     dynamic_shapes_kernel_specialization_strategy = None
 
 
-class TensorRt:
-    """The names of the package that the backend uses."""
-
-    TensorIOMode = Mode
-
-    class ExecutionContextAllocationStrategy(Enum):
-        STATIC, USER_MANAGED = 0, 1
-
-    class CudaGraphStrategy(Enum):
-        DISABLED, WHOLE_GRAPH_CAPTURE = 0, 1
-
-    class DynamicShapesKernelSpecializationStrategy(Enum):
-        LAZY, EAGER, NONE = range(3)
-
-    class LayerInformationFormat(Enum):
-        ONELINE, JSON = 0, 1
-
-    class IProfiler:
-        def report_layer_time(self, layer_name: str, ms: float) -> None:
-            raise NotImplementedError
-
-
 class Inspector:
     """What has weights is a layer with what follows it, in every optimization profile."""
 
@@ -166,6 +144,29 @@ class Inspector:
             for name, nodes in self.engine.layers.items()
         ]  # fmt: skip
         return json.dumps({"Layers": layers, "Bindings": []})
+
+
+class TensorRt:
+    """The names of the package that the backend uses."""
+
+    TensorIOMode = Mode
+    EngineInspector = Inspector
+
+    class ExecutionContextAllocationStrategy(Enum):
+        STATIC, USER_MANAGED = 0, 1
+
+    class CudaGraphStrategy(Enum):
+        DISABLED, WHOLE_GRAPH_CAPTURE = 0, 1
+
+    class DynamicShapesKernelSpecializationStrategy(Enum):
+        LAZY, EAGER, NONE = range(3)
+
+    class LayerInformationFormat(Enum):
+        ONELINE, JSON = 0, 1
+
+    class IProfiler:
+        def report_layer_time(self, layer_name: str, ms: float) -> None:
+            raise NotImplementedError
 
 
 class Engine:
