@@ -45,17 +45,8 @@ FLOORS = [
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 FRAMEWORKS = {
-    "torch",
-    "onnx",
-    "onnxruntime",
-    "tensorrt",
-    "tensorrt_lean_bindings",
-    "tensorrt_rtx",
-    "sklearn",
-    "PIL",
-    "matplotlib",
-    "pyarrow",
-    "ray",
+    *("torch", "onnx", "onnxruntime", "tensorrt", "tensorrt_lean_bindings", "tensorrt_rtx"),
+    *("sklearn", "PIL", "matplotlib", "pyarrow", "ray"),
 }
 MOST_LINES, MOST_OF_A_FUNCTION = 330, 40
 

@@ -26,6 +26,8 @@ FAULTS = [
      "set_optimization_profile_async(index)", 'Missing positional argument "stream_handle"', PACKAGES),
     ("backends/tensorrt/backend.py", "trt.TensorIOMode.INPUT", "trt.TensorIOMode.INPUTS",
      '"type[TensorIOMode]" has no attribute "INPUTS"', PACKAGES),
+    ("backends/tensorrt/backend.py", "execute_async_v3(self", "execute_async_v2(self",
+     '"IExecutionContext" has no attribute "execute_async_v2"', PACKAGES),
     ("backends/tensorrt/backend.py", "engine.device_memory_size_v2", "engine.device_memory_size_v3",
      '"ICudaEngine" has no attribute "device_memory_size_v3"', PACKAGES),
     ("engine/profiler.py", "layer_name: str, ms: float", "layer_name: str, ms: str",

@@ -37,7 +37,8 @@ class PlanStream(Stream):
         self._scratch = owner.device.empty((max(1, owner.scratch_bytes),), "uint8")
 
     def execute(self, buffers: Buffers) -> None:
-        if not buffers.context.execute_async_v3(self.handle.cuda_stream):
+        context: IExecutionContext = buffers.context
+        if not context.execute_async_v3(self.handle.cuda_stream):
             raise EngineError(f"{self._owner.candidate}: TensorRT could not start the inference")
 
     def allocate(self, batch: int) -> Buffers:
