@@ -23,6 +23,11 @@ class CudaDevice:
 
     kind = "cuda"  # as PyTorch and ONNX Runtime name where its memory is
 
+    @property
+    def name(self) -> str:
+        """As the driver has it."""
+        return str(torch.cuda.get_device_name())
+
     def free_bytes(self) -> int:
         """Memory that can be had: the device's, and what PyTorch keeps for later."""
         free, _ = torch.cuda.mem_get_info()

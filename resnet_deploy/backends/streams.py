@@ -104,6 +104,7 @@ class Stream(abc.ABC):
                 self.execute(buffers)
             self.handle.synchronize()
             buffers.replay = self.device.capture(lambda: self.execute(buffers), self.handle)
+            buffers.replay()  # a capture computes nothing, and its answers may be in memory of its own
 
     def download(self) -> None:
         """Start the copy of the answers to the host."""

@@ -37,6 +37,14 @@ class DeviceTensor(torch.Tensor):
     def data_ptr(self) -> int:
         return int(self.memory.data_ptr())
 
+    def numpy(self, *, force: bool = False) -> Any:
+        if not force:
+            raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to copy it to the host first")
+        return self.cpu().numpy()
+
+    def tolist(self) -> Any:
+        return self.cpu().tolist()
+
     def __repr__(self) -> str:  # type: ignore[override]
         return f"DeviceTensor({list(self.shape)}, {self.dtype})"  # printing values would wait for them
 
@@ -55,6 +63,8 @@ class DeviceTensor(torch.Tensor):
         name, schema = func._schema.name, func._schema
         if name in {"aten::copy_", "aten::_to_copy"}:
             return (_copy if name == "aten::copy_" else _converted)(*args, **kwargs)
+        if name == "aten::to":  # whole in inference mode
+            return func.decompose(*args, **kwargs)
         if "device" in kwargs:
             kwargs["device"] = "cpu"
         _check_one_device(name, (args, kwargs))
@@ -229,10 +239,11 @@ def factory(make: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
     @functools.wraps(make)
     def made(*args: Any, device: Any = None, pin_memory: bool = False, **kwargs: Any) -> torch.Tensor:
         if device is not None and torch.device(device).type == "cuda":
+            if make.__name__.startswith("empty"):
+                return allocate(make(*args, device="meta", **kwargs))
             values = make(*args, **kwargs)
             target = allocate(values)
-            if not make.__name__.startswith("empty"):
-                launch(lambda: target.memory.copy_(values))
+            launch(lambda: target.memory.copy_(values))
             return target
         values = make(*args, **kwargs) if device is None else make(*args, device=device, **kwargs)
         if pin_memory:

@@ -65,20 +65,14 @@ class TensorRtBackend(StreamBackend):
 
     origin: where it was built, of a plan that a manifest vouches for; without one, trust must be given, since deserialising
     runs native code. Options: no_cuda_graph; streams=N, inferences that run beside each other: `enqueue` takes them in turn,
-    `outputs` are the last one's. device: for tests. Raises UnavailableError where it cannot run here or memory is short,
+    `outputs` are the last one's. Raises UnavailableError where it cannot run here or memory is short,
     IntegrityError for a foreign plan, EngineError for a damaged one.
     """
 
     kept_shapes = SHAPES
 
     def __init__(
-        self,
-        path: Path,
-        candidate: Candidate,
-        *,
-        origin: Origin | None = None,
-        trust: bool = False,
-        device: CudaDevice | None = None,
+        self, path: Path, candidate: Candidate, *, origin: Origin | None = None, trust: bool = False
     ) -> None:
         flavour = FLAVOURS[candidate.backend]
         if origin is not None:
@@ -92,7 +86,7 @@ class TensorRtBackend(StreamBackend):
         built_in = hasattr(self._engine.create_runtime_config(), "cuda_graph_strategy")
         self.cuda_graph = "no_cuda_graph" not in candidate.options
         self.captures = self.cuda_graph and not built_in  # TensorRT-RTX captures by itself, as its kernels settle
-        self._open(device or CudaDevice(), candidate.count("streams"))
+        self._open(CudaDevice(), candidate.count("streams"))
 
     def _read(self, engine: Any) -> None:
         """Inputs, outputs and profiles of the engine."""

@@ -35,7 +35,7 @@ from resnet_deploy.engine.report import summarize
 from resnet_deploy.errors import BackendError, UnavailableError, UsageError
 from resnet_deploy.specs import Precision
 from resnet_deploy.terminal import profiles as text
-from tests.helpers.fake_tensorrt import Engine, HostDevice, TensorRt
+from tests.helpers.fake_tensorrt import Engine, TensorRt
 from tests.helpers.results import latency, row
 
 TEN = """\
@@ -238,7 +238,7 @@ def test_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def planned(digits_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
+def planned(fake_cuda: None, digits_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
     """A bundle with a plan of TensorRT 11, on a runtime in host memory: what a GPU's machine would have."""
     bundle = Bundle.open(shutil.copytree(digits_bundle.path, tmp_path / "a bundle"))
     origin = Origin(
@@ -255,7 +255,6 @@ def planned(digits_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for module in (plan_module, trt_module):
         monkeypatch.setattr(module, "here", lambda flavour: origin)
         monkeypatch.setattr(module, "preflight", lambda plan, machine: None)
-    monkeypatch.setattr(trt_module, "CudaDevice", HostDevice)
     monkeypatch.setattr(trt_module, "deserialize", lambda path, flavour: (TensorRt, Engine(path, [(1, 8, 8), (1, 1, 1)])))
     return bundle
 
