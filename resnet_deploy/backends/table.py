@@ -139,9 +139,9 @@ _ROWS = (
             "cuda": Implementation(where=f"{_HERE}.onnxruntime.cuda:OrtCudaBackend", package="onnxruntime-gpu", extra="gpu"),
         },
         precisions=("fp32", "fp16", "int8", "fp8"),
-        options=("simulate", "tensorrt"),
-        gpu_options=("tensorrt",),
-        gpu_implied=("tensorrt",),
+        options=("simulate", "tensorrt", "tf32"),
+        gpu_options=("tensorrt", "tf32"),
+        gpu_implied=("tensorrt", "tf32"),
         target_options=("simulate",),  # each Q/DQ pair as it is written, in FP32
         trials={
             "onnxruntime (CPU)": "onnxruntime",

@@ -114,15 +114,46 @@ def identify(path: Path) -> str | None:
     return None if name is None or len(head) < _VERSION_AT + 4 else f"{name} {'.'.join(map(str, head[_VERSION_AT:]))}"
 
 
-def deserialize(path: Path, flavour: Flavour) -> tuple[Any, Any]:
-    """The package and the engine of a trusted plan. Raises UnavailableError without a GPU, EngineError for a bad file."""
+def check_supported(machine: Origin) -> None:
+    """Raise UnavailableError where a package has no kernels for a machine's GPU: TensorRT-RTX names those that it has."""
+    trt, digits = FLAVOURS[machine.flavour].load(), _digits(machine.compute_capability)
+    known = [name for name in getattr(getattr(trt, "ComputeCapability", None), "__members__", ()) if name.startswith("SM")]
+    if machine.flavour != TENSORRT.name and machine.gpu is not None and known and f"SM{digits}" not in known:
+        raise UnavailableError(
+            f"{machine.flavour} {machine.version} does not support {machine.gpu} (sm{digits}): it has "
+            f"{', '.join(name.lower() for name in known)}. Use TensorRT there, or ONNX Runtime"
+        )
+
+
+def deserialize(path: Path, flavour: Flavour, *, host_code: bool = False) -> tuple[Any, Any]:
+    """The package and the engine of a trusted plan.
+
+    host_code: whether the plan may bring code of its own for the CPU, which a version-compatible one does: its own runtime.
+
+    Raises UnavailableError without a GPU that can run it, EngineError for a bad file.
+    """
     data = path.read_bytes()
     if not data:
         raise EngineError(f"{path} is empty; build it again")
     trt = flavour.load()
     log = make_log(trt)
     runtime = trt.Runtime(log)
+    if runtime and host_code:
+        runtime.engine_host_code_allowed = True
+    if runtime and hasattr(runtime, "get_engine_validity"):
+        _check_validity(trt, runtime, data, path)
     engine = runtime.deserialize_cuda_engine(data) if runtime else None
     if engine is None:
         raise native_error(log, f"{flavour.name} {flavour.version} cannot load {path}")
     return trt, engine
+
+
+def _check_validity(trt: Any, runtime: Any, data: bytes, path: Path) -> None:
+    """Raise what TensorRT-RTX says of a plan before it loads it."""
+    validity, diagnostics = runtime.get_engine_validity(data)
+    if validity != trt.EngineValidity.INVALID:
+        return
+    reasons = [name for name, flag in trt.EngineInvalidityDiagnostics.__members__.items() if int(diagnostics) & int(flag)]
+    words = ", ".join(name.lower().replace("_", " ") for name in reasons) or "it gives no reason"
+    what = f"{trt.__name__} {trt.__version__} cannot load {path}: {words}"
+    raise EngineError(what) if set(reasons) <= {"MALFORMED_ENGINE", "VERSION_MISMATCH"} else UnavailableError(what)

@@ -23,7 +23,7 @@ from resnet_deploy.bundle.transaction import Transaction
 from resnet_deploy.engine.build import Built, build_plan
 from resnet_deploy.engine.flavours import FLAVOURS, TENSORRT, Flavour, choose, no_device
 from resnet_deploy.engine.options import DEFAULT_TARGETS, RTX_TARGETS, BuildOptions, OptimizationProfile, best_profile
-from resnet_deploy.engine.plan import Origin, here
+from resnet_deploy.engine.plan import Origin, check_supported, here
 from resnet_deploy.engine.report import PlanReport, summarize
 from resnet_deploy.errors import BundleError, IntegrityError, PrecisionError, UnavailableError, UsageError
 from resnet_deploy.pipeline.lower import LoweringOptions, lower
@@ -105,8 +105,10 @@ def ensure_plan(opened: OpenedBundle, candidate: Candidate, batches: Iterable[in
     """
     flavour = FLAVOURS[candidate.backend]
     flavour.load()
-    if here(flavour).gpu is None:
+    machine = here(flavour)
+    if machine.gpu is None:
         raise no_device(f"{candidate} cannot run here")
+    check_supported(machine)
     sizes = sorted(set(batches))
     try:
         name = opened.file(candidate)
@@ -207,6 +209,7 @@ def _targets(options: BuildOptions, flavour: Flavour, kind: Precision, machine: 
     if options.compute_capability:
         return tuple(dict.fromkeys(options.compute_capability))
     if machine.compute_capability is not None:
+        check_supported(machine)
         return ("current",)
     return tuple(name for name in DEFAULT_TARGETS if name in able)
 
@@ -237,11 +240,18 @@ def graph_layers(path: Path) -> tuple[dict[str, str], list[str]]:
 def _prove(graph: str, layers: tuple[dict[str, str], list[str]], built: Built, kind: Precision) -> tuple[PlanReport, list[str]]:
     """The report of a plan, and what is less than its graph asks for; PrecisionError where that is all of it."""
     convolutions, additions = layers
+    asked = [name for name, precision in convolutions.items() if precision == kind.value]
+
+    def others(report: PlanReport) -> list[str]:
+        return [name for name in asked if report.layers.get(name) != kind.value]
+
     report = summarize(built.layers, convolutions, additions)
     if not built.layers:
         return report, ["the package gave no layer report: the plan's precision is not known"]
-    asked = [name for name, precision in convolutions.items() if precision == kind.value]
-    other = [name for name in asked if report.layers.get(name) != kind.value]
+    if len(others(report)) == len(asked):  # names that the inspector spells in another way prove nothing
+        logged = summarize(built.logged, convolutions, additions)
+        report = logged if len(others(logged)) < len(asked) else report
+    other = others(report)
     if other and len(other) == len(asked):
         found = ", ".join(f"{count} in {name}" for name, count in report.convolutions.items()) or "none by that name"
         raise PrecisionError(

@@ -12,6 +12,7 @@ import pytest
 
 from resnet_deploy.backends import streams as streams_module
 from resnet_deploy.backends.candidate import Candidate
+from resnet_deploy.backends.cuda import CudaDevice
 from resnet_deploy.backends.onnxruntime.cuda import OrtCudaBackend
 from resnet_deploy.backends.streams import Stream, StreamBackend
 from resnet_deploy.bundle.opened import OpenedBundle
@@ -19,6 +20,8 @@ from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import UnavailableError, UsageError
 from tests.helpers.captures import counted
 from tests.helpers.contract import IMAGES, contract
+from tests.helpers.paths import DIGITS
+from tests.helpers.shared import exported
 
 EAGER = [
     "eager:cuda", "eager:cuda,streams=3", "eager:cuda,cuda_graph", "eager:cuda,cuda_graph,streams=2",
@@ -38,6 +41,14 @@ def make(fake_cuda: None, digits_bundle: Bundle) -> Make:
         return backend
 
     return build
+
+
+@pytest.fixture(scope="module")
+def quantized(run_folder: None) -> Bundle:
+    return exported(
+        "resnet20", weights=DIGITS, input="uint8", max_batch=8, precision="int8", calibration="digits:train",
+        calibration_images=16, calibration_method="max", int8_target="tensorrt",
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("text", ALL)
@@ -66,7 +77,12 @@ def test_queries_in_a_queue(make: Make, monkeypatch: pytest.MonkeyPatch, text: s
     monkeypatch.setattr(streams_module, "time", SimpleNamespace(perf_counter=lambda: next(ticks) / 100))
     calls: dict[str, list[Stream]] = {name: [] for name in ("upload", "enqueue", "download")}
     for name, known in [(name, getattr(kind, name)) for kind in (Stream,) for name in calls]:
-        monkeypatch.setattr(Stream, name, lambda self, name=name, known=known: (calls[name].append(self), known(self))[1])
+
+        def called(self: Stream, *handle: Any, name: str = name, known: Any = known) -> None:
+            calls[name].append(self)
+            known(self, *handle)
+
+        monkeypatch.setattr(Stream, name, called)
     with make(text) as backend:
         backend.bind(IMAGES)
         streams, most = backend.streams, 0
@@ -149,3 +165,64 @@ def test_without_a_device_it_is_said(digits_bundle: Bundle) -> None:
         pytest.skip("this machine has a GPU")
     with pytest.raises(UnavailableError, match="needs a CUDA device"):
         OrtCudaBackend(digits_bundle.artifact("model.fp32.onnx"), Candidate.parse("onnxruntime:cuda"))
+
+
+def test_fp32_is_fp32(make: Make) -> None:
+    """CUDA's provider computes it in TF32 unless it is told not to."""
+    for text, tf32 in (("onnxruntime:cuda", False), ("onnxruntime:cuda,tf32", True)):
+        with make(text) as backend:
+            used = backend._session.session.get_provider_options()["CUDAExecutionProvider"]  # type: ignore[attr-defined]
+            assert used["use_tf32"] == str(int(tf32)) and backend.describe()["tf32"] is tf32
+            assert str(backend.candidate) == ("onnxruntime:tf32" if tf32 else text)
+
+
+def test_tensorrts_provider_without_its_libraries_is_an_error_of_ours(make: Make, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UnavailableError, match=r"TensorrtExecutionProvider was asked for, and it does not start: .*libnvinfer"):
+        make("onnxruntime:tensorrt")
+    assert capfd.readouterr().out == "", "a library printed to standard output"
+
+
+def test_q_dq_pairs_are_left_as_they_are_on_cuda(fake_cuda: None, quantized: Bundle) -> None:
+    """What they are fused into has kernels for the CPU alone."""
+    for text in ("onnxruntime:cuda,int8", "onnxruntime:cuda"):
+        with OpenedBundle(quantized).backend(Candidate.parse(text), 1) as backend:
+            options = backend._session.session.session_options  # type: ignore[attr-defined]
+            entry = "session.disable_quant_qdq"
+            assert (options.get_session_config_entry(entry) if "int8" in text else "1") == "1"
+            assert np.isfinite(backend.infer(IMAGES)["logits"]).all()
+
+
+@pytest.mark.parametrize("text", ["eager:cuda", "onnxruntime:cuda"])
+def test_the_device_is_busy_until_the_host_has_started_a_query(make: Make, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """What the device would wait for the host counts as computation; where it was done too early, it is kept busy for longer."""
+    import torch
+
+    occupied: list[float] = []
+    known, early = CudaDevice.occupy, iter([True, True, False])
+    monkeypatch.setattr(CudaDevice, "occupy", lambda self, stream, s: (occupied.append(s), known(self, stream, s))[1])
+    with make(text) as backend:
+        backend.bind(IMAGES)
+        monkeypatch.setattr(torch.cuda.Event, "query", lambda self: next(early))
+        found = backend.stages()
+        assert found is not None and len(occupied) == 3 and occupied[2] > 1.5 * occupied[1] > 2 * occupied[0] > 0
+        monkeypatch.setattr(torch.cuda.Event, "query", lambda self: False)
+        backend.stages()
+        assert len(occupied) == 4 and occupied[3] >= 2 * found.enqueue_s, "as long as the host took"
+
+
+def test_copies_have_streams_of_their_own(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three that overlap, as in trtexec: the computation waits for its input, the answers wait for the computation."""
+    waits: list[tuple[Any, Any]] = []
+    known = CudaDevice.follow
+    monkeypatch.setattr(CudaDevice, "follow", lambda self, one, other: (waits.append((one, other)), known(self, one, other))[1])
+    with make("eager:cuda,cuda_graph") as backend:
+        expected = backend.infer(IMAGES)["logits"]
+        backend.bind(IMAGES)
+        backend.run_queued(0.01, uploads=True, downloads=True)
+        (one, upload), (download, other) = waits[:2]
+        handle = backend.streams[0].handle
+        assert one is other is handle and len({id(stream) for stream in (handle, upload, download)}) == 3
+        assert np.array_equal(backend.outputs()["logits"], expected)
+        waits.clear()
+        backend.run_queued(0.01)
+        assert not waits, "nothing is copied"

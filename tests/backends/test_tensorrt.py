@@ -44,7 +44,7 @@ def make(fake_cuda: None, monkeypatch: pytest.MonkeyPatch, digits_bundle: Bundle
         candidate = Candidate.parse(text)
         path = graph or digits_bundle.artifact("model.fp32.onnx")
         fake = Engine(path, list(profiles), rtx=candidate.backend == "tensorrt-rtx", **engine)
-        monkeypatch.setattr(module, "deserialize", lambda path, flavour: (TensorRt, fake))
+        monkeypatch.setattr(module, "deserialize", lambda path, flavour, **_: (TensorRt, fake))
         return TensorRtBackend(path, candidate, origin=ORIGIN)
 
     yield build

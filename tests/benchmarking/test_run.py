@@ -20,7 +20,6 @@ from resnet_deploy.backends.onnxruntime.backend import OrtBackend
 from resnet_deploy.benchmarking import sweep as timing
 from resnet_deploy.benchmarking.settings import MeasureOptions
 from resnet_deploy.bundle.manifest import GraphFile
-from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.bundle.results import ResultStore
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import BackendError, StorageError, UsageError

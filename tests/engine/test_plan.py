@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from resnet_deploy.engine import plan as module
 from resnet_deploy.engine.flavours import FLAVOURS, Flavour
-from resnet_deploy.engine.plan import Origin, here, identify, preflight
-from resnet_deploy.errors import UnavailableError
+from resnet_deploy.engine.plan import Origin, check_supported, deserialize, here, identify, preflight
+from resnet_deploy.errors import EngineError, UnavailableError
 
 H200 = Origin(flavour="tensorrt", version="11.4.0.106", platform="Linux-x86_64", gpu="NVIDIA H200", compute_capability="9.0")
 ADA = Origin(flavour="tensorrt-rtx", version="1.7.1.116", platform="Linux-x86_64", gpu="RTX 4090", compute_capability="8.9")
@@ -99,3 +101,59 @@ def test_files_that_look_like_plans(tmp_path: Path) -> None:
     for data in (b"", b"ftrt", b"vtrt" + bytes(20), b"\x08\x08" + bytes(100)):
         file.write_bytes(data)
         assert identify(file) is None
+
+
+class Runtime:
+    """As TensorRT's: a version-compatible plan loads where host code is allowed, and validity can be asked for."""
+
+    validity = (0, 0)
+
+    def __init__(self, log: Any) -> None:
+        self.engine_host_code_allowed = False
+
+    def deserialize_cuda_engine(self, data: bytes) -> Any:
+        return "an engine" if self.engine_host_code_allowed or b"compatible" not in data else None
+
+    def get_engine_validity(self, data: bytes) -> tuple[int, int]:
+        return self.validity
+
+
+def package(**more: Any) -> Any:
+    kinds = {"UNSUPPORTED_CC": 2, "MALFORMED_ENGINE": 32}
+    logger = type("ILogger", (), {"__init__": lambda self: None})
+    return SimpleNamespace(
+        ILogger=logger, Runtime=Runtime, EngineValidity=SimpleNamespace(INVALID=2), __name__="tensorrt_rtx", __version__="1.7",
+        EngineInvalidityDiagnostics=SimpleNamespace(__members__=kinds), **more,
+    )  # fmt: skip
+
+
+def test_a_trusted_version_compatible_plan_may_bring_its_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Flavour, "load", lambda self: package())
+    plan = tmp_path / "compatible.plan"
+    plan.write_bytes(b"compatible")
+    assert deserialize(plan, FLAVOURS["tensorrt"], host_code=True)[1] == "an engine"
+    with pytest.raises(EngineError, match="cannot load"):
+        deserialize(plan, FLAVOURS["tensorrt"])
+
+
+@pytest.mark.parametrize(("kind", "flags", "said"), [(UnavailableError, 2, "unsupported cc"), (EngineError, 32, "malformed")])
+def test_a_plan_is_asked_about_before_it_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Exception], flags: int, said: str
+) -> None:
+    monkeypatch.setattr(Flavour, "load", lambda self: package())
+    monkeypatch.setattr(Runtime, "validity", (2, flags))
+    monkeypatch.setattr(Runtime, "deserialize_cuda_engine", lambda *_: pytest.fail("it was loaded"))
+    plan = tmp_path / "plan"
+    plan.write_bytes(b"plan")
+    with pytest.raises(kind, match=said):
+        deserialize(plan, FLAVOURS["tensorrt-rtx"])
+
+
+def test_a_gpu_without_kernels_is_named_before_anything_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = SimpleNamespace(__members__=dict.fromkeys(("NONE", "CURRENT", "SM86", "SM89", "SM120")))
+    monkeypatch.setattr(Flavour, "load", lambda self: package(ComputeCapability=names))
+    check_supported(ADA)
+    check_supported(replace(ADA, gpu=None, compute_capability=None))
+    check_supported(H200)
+    with pytest.raises(UnavailableError, match=r"does not support NVIDIA H200 \(sm90\): it has sm86, sm89, sm120"):
+        check_supported(replace(H200, flavour="tensorrt-rtx", version="1.7.1.116"))

@@ -13,7 +13,7 @@ from resnet_deploy.engine.build import Built, build_plan
 from resnet_deploy.engine.flavours import TENSORRT_RTX
 from resnet_deploy.engine.options import BuildOptions
 from resnet_deploy.engine.report import summarize
-from resnet_deploy.errors import MissingPackageError
+from resnet_deploy.errors import MissingPackageError, UnavailableError
 from resnet_deploy.pipeline.build import ensure_plan, graph_layers
 from resnet_deploy.specs import silent
 
@@ -31,8 +31,12 @@ def build_report(path: Path, target: str) -> dict[str, str]:
 
 
 def ready(bundle: Bundle, text: str, batches: tuple[int, ...] = (1, 5, 8)) -> None:
-    """Plans that a backend needs, or a skip where its package is missing."""
+    """Plans that a backend needs, or a skip where its package is missing, or has no kernels for this GPU."""
     try:
         ensure_plan(OpenedBundle(bundle), Candidate.parse(text), batches)
     except MissingPackageError as exc:
+        pytest.skip(str(exc))
+    except UnavailableError as exc:
+        if "does not support" not in str(exc):
+            raise
         pytest.skip(str(exc))

@@ -33,11 +33,11 @@ class EagerStream(Stream):
             buffers.context = torch.empty_like(buffers.input, memory_format=torch.channels_last)
         return buffers
 
-    def upload(self) -> None:
-        super().upload()
+    def upload(self, handle: Any = None) -> None:
+        super().upload(handle)
         buffers = self._bound_buffers()
         if buffers.context is not None:
-            self.device.copy(buffers.context, buffers.input, self.handle)
+            self.device.copy(buffers.context, buffers.input, handle or self.handle)
 
     def execute(self, buffers: Buffers) -> None:
         images = buffers.input if buffers.context is None else buffers.context

@@ -75,7 +75,7 @@ class _Finder(importlib.abc.MetaPathFinder):
     ) -> importlib.machinery.ModuleSpec | None:
         spec = importlib.machinery.PathFinder.find_spec(name, path) if name in _CHANGED else None
         if spec is not None and spec.loader is not None:
-            spec.loader.exec_module = _then(spec.loader.exec_module, name)  # type: ignore[method-assign]
+            spec.loader.exec_module = _then(spec.loader.exec_module, name)  # type: ignore[method-assign, assignment]
         return spec
 
 

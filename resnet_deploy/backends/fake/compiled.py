@@ -12,16 +12,14 @@ import torch
 from resnet_deploy.backends.fake import tensors
 
 
-def compile_model(
-    real: Callable[..., Any], suspended: Callable[[], AbstractContextManager[None]]
-) -> Callable[..., Any]:
+def compile_model(real: Callable[..., Any], suspended: Callable[[], AbstractContextManager[None]]) -> Callable[..., Any]:
     """torch.compile, which gives a network on the device to Dynamo as a network on the CPU.
 
     No code is generated for it: there is no machine that could run code for this device. suspended: PyTorch without it.
     """
 
     def compile_(model: torch.nn.Module, **options: Any) -> Any:
-        parameters = getattr(model, "parameters", list)()
+        parameters = model.parameters() if isinstance(model, torch.nn.Module) else ()
         if not any(isinstance(parameter, tensors.DeviceTensor) for parameter in parameters):
             return real(model, **options)
         beneath = _beneath(model)

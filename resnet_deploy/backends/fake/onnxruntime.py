@@ -51,7 +51,7 @@ class FakeCudaSession:
                 given.pop(_TENSORRT)
             else:
                 raise RuntimeError(error)
-        self._beneath = _SESSION(model, options, providers=[_CPU])
+        self._beneath, self.session_options = _SESSION(model, options, providers=[_CPU]), options
         self._options = {_CUDA: _DEFAULTS | {name: str(value) for name, value in given[_CUDA].items()}, _CPU: {}}
         handle = int(self._options[_CUDA]["user_compute_stream"])
         self._stream = streams.stream_of(handle) if handle else streams.Stream()

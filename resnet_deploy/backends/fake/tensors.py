@@ -45,6 +45,9 @@ class DeviceTensor(torch.Tensor):
     def tolist(self) -> Any:
         return self.cpu().tolist()
 
+    def record_stream(self, stream: Any) -> None:
+        """Nothing to be done: what was started holds the memory that it uses."""
+
     def __repr__(self) -> str:  # type: ignore[override]
         return f"DeviceTensor({list(self.shape)}, {self.dtype})"  # printing values would wait for them
 

@@ -110,6 +110,7 @@ _CUDA: dict[str, Any] = {
     "is_available": lambda: True, "is_initialized": lambda: True, "device_count": lambda: 1, "current_device": lambda: 0,
     # One function each: the compiler keeps a rule for every one of torch.cuda.
     "init": lambda: None, "_lazy_init": lambda: None, "set_device": lambda device: None, "empty_cache": lambda: None,
+    "_sleep": lambda cycles: streams.current_stream().start(lambda: None),
     "get_rng_state": lambda device=None: torch.get_rng_state(), "set_rng_state": lambda state, device=None: None,
     "get_device_name": lambda device=None: NAME, "get_device_capability": lambda device=None: _CAPABILITY,
     "get_device_properties": _properties,

@@ -71,9 +71,7 @@ class TensorRtBackend(StreamBackend):
 
     kept_shapes = SHAPES
 
-    def __init__(
-        self, path: Path, candidate: Candidate, *, origin: Origin | None = None, trust: bool = False
-    ) -> None:
+    def __init__(self, path: Path, candidate: Candidate, *, origin: Origin | None = None, trust: bool = False) -> None:
         flavour = FLAVOURS[candidate.backend]
         if origin is not None:
             preflight(origin, here(flavour))
@@ -81,7 +79,8 @@ class TensorRtBackend(StreamBackend):
             raise IntegrityError(f"no manifest vouches for {path}, and a plan can run any code: trust it only if you know it")
         self.candidate, self.path = candidate, path
         self._flavour, self._profiler = flavour, None
-        self._trt, self._engine = deserialize(path, flavour)
+        host_code = origin is not None and origin.version_compatible
+        self._trt, self._engine = deserialize(path, flavour, host_code=host_code)
         self._read(self._engine)
         built_in = hasattr(self._engine.create_runtime_config(), "cuda_graph_strategy")
         self.cuda_graph = "no_cuda_graph" not in candidate.options

@@ -255,7 +255,7 @@ def planned(fake_cuda: None, digits_bundle: Bundle, tmp_path: Path, monkeypatch:
     for module in (plan_module, trt_module):
         monkeypatch.setattr(module, "here", lambda flavour: origin)
         monkeypatch.setattr(module, "preflight", lambda plan, machine: None)
-    monkeypatch.setattr(trt_module, "deserialize", lambda path, flavour: (TensorRt, Engine(path, [(1, 8, 8), (1, 1, 1)])))
+    monkeypatch.setattr(trt_module, "deserialize", lambda path, flavour, **_: (TensorRt, Engine(path, [(1, 8, 8), (1, 1, 1)])))
     return bundle
 
 
