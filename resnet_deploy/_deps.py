@@ -15,6 +15,7 @@ DISTRIBUTIONS: dict[str, tuple[str, ...]] = {
     "onnxscript": ("onnxscript",),
     "onnxruntime": ("onnxruntime-gpu", "onnxruntime"),
     "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
+    "tensorrt_lean_bindings": ("tensorrt-lean-cu13-bindings", "tensorrt-lean-cu12-bindings"),
     "tensorrt_rtx": ("tensorrt-rtx-cu13", "tensorrt-rtx-cu12", "tensorrt-rtx"),
     "openvino": ("openvino",),
     "mlperf_loadgen": ("mlcommons-loadgen",),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 
 # Two test processes share the cores; threads of their own would only fight.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -16,6 +17,7 @@ import pytest
 
 pytest.register_assert_rewrite("tests.helpers")
 
+from resnet_deploy.backends import fake
 from resnet_deploy.bundle.store import Bundle
 from tests.helpers import shared
 from tests.helpers.paths import DIGITS
@@ -31,3 +33,10 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
 def digits_bundle(run_folder: None) -> Bundle:
     """The trained ResNet-20, uint8 pixels in, logits out. Shared: tests that change a bundle copy it first."""
     return shared.exported("resnet20", weights=DIGITS, input="uint8", max_batch=8)
+
+
+@pytest.fixture
+def fake_cuda() -> Iterator[None]:
+    """The test, and processes that it starts, have the fake CUDA device."""
+    with fake.device():
+        yield

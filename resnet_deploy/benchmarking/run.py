@@ -32,6 +32,7 @@ from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.bundle.results import ResultStore
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.data.dataset import Dataset
+from resnet_deploy.data.sources import MAX_RANDOM
 from resnet_deploy.errors import UsageError, carrying
 from resnet_deploy.limits import check_all
 from resnet_deploy.models import registry
@@ -41,13 +42,13 @@ from resnet_deploy.pipeline.candidates import candidates_of, choose_candidates
 from resnet_deploy.pipeline.export import export
 from resnet_deploy.pipeline.lower import LoweringOptions
 from resnet_deploy.pipeline.restore import restore
-from resnet_deploy.pipeline.verify import Verdict, compare, parity_key, verdict
+from resnet_deploy.pipeline.verify import Verdict, compare, parity_key, unseen, verdict
 from resnet_deploy.reporting.writing import check_path, publish
 from resnet_deploy.specs import MAX_BATCH, Progress, parse_batches, silent
 from resnet_deploy.timing.measure import MeasureConfig
 
 DEFAULT_BATCHES = (1, 8, 32)
-IMAGES = "random:32:1000000"  # from a seed beyond those of any calibration on random images
+IMAGES = 32  # random ones, where no data is given
 
 
 @renamed(
@@ -137,7 +138,7 @@ def bench(
     restore(opened.bundle, [WEIGHTS, *(candidate.artifact for candidate in candidates)], progress)
     job = _Job(opened, candidates, threads or cores(), fresh, progress, crashes)
     job.build({*batches, min(MAX_BATCH, opened.max_batch)})
-    dataset = opened.data(data or IMAGES, limit=limit, strict=strict)
+    dataset = opened.data(data or random_unseen(opened, candidates), limit=limit, strict=strict)
     job.warnings += [unnamed] if (unnamed := opened.keep_names(dataset)) is not None else []
     largest = opened.max_batch if batch is None else max(batches)
     played = ScenarioRun(
@@ -156,6 +157,16 @@ def bench(
     with carrying(found):
         publish(opened.bundle, found.to_dict(), report)
     return found
+
+
+def random_unseen(opened: OpenedBundle, candidates: Iterable[Candidate]) -> str:
+    """Random images that no candidate was calibrated on, from the highest seeds down: calibrations begin with the lowest."""
+    seen = frozenset[str]().union(*(opened.seen(candidate) for candidate in candidates))
+    for first in range(MAX_RANDOM, 0, -IMAGES):
+        source = f"random:{IMAGES}:{first}"
+        if not seen or len(unseen(next(opened.data(source).batches(IMAGES)), seen).images) == IMAGES:
+            return source
+    raise UsageError("every random image was calibrated on; give --data")
 
 
 def _check_batches(opened: OpenedBundle, batches: tuple[int, ...]) -> None:

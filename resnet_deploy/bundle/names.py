@@ -29,9 +29,10 @@ def graph_file(precision: Precision, *, cpu: bool = False) -> str:
     return precision.graph_file("cpu" if cpu else "tensorrt")
 
 
-def plan_file(precision: Precision, flavour: str, version: str, built_for: str) -> str:
-    """A plan: it is named after the package and version that built it, and the GPUs that it is for."""
-    return f"model.{precision.value}.{flavour}-{version}.{built_for}.plan"
+def plan_file(precision: Precision, flavour: str, version: str, built_for: str, *, version_compatible: bool = False) -> str:
+    """A plan: it is named after the package and version that built it, and the GPUs that it is for. One that later versions
+    run too stands beside the faster one that they do not."""
+    return f"model.{precision.value}.{flavour}-{version}.{built_for}{'.version-compatible' * version_compatible}.plan"
 
 
 def timing_cache_file(flavour: str, version: str, built_for: str) -> str:

@@ -28,10 +28,15 @@ MIB = 1 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Built:
-    """A finished plan. timing_cache: None where the package keeps none. builder_s: parsing and building, seconds."""
+    """A finished plan.
 
-    plan: Any  # a buffer
+    plan: a buffer. layers: as the engine inspector has them, or the builder's log where it has none. logged: as that log has
+    them. timing_cache: None where the package keeps none. builder_s: parsing and building, seconds.
+    """
+
+    plan: Any
     layers: list[EngineLayer]
+    logged: list[EngineLayer]
     timing_cache: bytes | None
     builder_s: float
 
@@ -78,10 +83,11 @@ def build_plan(
     if plan is None:
         raise native_error(log, f"{flavour.name} {flavour.version} cannot build {graph.name}")
     builder_s = time.perf_counter() - start
-    layers = _inspected(trt, plan, log) or from_builder(line for _, text in log.messages for line in text.splitlines())
+    logged = from_builder(line for _, text in log.messages for line in text.splitlines())
+    layers = _inspected(trt, plan, log, options) or logged
     del parser  # it owns weights that the network reads
     kept = None if cache is None else bytes(config.get_timing_cache().serialize())
-    return Built(plan=plan, layers=layers, timing_cache=kept, builder_s=builder_s)
+    return Built(plan=plan, layers=layers, logged=logged, timing_cache=kept, builder_s=builder_s)
 
 
 def _parse(trt: TensorRt, network: INetworkDefinition, log: Log, graph: Path) -> OnnxParser:
@@ -127,14 +133,20 @@ def _add_profiles(builder: Builder, config: IBuilderConfig, tensor: ITensor, opt
         config.add_optimization_profile(profile)
 
 
-def _inspected(trt: TensorRt, plan: Any, log: Log) -> list[EngineLayer]:
-    """Layers by the engine inspector; none where there is no GPU to load the plan on."""
+def _inspected(trt: TensorRt, plan: Any, log: Log, options: BuildOptions) -> list[EngineLayer]:
+    """Layers by the engine inspector; none where there is no GPU to load the plan on, or where it says what cannot be read."""
     if gpu() is None:
         return []
-    engine = trt.Runtime(log).deserialize_cuda_engine(plan)
+    runtime = trt.Runtime(log)
+    if options.version_compatible:
+        runtime.engine_host_code_allowed = True  # it was built a moment ago
+    engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:  # built for other GPUs than this one
         return []
-    return inspect_engine(trt, engine)
+    try:
+        return inspect_engine(trt, engine)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return []
 
 
 class _Monitor(IProgressMonitor):

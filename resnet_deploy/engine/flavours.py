@@ -1,4 +1,5 @@
-"""The packages that build and run plans: `tensorrt` 10 and 11, and `tensorrt_rtx`. One is imported where it is used."""
+"""The packages that build and run plans: `tensorrt` 10 and 11, and `tensorrt_rtx`; and the lean runtime of TensorRT, which
+runs some. One is imported where it is used."""
 
 from __future__ import annotations
 
@@ -21,14 +22,23 @@ OLDEST = (10, 13)  # of tensorrt: strongly typed networks with everything that i
 
 @dataclass(frozen=True, kw_only=True)
 class Flavour:
-    """A TensorRT package. title: as NVIDIA writes it. extra: of this package, that installs it. lacks: options that it has
-    not, and why."""
+    """A TensorRT package.
+
+    Attributes:
+        title: as NVIDIA writes it.
+        extra: of this package, that installs it.
+        plans_of: the flavour whose plans it runs.
+        build_options: of `resnet-deploy build`, for plans that it runs.
+        lacks: options of its builder that it has not, and why; None where it has no builder.
+    """
 
     name: str
     title: str
     package: str
     extra: str
-    lacks: dict[str, str]
+    plans_of: str
+    build_options: str
+    lacks: dict[str, str] | None
 
     @property
     def version(self) -> str | None:
@@ -47,32 +57,40 @@ class Flavour:
 
 
 TENSORRT = Flavour(
-    name="tensorrt", title="TensorRT", package="tensorrt", extra="gpu",
+    name="tensorrt", title="TensorRT", package="tensorrt", extra="gpu", plans_of="tensorrt", build_options="--flavour tensorrt",
     lacks={"compute_capability": "it builds for the GPU that it runs on"},
 )  # fmt: skip
 TENSORRT_RTX = Flavour(
-    name="tensorrt-rtx", title="TensorRT-RTX", package="tensorrt_rtx", extra="rtx",
+    name="tensorrt-rtx", title="TensorRT-RTX", package="tensorrt_rtx", extra="rtx", plans_of="tensorrt-rtx",
+    build_options="--flavour tensorrt-rtx",
     lacks={
         "hardware_compatible": "its plans name their compute capabilities instead: --compute-capability",
         "version_compatible": "its plans run on the release that built them alone",
         "timing_cache": "it times no kernels when it builds",
     },
 )  # fmt: skip
-FLAVOURS = {flavour.name: flavour for flavour in (TENSORRT, TENSORRT_RTX)}
+TENSORRT_LEAN = Flavour(
+    name="tensorrt-lean", title="TensorRT lean runtime", package="tensorrt_lean_bindings", extra="lean", plans_of="tensorrt",
+    build_options="--flavour tensorrt --version-compatible", lacks=None,
+)  # fmt: skip
+FLAVOURS = {flavour.name: flavour for flavour in (TENSORRT, TENSORRT_RTX, TENSORRT_LEAN)}
+BUILDERS = {name: flavour for name, flavour in FLAVOURS.items() if flavour.lacks is not None}
 
 
 def choose(name: str = "auto") -> Flavour:
-    """The flavour of a name; auto: TensorRT where it is installed and there is a GPU, else TensorRT-RTX.
+    """The flavour that builds, by its name; auto: TensorRT where it is installed and there is a GPU, else TensorRT-RTX.
 
     Raises UsageError for another name, MissingPackageError where neither is installed.
     """
+    if name in BUILDERS:
+        return BUILDERS[name]
     if name in FLAVOURS:
-        return FLAVOURS[name]
+        raise UsageError(f"{name} runs plans and builds none: build them with `{FLAVOURS[name].build_options}`")
     if name != "auto":
-        raise UsageError(f"unknown flavour {name!r}; choose auto, {', '.join(FLAVOURS)}")
-    found = [flavour for flavour in FLAVOURS.values() if flavour.version is not None]
+        raise UsageError(f"unknown flavour {name!r}; choose auto, {', '.join(BUILDERS)}")
+    found = [flavour for flavour in BUILDERS.values() if flavour.version is not None]
     if not found:
-        commands = " or ".join(_deps.install_command(flavour.extra) for flavour in FLAVOURS.values())
+        commands = " or ".join(_deps.install_command(flavour.extra) for flavour in BUILDERS.values())
         raise MissingPackageError(f"neither tensorrt nor tensorrt_rtx is installed. Install one with: {commands}")
     if found[0] is TENSORRT and len(found) > 1 and gpu() is None:
         return TENSORRT_RTX  # the one that builds without a GPU

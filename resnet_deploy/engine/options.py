@@ -108,7 +108,7 @@ class BuildOptions(OptionGroup):
 
     def check(self, flavour: Flavour) -> None:
         """Raise UsageError for an option that a package lacks."""
-        for name, reason in flavour.lacks.items():
+        for name, reason in (flavour.lacks or {}).items():
             if getattr(self, name):
                 option = f"--{name.replace('_', '-')}"
                 raise UsageError(f"{flavour.name} {flavour.version} has no {option}: {reason}")

@@ -11,6 +11,7 @@ from typing import Any
 from resnet_deploy import _deps
 from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.backends.table import BACKENDS
+from resnet_deploy.engine.flavours import FLAVOURS
 from resnet_deploy.errors import DeployError
 
 
@@ -73,8 +74,15 @@ def _run(candidate: Candidate, graph: Path) -> tuple[str, str]:
     if candidate.row.runs != "network" and not graph.exists():
         _small_graph(graph)
     if candidate.row.runs == "plan":
+        from resnet_deploy.engine.plan import check_runtime
         from resnet_deploy.pipeline.build import build_beside
 
+        flavour = FLAVOURS[candidate.backend]
+        builder = FLAVOURS[flavour.plans_of]
+        if builder is not flavour:
+            check_runtime(flavour)
+            if builder.version is None:
+                return "works", f"starts on this GPU; no plan was run: {builder.title}, which builds them, is not installed"
         path, origin = build_beside(graph, candidate, 1)
         if origin.gpu is None:
             return "builds", "builds plans; running them needs an NVIDIA GPU"

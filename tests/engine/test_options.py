@@ -91,6 +91,8 @@ def test_flavours(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose("tensorrt-rtx") is TENSORRT_RTX
     with pytest.raises(UsageError, match="unknown flavour 'trt'"):
         choose("trt")
+    with pytest.raises(UsageError, match=r"tensorrt-lean runs plans and builds none: .* --version-compatible"):
+        choose("tensorrt-lean")
     installed = {"tensorrt": "11.4", "tensorrt_rtx": "1.7"}
     monkeypatch.setattr(flavours._deps, "version", lambda name: installed.get(name))
     monkeypatch.setattr(flavours, "gpu", lambda: ("NVIDIA H200", "9.0"))

@@ -1,4 +1,4 @@
-"""TensorRT and TensorRT-RTX: a plan on a GPU, with a context and a CUDA graph for each batch size, on one or more streams."""
+"""TensorRT, TensorRT-RTX and the lean runtime: a plan on a GPU, with a context and a CUDA graph for each batch size."""
 
 from __future__ import annotations
 
@@ -68,11 +68,11 @@ class PlanStream(Stream):
 
 
 class TensorRtBackend(StreamBackend):
-    """A plan of TensorRT or TensorRT-RTX on the current CUDA device.
+    """A plan on the current CUDA device, by TensorRT, TensorRT-RTX or the lean runtime, which has version-compatible ones.
 
     origin: where it was built, of a plan that a manifest vouches for; without one, trust must be given, since deserialising
     runs native code. Options: no_cuda_graph; streams=N, inferences that run beside each other: `enqueue` takes them in turn,
-    `outputs` are the last one's. device: for tests. Raises UnavailableError where it cannot run here or memory is short,
+    `outputs` are the last one's. Raises UnavailableError where it cannot run here or memory is short,
     IntegrityError for a foreign plan, EngineError for a damaged one.
     """
 
@@ -80,15 +80,7 @@ class TensorRtBackend(StreamBackend):
     _profiler: Profiler | None
     _engine: ICudaEngine
 
-    def __init__(
-        self,
-        path: Path,
-        candidate: Candidate,
-        *,
-        origin: Origin | None = None,
-        trust: bool = False,
-        device: CudaDevice | None = None,
-    ) -> None:
+    def __init__(self, path: Path, candidate: Candidate, *, origin: Origin | None = None, trust: bool = False) -> None:
         flavour = FLAVOURS[candidate.backend]
         if origin is not None:
             preflight(origin, here(flavour))
@@ -96,11 +88,12 @@ class TensorRtBackend(StreamBackend):
             raise IntegrityError(f"no manifest vouches for {path}, and a plan can run any code: trust it only if you know it")
         self.candidate, self.path = candidate, path
         self._flavour, self._profiler = flavour, None
-        self._trt, self._engine = deserialize(path, flavour)
+        host_code = trust if origin is None else origin.version_compatible
+        self._trt, self._engine = deserialize(path, flavour, host_code=host_code)
         self._read(self._engine)
         self.cuda_graph = "no_cuda_graph" not in candidate.options
         self.captures = self.cuda_graph and flavour is not TENSORRT_RTX  # which captures by itself, as its kernels settle
-        self._open(device or CudaDevice(), candidate.count("streams"))
+        self._open(CudaDevice(), candidate.count("streams"))
 
     def _read(self, engine: ICudaEngine) -> None:
         """Inputs, outputs and profiles of the engine."""
