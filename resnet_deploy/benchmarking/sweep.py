@@ -94,7 +94,7 @@ class Timings:
             measured = measure(
                 {name: backends[candidate] for name, candidate in names.items()}, dict.fromkeys(names, images), self._config,
                 lambda done, total: self._progress(f"measure batch {size}", done, total), watch=watch, failed=failed,
-                at=lambda name: self._failed.at(names[name], size),
+                at=lambda name: self._failed.at(names[name], size), clock=None if gpu is None else lambda: gpu.read().sm_clock_hz,
             )  # fmt: skip
         except Interrupted as exc:
             self._keep({names[name]: found for name, found in exc.partial.items()}, backends, size, keys, partial=True)
