@@ -11,6 +11,7 @@ from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.benchmarking.roofline.devices import DEVICES, find_roof
 from resnet_deploy.errors import UsageError
 from resnet_deploy.specs import OptionGroup
+from resnet_deploy.timing.measure import MeasureConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,12 @@ class MeasureOptions(OptionGroup):
     def downloads(self) -> bool:
         """Whether a queued query copies its answers back."""
         return self.data_transfers or self.inputs_on_device
+
+    def config(self, duration_s: float) -> MeasureConfig:
+        """How long is measured, and what is copied."""
+        return MeasureConfig(
+            duration_s=duration_s, uploads=self.uploads, downloads=self.downloads, sustained_s=self.sustained
+        )  # fmt: skip
 
     def applied(self, candidate: Candidate) -> Candidate:
         """A candidate on a GPU with these options, where its backend has them; others as they are."""

@@ -55,9 +55,10 @@ def _doubled() -> list[Finding]:
     both = _deps.installed("onnxruntime")
     if len(both) < 2:
         return []
+    listed = " and ".join(f"{name} {version}" for name, version in both.items())
     detail = (
-        f"{' and '.join(f'{name} {version}' for name, version in both.items())} are both installed, in one folder, each over the other's files: pip uninstall -y "
-        f"{' '.join(both)}, then install one, with {_deps.install_command('gpu')} for a GPU or {_deps.install_command('cpu')}"
+        f"{listed} are both installed, in one folder, each over the other's files: pip uninstall -y {' '.join(both)}, then "
+        f"install one, with {_deps.install_command('gpu')} for a GPU or {_deps.install_command('cpu')}"
     )
     return [Finding(name="two ONNX Runtimes", status="missing", version=_deps.version("onnxruntime"), detail=detail)]
 

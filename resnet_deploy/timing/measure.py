@@ -50,8 +50,8 @@ class MeasureConfig:
     duration_s: of sampling, split over `rounds` turns, each half host to host and half device only; where the device has a
     clock of its own, a sixth for each of these and for its stages, and half for queries in a queue. min_samples: host to host,
     however long they take, and half as many of the other kinds. warmup_s: after this long, an unstable warm-up is given up,
-    and said. uploads, downloads: whether queries in a queue copy their inputs to the device, and their answers back. sustained_s:
-    of queries in a queue without a pause, for each candidate on a GPU, after all turns.
+    and said. uploads, downloads: whether queries in a queue copy their inputs to the device, and their answers back.
+    sustained_s: of queries in a queue without a pause, for each candidate on a GPU, after all turns.
     """
 
     duration_s: float = 3.0

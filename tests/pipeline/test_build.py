@@ -343,7 +343,11 @@ def test_the_builders_log_decides_where_the_inspector_proves_nothing(logged: boo
         return [EngineLayer(name=n, kind="conv", precision=precision, output="fp32", onnx=(prefix + n,)) for n in names]
 
     built = Built(
-        plan=b"", layers=layers("other/", "int8"), logged=layers("", "int8" if logged else "fp32"), timing_cache=None, builder_s=0.0
+        plan=b"",
+        layers=layers("other/", "int8"),
+        logged=layers("", "int8" if logged else "fp32"),
+        timing_cache=None,
+        builder_s=0.0,
     )
     if logged:
         report, warnings = _prove("model.int8.onnx", (names, []), built, Precision("int8"))

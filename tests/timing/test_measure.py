@@ -98,10 +98,11 @@ class Gpu(FakeBackend):
 
 def test_a_gpu_is_warmed_up_for_half_a_second_and_until_its_clock_stands() -> None:
     config = MeasureConfig(duration_s=1e-3, rounds=1, min_samples=1, warmup_s=2.0)
-    for clocks, least_s in (([], 0.5), ([300e6, 600e6, 1200e6, 1500e6, 1900e6, 1980e6, 1981e6], 0.65)):
-        looks = iter(clocks)
+    rising = iter([300e6, 600e6, 1200e6, 1500e6, 1900e6, 1980e6, 1981e6])
+    clocks = {0.5: lambda: None, 0.65: lambda: next(rising, 1980e6)}  # one that is not told, and one that stands after a while
+    for least_s, clock in clocks.items():
         start = time.perf_counter()
-        found = measure({"gpu": Gpu(run_s=0.002)}, {"gpu": IMAGES}, config, clock=lambda: next(looks, 1980e6 if clocks else None))
+        found = measure({"gpu": Gpu(run_s=0.002)}, {"gpu": IMAGES}, config, clock=clock)
         assert least_s <= time.perf_counter() - start < 2 and found["gpu"].warm
     start = time.perf_counter()
     measure({"cpu": FakeBackend(run_s=0.002)}, {"cpu": IMAGES}, config)
@@ -117,7 +118,8 @@ def test_a_clock_that_never_stands_is_said() -> None:
 def test_sustained_is_a_figure_of_its_own() -> None:
     gpu, cpu = Gpu(), FakeBackend()
     config = MeasureConfig(duration_s=1e-3, rounds=2, min_samples=1, warmup_s=0, sustained_s=7.0)
-    found = measure({"gpu": gpu, "cpu": cpu}, dict.fromkeys(("gpu", "cpu"), IMAGES), config, watch=lambda name: watch_with(None))
+    backends = {"gpu": gpu, "cpu": cpu}
+    found = measure(backends, dict.fromkeys(backends, IMAGES), config, watch=lambda name: watch_with(None))
     sustained = found["gpu"].sustained
     assert sustained is not None and sustained.images_per_s == 10 * len(IMAGES) / 7 and sustained.conditions is not None
     assert gpu.calls[-1] == "queued 7" and found["cpu"].sustained is None and len(found["gpu"].queued) == 2
