@@ -8,6 +8,11 @@ SEED ?= 0
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready-$(EXTRAS)
+comma := ,
+asked = $(filter $(1),$(subst $(comma), ,$(EXTRAS)))
+ifneq ($(and $(call asked,cpu),$(call asked,gpu)),)
+$(error EXTRAS=$(EXTRAS) has two ONNX Runtimes, which are installed over each other: give cpu or gpu; that of gpu runs on the CPU too)
+endif
 
 # The constraints choose a CPU build of torch; a GPU set-up takes the newest.
 CONSTRAINTS := $(if $(findstring gpu,$(EXTRAS)),,-c constraints.txt)
@@ -20,7 +25,7 @@ missing = $(foreach tool,$(TOOLS),$(if $(strip $(call found,$(tool))),,$(firstwo
 SIGNATURES := tensorrt-cu13-bindings==11.4.0.106 tensorrt-cu13-bindings==10.16.1.11 tensorrt-stubs==10.13.0.35.1
 HEADERS := $(VENV)/include/onnxruntime
 
-.PHONY: setup bench check test fuzz lint docs clean tools
+.PHONY: setup bench check test gpu fuzz lint docs clean tools
 
 setup: $(STAMP)
 
@@ -46,6 +51,10 @@ check: lint
 
 test: lint tools
 	$(BIN)/python -m pytest -n 2 --dist worksteal -rs --durations=15
+
+# Everything that needs an NVIDIA GPU, in stages of at most nine minutes: make setup gpu EXTRAS=gpu,rtx,openvino,parquet,loadgen
+gpu:
+	benchmarks/gpu.sh
 
 # Not part of test: hostile inputs for so many minutes, then races, kills and full disks. Fails where anything is found.
 fuzz: setup

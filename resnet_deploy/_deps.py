@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.metadata
 from types import ModuleType
@@ -43,14 +44,18 @@ def require(name: str, *, extra: str) -> ModuleType:
         raise MissingPackageError(f"{name} {found}. Install it with: {install_command(extra)}") from exc
 
 
-def version(import_name: str) -> str | None:
-    """The installed version of a package, read without importing it; None where it is not installed."""
+def installed(import_name: str) -> dict[str, str]:
+    """The installed distributions of a package with their versions, read without importing it."""
+    found = {}
     for distribution in DISTRIBUTIONS.get(import_name, (import_name,)):
-        try:
-            return importlib.metadata.version(distribution)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return None
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[distribution] = importlib.metadata.version(distribution)
+    return found
+
+
+def version(import_name: str) -> str | None:
+    """The installed version of a package; None where it is not installed."""
+    return next(iter(installed(import_name).values()), None)
 
 
 def versions() -> dict[str, str]:

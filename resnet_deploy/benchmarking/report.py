@@ -42,8 +42,9 @@ class Result(CandidateRow):
     By a GPU's own clock, and None without one: enqueue_latency_s, h2d_latency_s, compute_latency_s, d2h_latency_s are
     trtexec's Enqueue Time, H2D Latency, GPU Compute Time and D2H Latency; host_latency_s its Latency, the sum of the last
     three. On a CPU, compute_latency_s is the inference itself. throughput_images_per_s: with queries queued ahead on all
-    streams, trtexec's Throughput. settings: the named options behind these figures. roofline: the floor, and how much of it
-    was reached, of latency_s (`reached_percent`) and of the device alone (`device_reached_percent`). conditions: of the turns
+    streams, trtexec's Throughput, in turns of some tenths of a second; sustained: the same without a pause, with its own
+    conditions, where it was asked for. settings: the named options behind these figures. roofline: the floor, and how much of
+    it was reached, of latency_s (`reached_percent`) and of the device alone (`device_reached_percent`). conditions: of the turns
     in which it was measured, with `energy_per_image_j` of the queued queries. partial: interrupted before its time.
 
     artifact, size_bytes: the bundle's file that was run. gates: what its gate judged, the most telling condition first.
@@ -70,6 +71,7 @@ class Result(CandidateRow):
     d2h_latency_s: Latency | None = None
     host_latency_s: Latency | None = None
     throughput_images_per_s: float | None = None
+    sustained: dict[str, Any] | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     roofline: dict[str, Any] | None = None
     conditions: dict[str, Any] | None = None
@@ -249,5 +251,6 @@ def record(measurement: Measurement, **about: Any) -> MeasurementRecord:
         images_per_s=measurement.images_per_s, samples=len(measurement.host.values_s), noisy=measurement.host.noisy,
         warm=measurement.warm, warmup_runs=measurement.warmup_runs,
         **parts,
-        throughput_images_per_s=measurement.queued_images_per_s, conditions=conditions, **about,
+        throughput_images_per_s=measurement.queued_images_per_s, conditions=conditions,
+        sustained=None if measurement.sustained is None else measurement.sustained.to_dict(), **about,
     )  # fmt: skip

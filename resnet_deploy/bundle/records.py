@@ -70,6 +70,7 @@ class MeasurementRecord(Record, frozen=True, kw_only=True):
     d2h_latency_s: Latency | None = None
     host_latency_s: Latency | None = None
     throughput_images_per_s: Annotated[float, Meta(gt=0)] | None = None
+    sustained: Facts | None = None
     conditions: Facts | None = None
     settings: Facts = field(default_factory=dict)
     partial: bool = False

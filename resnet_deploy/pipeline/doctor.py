@@ -48,7 +48,20 @@ def doctor() -> list[Finding]:
             for row in BACKENDS.values()
             for title, text in row.trials.items()
         ]
-        return [*findings, _try("digits data", "scikit-learn", _digits)]
+        return [*findings, _try("digits data", "scikit-learn", _digits), *_doubled()]
+
+
+def _doubled() -> list[Finding]:
+    """Two packages of ONNX Runtime, installed over each other: what runs is parts of both."""
+    both = _deps.installed("onnxruntime")
+    if len(both) < 2:
+        return []
+    listed = " and ".join(f"{name} {version}" for name, version in both.items())
+    detail = (
+        f"{listed} are both installed, in one folder, each over the other's files: pip uninstall -y {' '.join(both)}, then "
+        f"install one, with {_deps.install_command('gpu')} for a GPU or {_deps.install_command('cpu')}"
+    )
+    return [Finding(name="two ONNX Runtimes", status="missing", version=_deps.version("onnxruntime"), detail=detail)]
 
 
 def _try(name: str, package: str, trial: Callable[[], tuple[str, str]]) -> Finding:

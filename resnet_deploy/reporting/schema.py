@@ -67,6 +67,7 @@ class Result(Judged):
     host_latency_s: Stage | None = None
     images_per_s: Rate | None = None
     throughput_images_per_s: Rate | None = None
+    sustained: dict[str, Any] | None = None
     speedup: Ratio | None = None
     samples: Count | None = None
     noisy: bool | None = None

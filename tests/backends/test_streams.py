@@ -194,7 +194,7 @@ def test_q_dq_pairs_are_left_as_they_are_on_cuda(fake_cuda: None, quantized: Bun
 
 @pytest.mark.parametrize("text", ["eager:cuda", "onnxruntime:cuda"])
 def test_the_device_is_busy_until_the_host_has_started_a_query(make: Make, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    """What the device would wait for the host counts as computation; where it was done too early, it is kept busy for longer."""
+    """What the device would wait for the host counts as computation; where it was done too early, it is busy for longer."""
     import torch
 
     occupied: list[float] = []
