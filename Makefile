@@ -2,7 +2,7 @@
 # make bench NETWORK=resnet18: beside the trained network, this one in place of ResNet-50.
 # make check, for every edit: lint, types and the tests that are not marked slow, in about four minutes on two cores.
 PYTHON ?= python3
-EXTRAS ?= cpu,rtx,openvino,loadgen,parquet
+EXTRAS ?= cpu,rtx,lean,openvino,loadgen,parquet
 BUILD ?= build
 NETWORK ?= resnet50
 MINUTES ?= 20
@@ -10,6 +10,11 @@ SEED ?= 0
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready-$(EXTRAS)
+comma := ,
+asked = $(filter $(1),$(subst $(comma), ,$(EXTRAS)))
+ifneq ($(and $(call asked,cpu),$(call asked,gpu)),)
+$(error EXTRAS=$(EXTRAS) has two ONNX Runtimes, which are installed over each other: give cpu or gpu; that of gpu runs on the CPU too)
+endif
 
 # The constraints choose a CPU build of torch; a GPU set-up takes the newest.
 CONSTRAINTS := $(if $(findstring gpu,$(EXTRAS)),,-c constraints.txt)
@@ -18,21 +23,23 @@ CONSTRAINTS := $(if $(findstring gpu,$(EXTRAS)),,-c constraints.txt)
 TOOLS := chromium:chromium|chromium-browser|google-chrome cmake:cmake g++:g++ clang-tidy:clang-tidy
 found = $(foreach name,$(subst |, ,$(lastword $(subst :, ,$(1)))),$(shell command -v $(name))$(wildcard $(name)))
 missing = $(foreach tool,$(TOOLS),$(if $(strip $(call found,$(tool))),,$(firstword $(subst :, ,$(tool)))))
+# What the calls into TensorRT are checked against; tests/typing/stubs.py reads signatures from these wheels.
+SIGNATURES := tensorrt-cu13-bindings==11.4.0.106 tensorrt-cu13-bindings==10.16.1.11 tensorrt-stubs==10.13.0.35.1
 HEADERS := $(VENV)/include/onnxruntime
 
-.PHONY: setup bench check test fuzz lint docs clean tools
+.PHONY: setup bench check test gpu fuzz lint docs clean tools
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt requirements-peers.txt examples/triton/server.py
+$(STAMP): pyproject.toml constraints.txt requirements-peers.txt examples/triton/server.py tests/typing/stubs.py
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.12")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) -e '.[$(EXTRAS),digits,dev]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-peers.txt
 	-$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) -e '.[ray]'
-	-for version in 11.4.0.106 10.16.1.11; do \
-	  $(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps -d $(VENV)/bindings \
-	    tensorrt-cu13-bindings==$$version || break; done
+	-for wheel in $(SIGNATURES); do \
+	  $(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps -d $(VENV)/bindings $$wheel || break; done
+	-$(BIN)/python -m tests.typing.stubs
 	-$(BIN)/python examples/triton/server.py --prepare
 	-test -e $(HEADERS)/onnxruntime_cxx_api.h || examples/cpp/headers.sh $(HEADERS)
 	touch $@
@@ -46,6 +53,10 @@ check: lint
 
 test: lint tools
 	$(BIN)/python -m pytest -n 2 --dist worksteal -rs --durations=15
+
+# Everything that needs an NVIDIA GPU, in stages of at most nine minutes: make setup gpu EXTRAS=gpu,rtx,openvino,parquet,loadgen
+gpu:
+	benchmarks/gpu.sh
 
 # Not part of test: hostile inputs for so many minutes, then races, kills and full disks. Fails where anything is found.
 fuzz: setup
@@ -67,6 +78,7 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m tests.typing.check
 
 docs: setup
 	$(BIN)/pdoc resnet_deploy -o docs

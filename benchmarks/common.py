@@ -132,9 +132,15 @@ def arguments(about: str | None, rounds: int) -> argparse.Namespace:
 
 
 def finish(
-    name: str, rows: Sequence[Row], samples: Mapping[str, Sequence[float]], options: argparse.Namespace, **settings: Any
+    name: str,
+    rows: Sequence[Row],
+    samples: Mapping[str, Sequence[float]],
+    options: argparse.Namespace,
+    *,
+    quiet: bool = False,
+    **settings: Any,
 ) -> None:
-    """Print the table and the machine; write everything as JSON where a file was asked for."""
+    """Print the table and the machine; write everything as JSON where a file was asked for. quiet: write alone."""
     result: dict[str, Any] = {
         "benchmark": name,
         "measured": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -143,14 +149,22 @@ def finish(
         "rows": [asdict(row) for row in rows],
         "samples": {key: [float(f"{value:.6g}") for value in values] for key, values in samples.items()},
     }
-    print("\n".join(table(result["rows"])))
-    print(f"\n{machine_line(result['machine'])}")
+    if not quiet:
+        print("\n".join(table(result["rows"])))
+        print(f"\n{machine_line(result['machine'])}")
     if options.json is not None:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(result, indent=1)
-        # A list of numbers is one line, not one line a number.
-        text = re.sub(r"\[[\d\s.,e+-]+\]", lambda found: f"[{' '.join(found[0][1:-1].split())}]", text)
-        options.json.write_text(text + "\n")
+        write_json(options.json, result)
+
+
+def write_json(path: Path, result: Mapping[str, Any]) -> None:
+    """Write a file whole or not at all: a run that is cut off leaves the rows that it had."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(result, indent=1)
+    # A list of numbers is one line, not one line a number.
+    text = re.sub(r"\[[\d\s.,e+-]+\]", lambda found: f"[{' '.join(found[0][1:-1].split())}]", text)
+    partial = path.with_suffix(".partial")
+    partial.write_text(text + "\n")
+    partial.replace(path)
 
 
 def machine_line(machine: Mapping[str, Any]) -> str:

@@ -1,10 +1,11 @@
-"""Every network in FP32, FP16 and INT8 on a GPU: parity against eager, latency and throughput, beside eager, torch.compile
-and ONNX Runtime CUDA in the same run.
+"""Every network in FP32, FP16 and INT8 on a GPU: parity against eager, latency and throughput, beside eager PyTorch and ONNX
+Runtime in the same run.
 
-    python benchmarks/gpu.py --out benchmarks/results/gpu [NETWORK...]
+    python benchmarks/gpu.py --json benchmarks/results/gpu/networks.json [NETWORK...]
 
-digits is the trained ResNet-20 on real images; the others have random weights and images: their speed is real. A backend
-that does not work on this machine is left out, and its message is kept. One JSON file a network, written when it is done.
+digits is the trained ResNet-20 on real images; the others have random weights and images: their speed is real. All take raw
+pixels. A backend that does not work on this machine is left out, and its message is kept. The file is written after each
+batch size, and what is in it is not measured again. --sustained runs queries without a pause at the largest batch.
 `--cpu` goes through the same motions without a GPU.
 """
 
@@ -17,8 +18,11 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from common import write_json
 
 import resnet_deploy as rd
 from resnet_deploy._machine import describe_machine
@@ -29,43 +33,45 @@ from resnet_deploy.bundle.opened import OpenedBundle
 DIGITS = Path(__file__).parent.parent / "examples" / "digits" / "resnet20.safetensors"
 NETWORKS = ("digits", "resnet50", "resnet18", "resnet101", "resnet152", "resnext50_32x4d", "preact_resnet50")
 GPU = (
-    "eager:cuda", "eager:cuda,fp16,channels_last", "eager:cuda,fp16,channels_last,cuda_graph",
-    "eager:cuda,fp16,channels_last,compile", "onnxruntime:cuda", "onnxruntime:tensorrt", "tensorrt", "tensorrt-rtx",
+    "eager:cuda", "eager:cuda,fp16,channels_last", "eager:cuda,fp16,channels_last,cuda_graph", "onnxruntime:cuda",
+    "onnxruntime:tensorrt", "tensorrt", "tensorrt-rtx",
 )  # fmt: skip
 CPU = ("eager", "onnxruntime")
 PEER = "eager:channels_last,cuda_graph"  # as results name it: FP16 with CUDA graphs
 LIMITS = {"int8 over eager fp16, batch 128": 2.5, "int8 batch 1, s": 0.35e-3, "device time over a bare loop": 0.02}
 
 
-def of(network: str) -> dict[str, Any]:
-    """What is exported and on what it is judged."""
+def bundle_of(network: str, work: Path, largest: int, precision: str) -> rd.Bundle:
+    """The network's bundle; all programs of one run share it. Images of a calibration are never those that are measured."""
     if network == "digits":
-        return {"model": "resnet20", "weights": DIGITS, "data": "digits", "calibration": "digits:train", "input": "uint8"}
-    return {"model": network, "data": "random:64", "calibration": "random:32", "calibration_method": "max"}
-
-
-def working(backends: tuple[str, ...], folder: Path) -> tuple[list[str], dict[str, str]]:
-    """Backends that can run the digits network here, and what the others said."""
-    found, refused = [], {}
-    for text in backends:
-        try:
-            measure("digits", [text], folder / "probe", batches=(1,), duration_s=0.05, precisions="fp32")
-            found.append(text)
-        except Exception as exc:  # whatever a runtime raises is what is to be recorded
-            refused[text] = f"{type(exc).__name__}: {exc}"
-            print(f"left out: {text}: {refused[text]}", flush=True)
-    return found, refused
-
-
-def measure(
-    network: str, backends: list[str], folder: Path, *, batches: tuple[int, ...], duration_s: float, precisions: str
-) -> dict[str, Any]:
-    given = of(network)
-    report = rd.bench(
-        given.pop("model"), output=folder / network, backend=backends, batch=batches, duration=duration_s,
-        precision=precisions, max_batch=max(32, *batches), **given,
+        given: dict[str, Any] = {"weights": DIGITS, "calibration": "digits:train", "calibration_images": 128}
+    else:
+        given = {"calibration": "random:32"}
+    largest = max(32, largest)
+    return rd.export(
+        "resnet20" if network == "digits" else network, work / f"{network}-{largest}", input="uint8", max_batch=largest,
+        precision=precision, calibration_method="max", **given,
     )  # fmt: skip
-    return report.to_dict()
+
+
+def build_plans(bundle: rd.Bundle, backends: Sequence[str], precisions: str, batches: Sequence[int]) -> dict[str, str]:
+    """One plan for all batch sizes, before they are measured one by one; what was refused is told."""
+    refused = {}
+    profiles = (f"1:{max(batches)}:{max(batches)}", *map(str, batches))
+    for flavour in {row.name for text in backends if (row := Candidate.parse(text).row).runs == "plan"}:
+        for precision in precisions.split(","):
+            try:
+                rd.build(bundle, precision=precision, flavour=flavour, batch=profiles)
+            except Exception as exc:  # whatever a runtime raises is what is to be recorded
+                refused[f"{flavour}:{precision}"] = f"{type(exc).__name__}: {exc}"
+    return refused
+
+
+def measure(bundle: rd.Bundle, network: str, backends: Sequence[str], batch: int, **options: Any) -> dict[str, Any]:
+    """A batch size, as `bench` has it."""
+    data = {"data": "digits"} if network == "digits" else {}
+    report = rd.bench(bundle, backend=backends, batch=batch, **data, **options).to_dict()
+    return {name: report[name] for name in ("results", "unmeasured", "warnings")}
 
 
 def bare_loop(bundle: Path, text: str, batch: int, rounds: int = 15) -> dict[str, float]:
@@ -109,11 +115,9 @@ def bare_loop(bundle: Path, text: str, batch: int, rounds: int = 15) -> dict[str
     return {way: statistics.median(values) for way, values in taken.items()}
 
 
-def judged(report: dict[str, Any]) -> dict[str, Any]:
-    """The limits that this network's figures can be held to."""
-    latency = {
-        (r["backend"], r["precision"], r["batch"]): r["device_latency_s"]["p50"] for r in report["results"]
-    }  # fmt: skip
+def judged(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """The limits that a network's figures can be held to."""
+    latency = {(r["backend"], r["precision"], r["batch"]): r["device_latency_s"]["p50"] for r in results}
     found: dict[str, Any] = {}
     for backend in [row.name for row in BACKENDS.values() if row.runs == "plan"]:
         peer, ours = latency.get((PEER, "fp16", 128)), latency.get((backend, "int8", 128))
@@ -124,36 +128,67 @@ def judged(report: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def main() -> None:
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("networks", nargs="*", default=NETWORKS, metavar="NETWORK")
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--json", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--work", type=Path, metavar="DIR", help="where bundles are kept [default: until the end]")
     parser.add_argument("--batch", default="1,8,32,128")
-    parser.add_argument("--duration", type=float, default=1.0, help="seconds of sampling, each candidate and batch")
+    parser.add_argument("--backend", action="append", help="in place of the known ones; may be repeated")
+    parser.add_argument("--precision", default="fp32,fp16,int8")
+    parser.add_argument("--limit", type=int, help="so many images of the digits are judged [default: all]")
+    parser.add_argument("--duration", type=float, default=0.6, help="seconds of sampling, each candidate and batch")
+    parser.add_argument("--sustained", type=float, help="seconds without a pause, at the largest batch")
     parser.add_argument("--cpu", action="store_true")
-    options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
-    batches = tuple(int(size) for size in options.batch.split(","))
+    return parser.parse_args()
+
+
+def run(network: str, kept: dict[str, Any], asked: argparse.Namespace, work: Path, save: Any) -> None:
+    """Measure what is missing of a network. kept: what there is, added to batch by batch."""
+    batches = tuple(int(size) for size in asked.batch.split(","))
+    backends = asked.backend or (CPU if asked.cpu else GPU)
+    missing = [size for size in batches if str(size) not in kept["batches"]]
+    bundle = bundle_of(network, work, max(batches), asked.precision)
+    if missing:
+        kept.setdefault("left_out", {}).update(build_plans(bundle, backends, asked.precision, batches))
+    for size in missing:
+        sustained = {"sustained": asked.sustained} if asked.sustained and size == max(batches) else {}
+        kept["batches"][str(size)] = measure(
+            bundle, network, backends, size, duration=asked.duration, precision=asked.precision, limit=asked.limit, **sustained
+        )
+        save()
+    results = [row for found in kept["batches"].values() for row in found["results"]]
+    kept["judged"] = judged(results)
+    plans = {row["backend"] for row in results if row["precision"] == "int8"} & {
+        row.name for row in BACKENDS.values() if row.runs == "plan"
+    }
+    kept["bare_loop"] = {
+        f"{name}:int8, batch {size}": bare_loop(bundle.path, f"{name}:int8", size)
+        for name in sorted(plans) for size in (1, batches[-1])
+    }  # fmt: skip
+
+
+def main() -> None:
+    asked, failed = arguments(), []
+    known = json.loads(asked.json.read_text()) if asked.json.is_file() else {}
+    found: dict[str, Any] = {"benchmark": "gpu", "networks": {}} | known
+
+    def save() -> None:  # GPUs are known once something ran on them
+        write_json(asked.json, found | {"machine": describe_machine(), "limits": LIMITS, "measured": now()})
+
     with tempfile.TemporaryDirectory() as folder:
-        backends, refused = working(CPU if options.cpu else GPU, Path(folder))
-        about = {"machine": describe_machine(), "left_out": refused, "limits": LIMITS}
-        (options.out / "backends.json").write_text(json.dumps({**about, "working": backends}, indent=1))
-        for network in options.networks if backends else ():
-            report: dict[str, Any] = {"benchmark": f"gpu_{network}", "measured": now(), **about}
+        for network in asked.networks:
+            name = network if asked.sustained is None else f"{network}, sustained"
+            kept = found["networks"].setdefault(name, {"batches": {}})
+            kept.pop("error", None)
             try:
-                report |= measure(
-                    network, backends, Path(folder), batches=batches, duration_s=options.duration, precisions="fp32,fp16,int8"
-                )
-                report["judged"] = judged(report)
-                report["bare_loop"] = {
-                    f"{text}:int8, batch {size}": bare_loop(Path(folder) / network, f"{text}:int8", size)
-                    for text in backends if Candidate.parse(text).row.runs == "plan" for size in (1, batches[-1])
-                }  # fmt: skip
+                run(network, kept, asked, asked.work or Path(folder), save)
             except Exception as exc:  # the other networks are to be measured all the same
-                report["error"] = f"{type(exc).__name__}: {exc}"
-            (options.out / f"{network}.json").write_text(json.dumps(report, indent=1))
-            print(network, report.get("error") or json.dumps(report["judged"]), flush=True)
-    sys.exit(0 if backends else 3)
+                kept["error"] = f"{type(exc).__name__}: {exc}"
+                failed.append(network)
+            save()
+            print(name, kept.get("error") or json.dumps(kept["judged"]), flush=True)
+    sys.exit(3 if len(failed) == len(asked.networks) else 0)
 
 
 def now() -> str:

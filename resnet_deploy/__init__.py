@@ -6,6 +6,7 @@ Every name here is loaded when it is first used: importing the package imports n
 from __future__ import annotations
 
 import importlib
+import os
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -107,6 +108,9 @@ _MODULES = {name: module for module, names in _NAMES.items() for name in names}
 _RENAMED = {"cpp": "write_cpp", "layers": "compare_layers", "triton": "write_triton"}
 
 __all__ = sorted([*_MODULES, "__version__"])
+
+if os.environ.get("RESNET_DEPLOY_FAKE_CUDA", "") not in {"", "0"}:
+    importlib.import_module(f"{__name__}.backends.fake").switch_on()
 
 
 def __getattr__(name: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.metadata
 from types import ModuleType
@@ -15,6 +16,7 @@ DISTRIBUTIONS: dict[str, tuple[str, ...]] = {
     "onnxscript": ("onnxscript",),
     "onnxruntime": ("onnxruntime-gpu", "onnxruntime"),
     "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
+    "tensorrt_lean_bindings": ("tensorrt-lean-cu13-bindings", "tensorrt-lean-cu12-bindings"),
     "tensorrt_rtx": ("tensorrt-rtx-cu13", "tensorrt-rtx-cu12", "tensorrt-rtx"),
     "openvino": ("openvino",),
     "mlperf_loadgen": ("mlcommons-loadgen",),
@@ -42,14 +44,18 @@ def require(name: str, *, extra: str) -> ModuleType:
         raise MissingPackageError(f"{name} {problem}. Install it with: {install_command(extra)}") from exc
 
 
-def version(import_name: str) -> str | None:
-    """The installed version of a package, read without importing it; None where it is not installed."""
+def installed(import_name: str) -> dict[str, str]:
+    """The installed distributions of a package with their versions, read without importing it."""
+    versions = {}
     for distribution in DISTRIBUTIONS.get(import_name, (import_name,)):
-        try:
-            return importlib.metadata.version(distribution)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return None
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[distribution] = importlib.metadata.version(distribution)
+    return versions
+
+
+def version(import_name: str) -> str | None:
+    """The installed version of a package; None where it is not installed."""
+    return next(iter(installed(import_name).values()), None)
 
 
 def versions() -> dict[str, str]:

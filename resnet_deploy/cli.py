@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import tempfile
@@ -14,8 +15,8 @@ import click
 import cloup
 
 from resnet_deploy.commands import bench, build, cpp, doctor, embed, export, inspect, models, report, triton, tune, verify
-from resnet_deploy.commands.output import complain, discard, prepare_streams
-from resnet_deploy.commands.program import Program
+from resnet_deploy.commands.output import complain, discard, prepare_streams, results_alone
+from resnet_deploy.commands.program import Program, program
 from resnet_deploy.errors import EXIT_FAULT, EXIT_INTERRUPTED, EXIT_MACHINE, EXIT_USAGE, DeployError, out_of_memory
 
 _LONGEST = 300  # characters of an error that is not ours
@@ -41,21 +42,34 @@ class Commands(cloup.Group):
         if not standalone_mode:
             return super().main(args, prog_name, complete_var, standalone_mode, **extra)
         prepare_streams()
-        program = Program(own_process=args is None)
-        program.watch_interrupts()
+        run = Program(own_process=args is None)
+        run.watch_interrupts()
         code = EXIT_FAULT
         try:
-            code = self._run(program, args, prog_name, complete_var, extra)
+            code = self._run(run, args, prog_name, complete_var, extra)
         except _Escaped as escaped:
-            code = _code(escaped.error, program)
+            code = _code(escaped.error, run)
         except BaseException as exc:
-            code = _code(exc, program)
-        sys.exit(program.ended(code))
+            code = _code(exc, run)
+        sys.exit(run.ended(code))
 
     def _run(self, program: Program, args: Any, prog_name: Any, complete_var: Any, extra: dict[str, Any]) -> int:
         # Of a command it is None, of --help and --version an exit code.
         code = super().main(args, prog_name, complete_var, standalone_mode=False, obj=program, **extra)
         return code if isinstance(code, int) else 0
+
+    def add_command(self, cmd: click.Command, name: str | None = None, *section: Any, **where: Any) -> None:
+        """Of what a command does, its results alone are printed; its help is click's to print."""
+        callback = cmd.callback
+        assert callback is not None
+
+        @functools.wraps(callback)
+        def run(*args: Any, **options: Any) -> Any:
+            with results_alone(own_process=program().own_process):
+                return callback(*args, **options)
+
+        cmd.callback = run
+        super().add_command(cmd, name, *section, **where)
 
     def invoke(self, ctx: click.Context) -> Any:
         if not sys.warnoptions:  # libraries' notes to programmers, such as PIL's on TIFF tags

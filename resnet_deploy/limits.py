@@ -69,6 +69,7 @@ LIMITS: dict[str, Limits] = {
     "calibration_images": Limits(low=1, high=1_000_000, unit="images"),
     "max_drop": Limits(low=0, high=100, whole=False, unit="percentage points"),
     "duration": _seconds(0, _DAY_S, above=True),
+    "sustained": _seconds(0, _DAY_S, above=True),
     "min_duration": _seconds(0, 7 * _DAY_S, above=True),
     "latency_bound": _seconds(0, 3600, above=True),
     "max_delay": _seconds(0, 60),

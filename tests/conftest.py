@@ -23,6 +23,7 @@ settings.load_profile("any-load")
 
 pytest.register_assert_rewrite("tests.helpers")
 
+from resnet_deploy.backends import fake
 from resnet_deploy.bundle.store import Bundle
 from tests.helpers import shared
 from tests.helpers.paths import DIGITS
@@ -59,3 +60,10 @@ def traced_once(run_folder: None, monkeypatch: pytest.MonkeyPatch) -> None:
     from resnet_deploy.pipeline import onnx_export
 
     monkeypatch.setattr(onnx_export, "_trace", shared.traced_once(onnx_export._trace))
+
+
+@pytest.fixture
+def fake_cuda() -> Iterator[None]:
+    """The test, and processes that it starts, have the fake CUDA device."""
+    with fake.device():
+        yield

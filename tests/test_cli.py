@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -244,3 +246,28 @@ def test_a_missing_package_is_exit_code_3_with_its_command(bundle: Path, monkeyp
 
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     assert 'pip install "resnet-deploy[cpu]"' in fails(3, "verify", bundle, "--data", "digits")
+
+
+NOISY = """
+import os, sys
+import resnet_deploy as rd
+from resnet_deploy.cli import main
+from resnet_deploy.models import catalogue
+def noisy(known=catalogue.describe_models):
+    print("a library prints")
+    os.write(1, b"native code prints\\n")
+    return known()
+catalogue.describe_models = noisy
+sys.argv = ["resnet-deploy", *sys.argv[1:]]
+main()
+"""
+
+
+@pytest.mark.parametrize("arguments", [["models", "--json"], ["models", "--help"]])
+def test_what_libraries_print_is_no_part_of_a_result(arguments: list[str]) -> None:
+    done = subprocess.run([sys.executable, "-c", NOISY, *arguments], capture_output=True, text=True, check=True)
+    assert "prints" not in done.stdout
+    if "--json" in arguments:
+        assert json.loads(done.stdout)["models"] and "a library prints" in done.stderr and "native code prints" in done.stderr
+    else:
+        assert done.stdout.startswith("Usage:")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.errors import UnavailableError
 
+MOST_HZ = 3e9  # no GPU so far has a higher clock
 _TORCH = {
     "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "uint8": torch.uint8, "int8": torch.int8,
     "int32": torch.int32, "int64": torch.int64, "bool": torch.bool,
@@ -22,6 +24,11 @@ class CudaDevice:
     """The current CUDA device."""
 
     kind = "cuda"  # as PyTorch and ONNX Runtime name where its memory is
+
+    @property
+    def name(self) -> str:
+        """As the driver has it."""
+        return str(torch.cuda.get_device_name())
 
     def free_bytes(self) -> int:
         """Memory that can be had: the device's, and what PyTorch keeps for later."""
@@ -47,6 +54,21 @@ class CudaDevice:
     def copy(self, target: torch.Tensor, source: torch.Tensor, stream: Any) -> None:
         """Start a copy on a stream."""
         self.run(lambda: target.copy_(source, non_blocking=True), stream)  # type: ignore[arg-type, return-value]
+
+    def fill(self, staging: torch.Tensor, images: NDArray[Any]) -> None:
+        """Copy a batch into pinned memory, on all of PyTorch's threads."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # an array that is read-only is only read
+            staging.copy_(torch.from_numpy(np.ascontiguousarray(images)))
+
+    def follow(self, stream: Any, other: Any) -> None:
+        """Let a stream wait for what another one has been given so far."""
+        stream.wait_stream(other)
+
+    def occupy(self, stream: Any, seconds: float) -> None:
+        """Keep a stream busy for some seconds, at its highest clock; longer at a lower one."""
+        with torch.cuda.stream(stream):
+            torch.cuda._sleep(int(seconds * MOST_HZ))
 
     def mark(self, stream: Any, *, timed: bool = False, spin: bool = True) -> Any:
         """A CUDA event behind what a stream has been given. timed: whether `seconds` may ask it; spin: how it is waited for."""

@@ -22,6 +22,8 @@ from resnet_deploy.errors import UsageError
 
 SHAPES = 4  # batch sizes whose buffers and graph are kept on each stream
 AHEAD = 1  # queries that wait behind the one that runs, as in trtexec
+OCCUPIED = 5  # times that a query is started anew with the device busy for twice as long, since it was done too early
+LEAST_OCCUPIED_S = 100e-6
 
 
 @dataclass
@@ -83,13 +85,13 @@ class Stream(abc.ABC):
         self._kept.move_to_end(batch)
         self.bound = self._kept[batch]
         self.bound.ran = False
-        self.bound.staging.numpy()[...] = images
+        self.device.fill(self.bound.staging, images)
         self.upload()
 
-    def upload(self) -> None:
-        """Start the copy of the batch to the device."""
+    def upload(self, handle: Any = None) -> None:
+        """Start the copy of the batch to the device, on a stream of its own where one is given."""
         buffers = self._bound_buffers()
-        self.device.copy(buffers.input, buffers.staging, self.handle)
+        self.device.copy(buffers.input, buffers.staging, handle or self.handle)
 
     def enqueue(self) -> None:
         """Start an inference."""
@@ -104,9 +106,10 @@ class Stream(abc.ABC):
                 self.execute(buffers)
             self.handle.synchronize()
             buffers.replay = self.device.capture(lambda: self.execute(buffers), self.handle)
+            buffers.replay()  # a capture computes nothing, and its answers may be in memory of its own
 
-    def download(self) -> None:
-        """Start the copy of the answers to the host."""
+    def download(self, handle: Any = None) -> None:
+        """Start the copy of the answers to the host, on a stream of its own where one is given."""
         buffers = self._bound_buffers()
 
         def copy() -> None:
@@ -114,8 +117,10 @@ class Stream(abc.ABC):
                 if name not in buffers.answers:
                     buffers.answers[name] = self.device.pinned(tuple(tensor.shape), dtype_name(tensor))
                 buffers.answers[name].copy_(tensor, non_blocking=True)
+                if handle is not None:
+                    tensor.record_stream(handle)  # its memory may be another tensor's before the copy is done
 
-        self.device.run(copy, self.handle)
+        self.device.run(copy, handle or self.handle)
 
     def fetch(self) -> Outputs:
         """The answers of the last inference by name, in host memory. Raises UsageError where there was none."""
@@ -137,6 +142,39 @@ class Stream(abc.ABC):
         return self.bound
 
 
+class Queue:
+    """Queries of a stream's batch in a queue, their copies on streams of their own, as in trtexec: while one query is computed,
+    the next one's input comes and the last one's answers go. A copy overwrites what it brings with the same, so that it need
+    not wait for who reads it.
+
+    uploads, downloads: copy the input, and the answers. spin: how the host waits.
+    """
+
+    def __init__(self, stream: Stream, *, uploads: bool, downloads: bool, spin: bool) -> None:
+        self._stream, self._spin, device = stream, spin, stream.device
+        self._upload, self._download = (device.stream() if wanted else None for wanted in (uploads, downloads))
+        self._marks: deque[Any] = deque()
+
+    def query(self) -> None:
+        """Start one, once no more than AHEAD wait."""
+        stream, device = self._stream, self._stream.device
+        if len(self._marks) > AHEAD:
+            self._marks.popleft().synchronize()
+        if self._upload is not None:
+            stream.upload(self._upload)
+            device.follow(stream.handle, self._upload)
+        stream.enqueue()
+        if self._download is not None:
+            device.follow(self._download, stream.handle)
+            stream.download(self._download)
+        self._marks.append(device.mark(self._download or stream.handle, spin=self._spin))
+
+    def drain(self) -> None:
+        """Wait for those that were started."""
+        while self._marks:
+            self._marks.popleft().synchronize()
+
+
 class StreamBackend(Backend):
     """A backend on one or more streams of a GPU.
 
@@ -150,6 +188,7 @@ class StreamBackend(Backend):
 
     device: CudaDevice
     streams: list[Stream]
+    _starting_s = 0.0  # the host's time to start a query and its copies
     cuda_graph = False  # whether inferences are started as CUDA graphs, ours or the runtime's
 
     def open_streams(self, device: CudaDevice, streams: Iterable[Stream]) -> None:
@@ -185,19 +224,25 @@ class StreamBackend(Backend):
     def stages(self) -> Stages:
         """One query of the bound batch on the first stream, by the device's clock.
 
-        Another query is ahead of it, so that the device does not wait for the host between what is timed.
+        The device is kept busy until the host has started all of it: what it waits for the host would count as computation.
         """
         stream, device = self.streams[0], self.device
-        stream.enqueue()
-        marks = [device.mark(stream.handle, timed=True)]
-        stream.upload()
-        marks.append(device.mark(stream.handle, timed=True))
-        start = time.perf_counter()
-        stream.enqueue()
-        enqueue_s = time.perf_counter() - start
-        marks.append(device.mark(stream.handle, timed=True))
-        stream.download()
-        marks.append(device.mark(stream.handle, timed=True))
+        stream.enqueue()  # a first one may still allocate, or capture
+        for attempt in range(OCCUPIED):
+            device.occupy(stream.handle, 2**attempt * max(LEAST_OCCUPIED_S, 2 * self._starting_s))
+            start = time.perf_counter()
+            marks = [device.mark(stream.handle, timed=True)]
+            stream.upload()
+            marks.append(device.mark(stream.handle, timed=True))
+            enqueued = time.perf_counter()
+            stream.enqueue()
+            enqueue_s = time.perf_counter() - enqueued
+            marks.append(device.mark(stream.handle, timed=True))
+            stream.download()
+            marks.append(device.mark(stream.handle, timed=True))
+            self._starting_s = time.perf_counter() - start
+            if not marks[0].query():  # it was still busy
+                break
         stream.handle.synchronize()
         h2d_s, compute_s, d2h_s = (device.seconds(begin, end) for begin, end in itertools.pairwise(marks))
         return Stages(enqueue_s=enqueue_s, h2d_s=h2d_s, compute_s=compute_s, d2h_s=d2h_s)
@@ -213,25 +258,18 @@ class StreamBackend(Backend):
         Returns:
             How many queries there were, and how many seconds they took.
         """
-        waiting: dict[int, deque[Any]] = {number: deque() for number in range(len(self.streams))}
-        for number in waiting:
+        for number in range(len(self.streams)):
             self._stream(number).enqueue()  # a first one may still allocate, or capture
         self.synchronize()
+        queues = [Queue(stream, uploads=uploads, downloads=downloads, spin=self.spin_wait) for stream in self.streams]
         done, start = 0, time.perf_counter()
-        for number in itertools.cycle(waiting):
-            if done >= len(self.streams) and time.perf_counter() - start >= seconds:
+        for queue in itertools.cycle(queues):
+            if done >= len(queues) and time.perf_counter() - start >= seconds:
                 break
-            stream, marks = self.streams[number], waiting[number]
-            if len(marks) > AHEAD:
-                marks.popleft().synchronize()
-            if uploads:
-                stream.upload()
-            stream.enqueue()
-            if downloads:
-                stream.download()
-            marks.append(self.device.mark(stream.handle, spin=self.spin_wait))
+            queue.query()
             done += 1
-        self.synchronize()
+        for queue in queues:
+            queue.drain()
         return done, time.perf_counter() - start
 
     def close(self) -> None:

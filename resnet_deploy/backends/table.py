@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from resnet_deploy.engine.flavours import TENSORRT, TENSORRT_RTX, Flavour
+from resnet_deploy.engine.flavours import TENSORRT, TENSORRT_LEAN, TENSORRT_RTX, Flavour
 from resnet_deploy.errors import UsageError
 from resnet_deploy.precisions import PRECISIONS
 
@@ -147,9 +147,9 @@ _ROWS = (
             "cuda": Implementation(where=f"{_HERE}.onnxruntime.cuda:OrtCudaBackend", package="onnxruntime-gpu", extra="gpu"),
         },
         precisions=("fp32", "fp16", "int8", "fp8"),
-        options=("simulate", "tensorrt"),
-        gpu_options=("tensorrt",),
-        gpu_implied=("tensorrt",),
+        options=("simulate", "tensorrt", "tf32"),
+        gpu_options=("tensorrt", "tf32"),
+        gpu_implied=("tensorrt", "tf32"),
         target_options=("simulate",),  # each Q/DQ pair as it is written, in FP32
         trials={
             "onnxruntime (CPU)": "onnxruntime",
@@ -170,6 +170,7 @@ _ROWS = (
     ),
     _plans(TENSORRT, triton="tensorrt_plan"),
     _plans(TENSORRT_RTX),
+    _plans(TENSORRT_LEAN),
 )
 
 BACKENDS: dict[str, BackendRow] = {row.name: row for row in _ROWS}

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.benchmarking.crashes import SWEEP, Crashes, Step
-from resnet_deploy.errors import BackendError, BundleError, DataError, DeployError, PrecisionError, UsageError
+from resnet_deploy.errors import BackendError, BundleError, DataError, DeployError, UsageError
 
 # What is wrong with these is not the backend: there is no use in going on.
-_OURS = (BundleError, DataError, PrecisionError, UsageError)
+_OURS = (BundleError, DataError, UsageError)
 
 
 class BackendFailures(dict["tuple[Candidate, int | None]", Exception]):

@@ -58,7 +58,9 @@ class Result(CandidateRow):
             clock; None without one, as of the next.
         compute_latency_s: trtexec's GPU Compute Time; on a CPU, the inference itself.
         host_latency_s: trtexec's Latency, the sum of H2D, computation and D2H.
-        throughput_images_per_s: with queries queued ahead on all streams, trtexec's Throughput.
+        throughput_images_per_s: with queries queued ahead on all streams, trtexec's Throughput, in bursts of some tenths of
+            a second.
+        sustained: the same without a pause, with its own conditions, where it was asked for.
         settings: the named options behind these figures.
         roofline: the least time by the device's ceilings, and how much of it was reached, of latency_s (`reached_percent`)
             and of the device alone (`device_reached_percent`).
@@ -91,6 +93,7 @@ class Result(CandidateRow):
     d2h_latency_s: Latency | None = None
     host_latency_s: Latency | None = None
     throughput_images_per_s: float | None = None
+    sustained: dict[str, Any] | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     roofline: dict[str, Any] | None = None
     conditions: dict[str, Any] | None = None
@@ -280,5 +283,6 @@ def measurement_record(measurement: Measurement, **about: Any) -> MeasurementRec
         images_per_s=measurement.images_per_s, samples=len(measurement.host.values_s), noisy=measurement.host.noisy,
         warm=measurement.warm, warmup_runs=measurement.warmup_runs,
         **parts,
-        throughput_images_per_s=measurement.queued_images_per_s, conditions=conditions, **about,
+        throughput_images_per_s=measurement.queued_images_per_s, conditions=conditions,
+        sustained=None if measurement.sustained is None else measurement.sustained.to_dict(), **about,
     )  # fmt: skip

@@ -46,6 +46,7 @@ def _row(
         parity_data=judged.data.source, gate=judged.gate, failures=judged.failures, threads=timing.threads,
         runtime=timing.runtime, measured=timing.measured, **stages,
         throughput_images_per_s=timing.throughput_images_per_s, settings=timing.settings, conditions=timing.conditions,
+        sustained=timing.sustained,
         partial=timing.partial, judged_on=judged.data.judged_on, artifact=artifact,
         size_bytes=opened.bundle.entry(artifact).size_bytes, gates=list(judged.checks),
         roofline=ceilings.over(

@@ -34,13 +34,14 @@ from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.bundle.results import ResultStore
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.data.dataset import Dataset
+from resnet_deploy.data.sources import MAX_RANDOM
 from resnet_deploy.errors import UsageError, carrying
 from resnet_deploy.limits import check_all
 from resnet_deploy.models import registry
 from resnet_deploy.parity.gates import parse_gates
 from resnet_deploy.pipeline.build import ensure_plan
 from resnet_deploy.pipeline.candidates import candidates_of, choose_candidates
-from resnet_deploy.pipeline.compare_answers import compare_answers
+from resnet_deploy.pipeline.compare_answers import compare_answers, unseen
 from resnet_deploy.pipeline.export import ExportOptions, export
 from resnet_deploy.pipeline.lowering_options import LoweringOptions
 from resnet_deploy.pipeline.restore import restore
@@ -50,7 +51,7 @@ from resnet_deploy.specs import MAX_BATCH, Progress, parse_batches, silent
 from resnet_deploy.timing.measure import MeasureConfig
 
 DEFAULT_BATCHES = (1, 8, 32)
-IMAGES = "random:32:1000000"  # from a seed beyond those of any calibration on random images
+IMAGES = 32  # random ones, where no data is given
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,9 @@ def bench(call: BenchArguments) -> BenchReport:
     scenarios, running, details = call.part(ScenarioOptions), call.part(MeasureOptions), call.part(DetailOptions)
     named = None if call.backend is None else candidates_of(call.backend, call.precisions, running.applied)
     tools = {} if named is None else details.tools(named)  # what is missing is said before anything is made
-    config = MeasureConfig(duration_s=call.duration, uploads=running.uploads, downloads=running.downloads)
+    config = MeasureConfig(
+        duration_s=call.duration, uploads=running.uploads, downloads=running.downloads, sustained_s=running.sustained
+    )
     opened = OpenedBundle(_bundle(call, batches))
     if call.batch is None:
         batches = tuple(size for size in batches if size <= opened.max_batch)
@@ -145,7 +148,7 @@ def bench(call: BenchArguments) -> BenchReport:
     restore(opened.bundle, [WEIGHTS, *(candidate.artifact for candidate in candidates)], progress)
     job = _Job(opened, candidates, call.threads or cores(), fresh, progress, call.crashes)
     job.build({*batches, min(MAX_BATCH, opened.max_batch)})
-    dataset = opened.data(call.data or IMAGES, limit=call.limit, strict=call.strict)
+    dataset = opened.data(call.data or random_unseen(opened, candidates), limit=call.limit, strict=call.strict)
     job.warnings += [unnamed] if (unnamed := opened.keep_names(dataset)) is not None else []
     largest = opened.max_batch if call.batch is None else max(batches)
     scenario_run = ScenarioRun(
@@ -164,6 +167,16 @@ def bench(call: BenchArguments) -> BenchReport:
     with carrying(bench_report):
         publish(opened.bundle, bench_report.to_dict(), call.report)
     return bench_report
+
+
+def random_unseen(opened: OpenedBundle, candidates: Iterable[Candidate]) -> str:
+    """Random images that no candidate was calibrated on, from the highest seeds down: calibrations begin with the lowest."""
+    seen = frozenset[str]().union(*(opened.seen(candidate) for candidate in candidates))
+    for first in range(MAX_RANDOM, 0, -IMAGES):
+        source = f"random:{IMAGES}:{first}"
+        if not seen or len(unseen(next(opened.data(source).batches(IMAGES)), seen).images) == IMAGES:
+            return source
+    raise UsageError("every random image was calibrated on; give --data")
 
 
 def _check_batches(opened: OpenedBundle, batches: tuple[int, ...]) -> None:

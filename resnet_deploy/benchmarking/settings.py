@@ -11,6 +11,7 @@ from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.benchmarking.roofline.devices import DEVICES, find_ceiling
 from resnet_deploy.errors import UsageError
 from resnet_deploy.specs import OptionGroup
+from resnet_deploy.timing.measure import MeasureConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +24,7 @@ class MeasureOptions(OptionGroup):
         spin_wait: wait for the GPU by polling it (--useSpinWait); otherwise the host sleeps until it is done.
         data_transfers: copy images and answers with each queued query; without, neither is copied (--noDataTransfers).
         inputs_on_device: of these copies, make only that of the answers, as MLPerf does.
+        sustained: seconds of queries without a pause, after the others, with the GPU's clocks and power beside them.
         roof: a GPU whose published ceilings figures are compared with, as H200; by default the one that is here.
         measure_roof: measure this machine's own ceilings, of the CPU too, instead of taking published ones.
     """
@@ -32,11 +34,13 @@ class MeasureOptions(OptionGroup):
     spin_wait: bool = True
     data_transfers: bool = False
     inputs_on_device: bool = False
+    sustained: float | None = None
     roof: str | None = None
     measure_roof: bool = False
 
     def __post_init__(self) -> None:
         limits.check_option("streams", self.streams)
+        limits.check_option("sustained", self.sustained)
         if self.roof is not None and find_ceiling(self.roof) is None:
             known = ", ".join(ceiling.name for ceiling in DEVICES)
             raise UsageError(f"there are no published ceilings of {self.roof!r}; choose from {known}, or give --measure-roof")
@@ -53,6 +57,12 @@ class MeasureOptions(OptionGroup):
     def downloads(self) -> bool:
         """Whether a queued query copies its answers back."""
         return self.data_transfers or self.inputs_on_device
+
+    def config(self, duration_s: float) -> MeasureConfig:
+        """How long is measured, and what is copied."""
+        return MeasureConfig(
+            duration_s=duration_s, uploads=self.uploads, downloads=self.downloads, sustained_s=self.sustained
+        )  # fmt: skip
 
     def applied(self, candidate: Candidate) -> Candidate:
         """A candidate on a GPU with these options, where its backend has them; others as they are."""
@@ -72,7 +82,8 @@ class MeasureOptions(OptionGroup):
         """What a candidate's figures depend on, besides its own options."""
         if candidate.device != "cuda":
             return {}
-        return {"spin_wait": self.spin_wait, "uploads": self.uploads, "downloads": self.downloads}
+        key: dict[str, Any] = {"spin_wait": self.spin_wait, "uploads": self.uploads, "downloads": self.downloads}
+        return key if self.sustained is None else key | {"sustained_s": self.sustained}
 
     def used(self, backend: Backend) -> dict[str, Any]:
         """The named options with which a loaded backend was measured; empty on the CPU."""

@@ -90,6 +90,9 @@ class Timings:
         images, names = images_of(self._dataset, size), {str(candidate): candidate for candidate in backends}
         failed: dict[str, Exception] = {}
 
+        def clock() -> float | None:
+            return None if gpu is None else gpu.read().sm_clock_hz
+
         def watch(name: str) -> AbstractContextManager[Conditions]:
             return watch_with(gpu if names[name].device == "cuda" else None)
 
@@ -97,7 +100,7 @@ class Timings:
             measured = measure(
                 {name: backends[candidate] for name, candidate in names.items()}, dict.fromkeys(names, images), self._config,
                 lambda done, total: self._progress(f"measure batch {size}", done, total), watch=watch, failed=failed,
-                at=lambda name: self._failed.at(names[name], size),
+                at=lambda name: self._failed.at(names[name], size), clock=clock,
             )  # fmt: skip
         except Interrupted as exc:
             self._keep(

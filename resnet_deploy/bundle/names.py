@@ -37,18 +37,19 @@ def graph_file(precision: Precision, *, cpu: bool = False) -> str:
     return precision.graph_file("cpu" if cpu else "tensorrt")
 
 
-def plan_file(precision: Precision, flavour: str, version: str, built_for: str) -> str:
+def plan_file(precision: Precision, flavour: str, version: str, built_for: str, *, version_compatible: bool = False) -> str:
     """The name of a plan.
 
     Args:
         precision: of its graph.
         flavour, version: of the package that built it.
         built_for: the GPUs, as in sm86-sm89.
+        version_compatible: whether later versions run it too; it stands beside the faster one that they do not run.
 
     Returns:
         As in `model.int8.tensorrt-rtx-1.7.1.116.sm86-sm89.plan`.
     """
-    return f"model.{precision.value}.{flavour}-{version}.{built_for}.plan"
+    return f"model.{precision.value}.{flavour}-{version}.{built_for}{'.version-compatible' * version_compatible}.plan"
 
 
 def timing_cache_file(flavour: str, version: str, built_for: str) -> str:

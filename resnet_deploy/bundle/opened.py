@@ -168,20 +168,24 @@ class OpenedBundle:
         return self._plan(candidate) if candidate.row.runs == "plan" else graph
 
     def plans(self, candidate: Candidate) -> dict[str, PlanFile]:
-        """The plans of a candidate's flavour that were built from its graph as it is now. Raises UsageError where there is
-        none."""
+        """The plans that a candidate's package runs, built from its graph as it is now: those for one version of it first,
+        which are faster. Raises UsageError where there is none."""
+        from resnet_deploy.engine.flavours import FLAVOURS
+        from resnet_deploy.engine.plan import is_for
+
+        flavour = FLAVOURS[candidate.backend]
         graph = self.bundle.sha256(self.graph(candidate))
         plans = {
             name: plan
             for name, plan in self.bundle.manifest.files(PlanFile).items()
-            if plan.made_from == graph and plan.origin.flavour == candidate.backend
+            if plan.made_from == graph and is_for(plan.origin, flavour)
         }
         if not plans:
             raise UsageError(
                 f"{self.bundle.path} has no plan of {candidate.artifact} for {candidate.backend}; make one with `resnet-deploy "
-                f"build {self.bundle.path} --precision {candidate.precision.value} --flavour {candidate.backend}`"
+                f"build {self.bundle.path} --precision {candidate.precision.value} {flavour.build_options}`"
             )
-        return plans
+        return dict(sorted(plans.items(), key=lambda item: item[1].origin.version_compatible))
 
     def _plan(self, candidate: Candidate) -> str:
         """The plan that runs here, of those that were built."""

@@ -82,7 +82,7 @@ class MeasurementRecord(Record, frozen=True, kw_only=True):
         batch, threads, runtime, measured, latency_s, device_latency_s, images_per_s: as `benchmarking.report.Result` explains.
         samples, noisy, warm, settings, conditions, partial: likewise.
         enqueue_latency_s, h2d_latency_s, compute_latency_s, d2h_latency_s, host_latency_s: likewise.
-        throughput_images_per_s: likewise.
+        throughput_images_per_s, sustained: likewise.
         warmup_runs: inferences before the first sample.
     """
 
@@ -105,6 +105,7 @@ class MeasurementRecord(Record, frozen=True, kw_only=True):
     d2h_latency_s: Latency | None = None
     host_latency_s: Latency | None = None
     throughput_images_per_s: Annotated[float, Meta(gt=0)] | None = None
+    sustained: Facts | None = None
     conditions: Facts | None = None
     settings: Facts = field(default_factory=dict)
     partial: bool = False

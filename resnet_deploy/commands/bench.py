@@ -95,7 +95,8 @@ def bench(model: str, as_json: bool, detail: bool, **options: Any) -> None:
       compute        the inference by the GPU's clock [GPU Compute Time]
       host           H2D + compute + D2H [Latency; before, Host Latency]
       queued/s       images a second with one query queued ahead on each stream,
-                     images and answers staying on the GPU [Throughput, --noDataTransfers]
+                     images and answers staying on the GPU [Throughput, --noDataTransfers];
+                     bursts, which seldom reach the power limit: --sustained does
       floor          the least time that the device needs, by its roofline: its
                      peak arithmetic and memory bandwidth
       of ceiling     how much of that speed was reached, queued where measured

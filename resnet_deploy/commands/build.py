@@ -33,7 +33,7 @@ from resnet_deploy.terminal.progress import Bars
     ),
     formerly("--target", "--compute-capability"),
     cloup.option("--hardware-compatible", help="ampere-plus or same-compute-capability (tensorrt)."),
-    flag("--version-compatible", help="Let later versions of TensorRT run the plan (tensorrt)."),
+    flag("--version-compatible", help="Let later versions of TensorRT, and its lean runtime, run the plan (tensorrt)."),
 )
 @cloup.option_group(
     "How to build",

@@ -214,6 +214,7 @@ measure_options = (
             "default: polling]"),
     flag("--data-transfers", help="Copy images and answers with each queued query. [trtexec without it: --noDataTransfers]"),
     flag("--inputs-on-device", help="Of these copies, make only that of the answers, as MLPerf does."),
+    time("--sustained", help="Also run queries without a pause for so long, with the GPU's clocks and power beside them."),
 )  # fmt: skip
 roofline_options = cloup.option_group(
     "Roofline",

@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NoReturn, TextIO, TypeVar
 
 from resnet_deploy.errors import EXIT_GATE, DeployError, StorageError
@@ -33,13 +34,41 @@ def prepare_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+_results: list[TextIO] = []  # where results go; standard output where it is empty
+
+
+@contextlib.contextmanager
+def results_alone(*, own_process: bool) -> Iterator[None]:
+    """Keep standard output for results: what libraries print meanwhile goes to standard error.
+
+    own_process: what they print by its descriptor, past Python, goes there too, until the process has ended.
+    """
+    before = sys.stdout
+    _results.append(_moved(before) if own_process else before)
+    sys.stdout = sys.stderr
+    try:
+        yield
+    finally:
+        if not own_process:
+            sys.stdout = before
+            _results.pop()
+
+
+def _moved(stream: TextIO) -> TextIO:
+    """Standard output under another descriptor; its own leads to standard error."""
+    stream.flush()
+    moved = open(os.dup(1), "w", encoding=stream.encoding, errors="backslashreplace")  # noqa: SIM115, PTH123
+    os.dup2(2, 1)
+    return moved
+
+
 def say(text: str, *, err: bool = False) -> None:
     """Print a line or more, control characters spelled out. A reader that went away, as in `| head`, is no error.
 
     Raises:
         StorageError: standard output cannot be written, as on a full disk.
     """
-    stream = sys.stderr if err else sys.stdout
+    stream = sys.stderr if err else _results[-1] if _results else sys.stdout
     try:
         stream.write(visible(text) + "\n")
         stream.flush()

@@ -9,13 +9,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from resnet_deploy.engine.flavours import TENSORRT, Flavour, errors_of, gpu, make_log, native_error
-from resnet_deploy.engine.options import HARDWARE, BuildOptions
-from resnet_deploy.engine.report import EngineLayer, from_builder, from_inspector
+from resnet_deploy.engine import rtx
+from resnet_deploy.engine.flavours import TENSORRT, Flavour, Log, derive, errors_of, gpu, make_log, native_error
+from resnet_deploy.engine.options import BuildOptions
+from resnet_deploy.engine.report import EngineLayer, from_builder, inspect_engine
 from resnet_deploy.errors import EngineError, UsageError
 from resnet_deploy.specs import Progress
+
+if TYPE_CHECKING:  # the signatures of each package in turn: tests/typing
+    from tensorrt_types import Builder, IBuilderConfig, INetworkDefinition, IProgressMonitor, ITensor, OnnxParser, TensorRt
+else:
+    IProgressMonitor = object  # which package's it is, is known when one is loaded
 
 MIB = 1 << 20
 
@@ -26,13 +32,15 @@ class Built:
 
     Attributes:
         plan: its bytes, as a buffer.
-        layers: read back from the engine.
+        layers: as the engine inspector has them, or the builder's log where it has none.
+        logged: layers as that log has them.
         timing_cache: None where the package keeps none.
         builder_s: parsing and building, seconds.
     """
 
-    plan: Any  # a buffer
+    plan: Any
     layers: list[EngineLayer]
+    logged: list[EngineLayer]
     timing_cache: bytes | None
     builder_s: float
 
@@ -83,20 +91,23 @@ def build_plan(
         cache = config.create_timing_cache(timing_cache or b"")
         config.set_timing_cache(cache, False)
     with _cancellable() as stopped:
-        config.progress_monitor = _monitor(trt, progress, stopped)
+        monitor = derive(_Monitor, trt.IProgressMonitor)
+        monitor.progress, monitor.stopped = progress, stopped
+        config.progress_monitor = monitor
         plan = builder.build_serialized_network(network, config)
         if plan is None and stopped():
             raise KeyboardInterrupt
     if plan is None:
         raise native_error(log, f"{flavour.name} {flavour.version} cannot build {graph.name}")
     builder_s = time.perf_counter() - start
-    layers = _inspected(trt, plan, log) or from_builder(line for _, text in log.messages for line in text.splitlines())
+    logged = from_builder(line for _, text in log.messages for line in text.splitlines())
+    layers = _inspected(trt, plan, log, options) or logged
     del parser  # it owns weights that the network reads
     kept = None if cache is None else bytes(config.get_timing_cache().serialize())
-    return Built(plan=plan, layers=layers, timing_cache=kept, builder_s=builder_s)
+    return Built(plan=plan, layers=layers, logged=logged, timing_cache=kept, builder_s=builder_s)
 
 
-def _parse(trt: Any, network: Any, log: Any, graph: Path) -> Any:
+def _parse(trt: TensorRt, network: INetworkDefinition, log: Log, graph: Path) -> OnnxParser:
     parser = trt.OnnxParser(network, log)
     if parser.parse_from_file(str(graph)):
         if network.num_inputs != 1:
@@ -109,25 +120,27 @@ def _parse(trt: Any, network: Any, log: Any, graph: Path) -> Any:
     raise EngineError(f"{trt.__name__} {trt.__version__} cannot parse {graph}: {'; '.join(reasons[:3]) or errors_of(log)}")
 
 
-def _configure(trt: Any, config: Any, options: BuildOptions, targets: tuple[str, ...]) -> None:
+def _configure(trt: TensorRt, config: IBuilderConfig, options: BuildOptions, targets: tuple[str, ...]) -> None:
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # what the report is read from
-    flags = {"TF32": options.tf32, "SPARSE_WEIGHTS": options.sparse_weights, "VERSION_COMPATIBLE": options.version_compatible}
-    for name, wanted in flags.items():
-        (config.set_flag if wanted else config.clear_flag)(getattr(trt.BuilderFlag, name))
+    flags = (
+        (trt.BuilderFlag.TF32, options.tf32),
+        (trt.BuilderFlag.SPARSE_WEIGHTS, options.sparse_weights),
+        (trt.BuilderFlag.VERSION_COMPATIBLE, options.version_compatible),
+    )
+    for flag, wanted in flags:
+        (config.set_flag if wanted else config.clear_flag)(flag)
     if options.optimization_level is not None:
         config.builder_optimization_level = options.optimization_level
     if options.workspace_mib is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib * MIB)
     if options.hardware_compatible is not None:
-        level = HARDWARE[options.hardware_compatible]
-        config.hardware_compatibility_level = getattr(trt.HardwareCompatibilityLevel, level)
+        levels, ampere_plus = trt.HardwareCompatibilityLevel, options.hardware_compatible == "ampere-plus"
+        config.hardware_compatibility_level = levels.AMPERE_PLUS if ampere_plus else levels.SAME_COMPUTE_CAPABILITY
     if targets:
-        config.num_compute_capabilities = len(targets)
-        for index, target in enumerate(targets):
-            config.set_compute_capability(getattr(trt.ComputeCapability, target.upper()), index)
+        rtx.set_targets(trt, config, targets)
 
 
-def _add_profiles(builder: Any, config: Any, tensor: Any, options: BuildOptions, graph: Path) -> None:
+def _add_profiles(builder: Builder, config: IBuilderConfig, tensor: ITensor, options: BuildOptions, graph: Path) -> None:
     batch, *shape = tuple(tensor.shape)
     if batch != -1 and any((p.min, p.opt, p.max) != (batch,) * 3 for p in options.profiles):
         raise UsageError(f"{graph} has a fixed batch of {batch}: give --batch {batch}")
@@ -137,36 +150,42 @@ def _add_profiles(builder: Any, config: Any, tensor: Any, options: BuildOptions,
         config.add_optimization_profile(profile)
 
 
-def _inspected(trt: Any, plan: Any, log: Any) -> list[EngineLayer]:
-    """Layers by the engine inspector; none where there is no GPU to load the plan on."""
+def _inspected(trt: TensorRt, plan: Any, log: Log, options: BuildOptions) -> list[EngineLayer]:
+    """Layers by the engine inspector; none where there is no GPU to load the plan on, or where it says what cannot be read."""
     if gpu() is None:
         return []
-    engine = trt.Runtime(log).deserialize_cuda_engine(plan)
+    runtime = trt.Runtime(log)
+    if options.version_compatible:
+        runtime.engine_host_code_allowed = True  # it was built a moment ago
+    engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:  # built for other GPUs than this one
         return []
-    return from_inspector(engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON))
+    try:
+        return inspect_engine(trt, engine)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return []
 
 
-def _monitor(trt: Any, progress: Progress, stopped: Callable[[], bool]) -> Any:
+class _Monitor(IProgressMonitor):
     """Progress of the outermost phase that has steps, told by the builder; it also asks whether to go on."""
 
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
-        def __init__(self) -> None:
-            trt.IProgressMonitor.__init__(self)
-            self.steps: dict[str, int] = {}
+    progress: Progress
+    stopped: Callable[[], bool]
 
-        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            self.steps[phase_name] = num_steps
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps: dict[str, int] = {}
 
-        def step_complete(self, phase_name: str, step: int) -> bool:
-            if phase_name == next(iter(self.steps), None):
-                progress("build", step, self.steps[phase_name])
-            return not stopped()
+    def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+        self.steps[phase_name] = num_steps
 
-        def phase_finish(self, phase_name: str) -> None:
-            self.steps.pop(phase_name, None)
+    def step_complete(self, phase_name: str, step: int) -> bool:
+        if phase_name == next(iter(self.steps), None):
+            self.progress("build", step, self.steps[phase_name])
+        return not self.stopped()
 
-    return Monitor()
+    def phase_finish(self, phase_name: str) -> None:
+        self.steps.pop(phase_name, None)
 
 
 @contextmanager

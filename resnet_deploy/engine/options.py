@@ -13,7 +13,7 @@ from resnet_deploy.errors import UsageError
 from resnet_deploy.specs import OptionGroup, listed
 
 # https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/engine-compatibility.html
-HARDWARE = {"ampere-plus": "AMPERE_PLUS", "same-compute-capability": "SAME_COMPUTE_CAPABILITY"}
+HARDWARE = ("ampere-plus", "same-compute-capability")
 RTX_TARGETS = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
 # Builds without a GPU are for these where nothing else is asked for: SM75 among them would rule out INT8 for all
 # (it has no INT8 convolutions), and SM80 and later all have them.
@@ -120,7 +120,7 @@ class BuildOptions(OptionGroup):
 
     def check(self, flavour: Flavour) -> None:
         """Raise UsageError for an option that a package lacks."""
-        for name, reason in flavour.lacks.items():
+        for name, reason in (flavour.lacks or {}).items():
             if getattr(self, name):
                 option = f"--{name.replace('_', '-')}"
                 raise UsageError(f"{flavour.name} {flavour.version} has no {option}: {reason}")

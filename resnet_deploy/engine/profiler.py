@@ -2,34 +2,46 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
-from resnet_deploy.engine.report import EngineLayer, from_inspector
+from resnet_deploy.engine.flavours import derive
+from resnet_deploy.engine.report import EngineLayer, inspect_engine
 
-
-def make_profiler(trt: Any) -> Any:
-    """A profiler of a package that keeps what it is told. times_s: seconds of every run by engine layer, in order. context:
-    the last that it was attached to."""
-
-    class Profiler(trt.IProfiler):  # type: ignore[misc, name-defined]
-        def __init__(self) -> None:
-            trt.IProfiler.__init__(self)
-            self.times_s: dict[str, list[float]] = {}
-            self.context: Any = None
-
-        def report_layer_time(self, layer_name: str, ms: float) -> None:
-            self.times_s.setdefault(layer_name, []).append(float(ms) / 1e3)
-
-    return Profiler()
+if TYPE_CHECKING:  # the signatures of each package in turn: tests/typing
+    from tensorrt_types import ICudaEngine, IExecutionContext, IProfiler, TensorRt
+else:
+    IProfiler = object  # which package's it is, is known when one is loaded
 
 
-def attach(context: Any, profiler: Any) -> None:
+class Profiler(IProfiler):
+    """A profiler that keeps what it is told.
+
+    Attributes:
+        times_s: seconds of every run by engine layer, in order.
+        context: the last that it was attached to.
+    """
+
+    context: IExecutionContext
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.times_s: dict[str, list[float]] = {}
+
+    def report_layer_time(self, layer_name: str, ms: float) -> None:
+        self.times_s.setdefault(layer_name, []).append(float(ms) / 1e3)
+
+
+def make_profiler(trt: TensorRt) -> Profiler:
+    """The profiler for a package."""
+    return derive(Profiler, trt.IProfiler)
+
+
+def attach(context: IExecutionContext, profiler: Profiler) -> None:
     """Let a profiler look on. Layers are reported on demand: an inference stays asynchronous, as trtexec has it."""
     profiler.context, context.profiler = context, profiler
     context.enqueue_emits_profile = False
 
 
-def engine_layers(trt: Any, engine: Any) -> dict[str, EngineLayer]:
+def engine_layers(trt: TensorRt, engine: ICudaEngine) -> dict[str, EngineLayer]:
     """What an engine says of its layers, by the names that its profiler reports."""
-    text = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
-    return {layer.name: layer for layer in from_inspector(text, every_profile=True)}
+    return {layer.name: layer for layer in inspect_engine(trt, engine, every_profile=True)}

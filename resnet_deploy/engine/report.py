@@ -11,9 +11,12 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from resnet_deploy.specs import to_dict
+
+if TYPE_CHECKING:  # the signatures of each package in turn: tests/typing
+    from tensorrt_types import ICudaEngine, TensorRt
 
 # In the order in which they are looked for: "BFloat16" holds "Float16", "UInt8" holds "Int8".
 _TYPES = (
@@ -109,6 +112,15 @@ def summarize(reported: Iterable[EngineLayer], convolutions: Iterable[str], addi
 def _computing(layers: tuple[EngineLayer, ...], name: str) -> EngineLayer | None:
     """The engine layer that computes a convolution: others of its name rescale what it put out."""
     return next((layer for layer in layers if layer.computes and name in layer.onnx), None)
+
+
+def inspect_engine(trt: TensorRt, engine: ICudaEngine, *, every_profile: bool = False) -> list[EngineLayer]:
+    """Layers as a loaded engine has them; none of the lean runtime, which has no inspector."""
+    if not hasattr(trt, "EngineInspector"):
+        return []
+    inspector = engine.create_engine_inspector()
+    assert isinstance(inspector, trt.EngineInspector)
+    return from_inspector(inspector.get_engine_information(trt.LayerInformationFormat.JSON), every_profile=every_profile)
 
 
 def from_inspector(text: str, *, every_profile: bool = False) -> list[EngineLayer]:

@@ -22,9 +22,9 @@ from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.bundle.transaction import Transaction
 from resnet_deploy.engine.build import Built, build_plan
-from resnet_deploy.engine.flavours import FLAVOURS, TENSORRT, Flavour, choose, no_device
+from resnet_deploy.engine.flavours import FLAVOURS, TENSORRT, TENSORRT_LEAN, Flavour, choose, no_device
 from resnet_deploy.engine.options import DEFAULT_TARGETS, RTX_TARGETS, BuildOptions, OptimizationProfile, best_profile
-from resnet_deploy.engine.plan import Origin, here
+from resnet_deploy.engine.plan import Origin, check_supported, here
 from resnet_deploy.engine.report import PlanReport, summarize
 from resnet_deploy.errors import BundleError, IntegrityError, PrecisionError, UnavailableError, UsageError
 from resnet_deploy.pipeline.lower import lower
@@ -108,12 +108,16 @@ def build(call: BuildArguments) -> list[Plan]:
 def ensure_plan(opened: OpenedBundle, candidate: Candidate, batches: Iterable[int], progress: Progress = silent) -> None:
     """Build the plan that a candidate is to run here, for these batch sizes and all smaller ones, where there is none.
 
-    Raises UnavailableError without a GPU to run it on.
+    Raises UnavailableError without a GPU to run it on, UsageError where there is none and the package that builds it is
+    another one that is not here.
     """
     flavour = FLAVOURS[candidate.backend]
     flavour.load()
-    if here(flavour).gpu is None:
+    builder = FLAVOURS[flavour.plans_of]
+    machine = here(flavour)
+    if machine.gpu is None:
         raise no_device(f"{candidate} cannot run here")
+    check_supported(machine)
     sizes = sorted(set(batches))
     try:
         name = opened.file(candidate)
@@ -122,18 +126,24 @@ def ensure_plan(opened: OpenedBundle, candidate: Candidate, batches: Iterable[in
             opened.bundle.artifact(name)
             return
     except (UsageError, UnavailableError, IntegrityError):  # none was built, or for another machine, or it is gone
-        pass
+        if builder.version is None:
+            raise
     profiles = (f"1:{sizes[-1]}:{sizes[-1]}", *map(str, sizes))  # the sizes themselves get kernels of their own
-    build(opened.bundle, precision=candidate.precision.value, flavour=candidate.backend, batch=profiles, progress=progress)
+    build(
+        opened.bundle, precision=candidate.precision.value, flavour=builder.name, batch=profiles, progress=progress,
+        version_compatible=flavour is TENSORRT_LEAN,
+    )  # fmt: skip
 
 
 def build_beside(graph: Path, candidate: Candidate, batch: int) -> tuple[Path, Origin]:
     """A plan of a graph that is in no bundle, for one batch size on this machine's GPU: its path, and its origin."""
-    flavour, options = FLAVOURS[candidate.backend], BuildOptions(batch=(str(batch),), flavour=candidate.backend)
-    machine, path = here(flavour), graph.with_suffix(".plan")
-    targets = _targets(options, flavour, candidate.precision, machine)
-    path.write_bytes(build_plan(graph, options, flavour, targets, silent).plan)
-    return path, machine
+    flavour = FLAVOURS[candidate.backend]
+    builder, compatible = FLAVOURS[flavour.plans_of], flavour is TENSORRT_LEAN
+    options = BuildOptions(batch=(str(batch),), flavour=builder.name, version_compatible=compatible)
+    machine, path = here(builder), graph.with_suffix(".plan")
+    targets = _targets(options, builder, candidate.precision, machine)
+    path.write_bytes(build_plan(graph, options, builder, targets, silent).plan)
+    return path, replace(machine, version_compatible=compatible)
 
 
 def _check_batches(bundle: Bundle, options: BuildOptions) -> None:
@@ -154,7 +164,7 @@ def _build(bundle: Bundle, kind: Precision, options: BuildOptions, flavour: Flav
         machine, targets=tuple(t for t in targets if t != "current"), version_compatible=options.version_compatible,
         hardware_compatible=options.hardware_compatible,
     )  # fmt: skip
-    name = plan_file(kind, flavour.name, origin.version, origin.built_for)
+    name = plan_file(kind, flavour.name, origin.version, origin.built_for, version_compatible=origin.version_compatible)
     key = key_of(made_from=made_from, profiles=list(map(str, options.profiles)), flags=options.flags(), origin=origin.to_dict())
     known = bundle.manifest.artifacts.get(name)
     if isinstance(known, PlanFile) and known.key == key:
@@ -214,6 +224,7 @@ def _targets(options: BuildOptions, flavour: Flavour, kind: Precision, machine: 
     if options.compute_capability:
         return tuple(dict.fromkeys(options.compute_capability))
     if machine.compute_capability is not None:
+        check_supported(machine)
         return ("current",)
     return tuple(name for name in DEFAULT_TARGETS if name in able)
 
@@ -244,11 +255,18 @@ def graph_layers(path: Path) -> tuple[dict[str, str], list[str]]:
 def _prove(graph: str, layers: tuple[dict[str, str], list[str]], built: Built, kind: Precision) -> tuple[PlanReport, list[str]]:
     """The report of a plan, and what is less than its graph asks for; PrecisionError where that is all of it."""
     convolutions, additions = layers
+    wanted = [name for name, precision in convolutions.items() if precision == kind.value]
+
+    def others(report: PlanReport) -> list[str]:
+        return [name for name in wanted if report.layers.get(name) != kind.value]
+
     report = summarize(built.layers, convolutions, additions)
     if not built.layers:
         return report, ["the package gave no layer report: the plan's precision is not known"]
-    wanted = [name for name, precision in convolutions.items() if precision == kind.value]
-    other = [name for name in wanted if report.layers.get(name) != kind.value]
+    if len(others(report)) == len(wanted):  # names that the inspector spells in another way prove nothing
+        logged = summarize(built.logged, convolutions, additions)
+        report = logged if len(others(logged)) < len(wanted) else report
+    other = others(report)
     if other and len(other) == len(wanted):
         computed = ", ".join(f"{count} in {name}" for name, count in report.convolutions.items()) or "none by that name"
         raise PrecisionError(

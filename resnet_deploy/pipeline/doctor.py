@@ -11,6 +11,7 @@ from typing import Any
 from resnet_deploy import _deps
 from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.backends.table import BACKENDS
+from resnet_deploy.engine.flavours import FLAVOURS
 from resnet_deploy.errors import DeployError
 
 
@@ -47,7 +48,20 @@ def doctor() -> list[Finding]:
             for row in BACKENDS.values()
             for title, text in row.trials.items()
         ]
-        return [*findings, _try("digits data", "scikit-learn", _digits)]
+        return [*findings, _try("digits data", "scikit-learn", _digits), *_doubled()]
+
+
+def _doubled() -> list[Finding]:
+    """Two packages of ONNX Runtime, installed over each other: what runs is parts of both."""
+    both = _deps.installed("onnxruntime")
+    if len(both) < 2:
+        return []
+    listed = " and ".join(f"{name} {version}" for name, version in both.items())
+    detail = (
+        f"{listed} are both installed, in one folder, each over the other's files: pip uninstall -y {' '.join(both)}, then "
+        f"install one, with {_deps.install_command('gpu')} for a GPU or {_deps.install_command('cpu')}"
+    )
+    return [Finding(name="two ONNX Runtimes", status="missing", version=_deps.version("onnxruntime"), detail=detail)]
 
 
 def _try(name: str, package: str, trial: Callable[[], tuple[str, str]]) -> Finding:
@@ -73,8 +87,15 @@ def _run(candidate: Candidate, graph: Path) -> tuple[str, str]:
     if candidate.row.runs != "network" and not graph.exists():
         _small_graph(graph)
     if candidate.row.runs == "plan":
+        from resnet_deploy.engine.plan import check_runtime
         from resnet_deploy.pipeline.build import build_beside
 
+        flavour = FLAVOURS[candidate.backend]
+        builder = FLAVOURS[flavour.plans_of]
+        if builder is not flavour:
+            check_runtime(flavour)
+            if builder.version is None:
+                return "works", f"starts on this GPU; no plan was run: {builder.title}, which builds them, is not installed"
         path, origin = build_beside(graph, candidate, 1)
         if origin.gpu is None:
             return "builds", "builds plans; running them needs an NVIDIA GPU"

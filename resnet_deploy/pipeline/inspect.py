@@ -13,7 +13,7 @@ from resnet_deploy.bundle.names import MANIFEST
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.engine.flavours import FLAVOURS
 from resnet_deploy.engine.plan import deserialize, identify
-from resnet_deploy.engine.report import EngineLayer, PlanReport, from_inspector, summarize
+from resnet_deploy.engine.report import EngineLayer, PlanReport, inspect_engine, summarize
 from resnet_deploy.errors import BundleError, EngineError, GraphError, IntegrityError
 from resnet_deploy.graph.describe import GraphReport, read_graph
 
@@ -137,5 +137,4 @@ def _inspect_plan(path: Path, known: tuple[Bundle, Artifact] | None, trust: bool
 
 def plan_layers(path: Path, flavour: str) -> list[EngineLayer]:
     """The layers of a trusted plan, as its own engine reports them. Raises EngineError, UnavailableError."""
-    trt, engine = deserialize(path, FLAVOURS[flavour])
-    return from_inspector(engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON))
+    return inspect_engine(*deserialize(path, FLAVOURS[flavour]))

@@ -78,6 +78,7 @@ class ResultJson(JudgedJson):
     host_latency_s: StageJson | None = None
     images_per_s: Rate | None = None
     throughput_images_per_s: Rate | None = None
+    sustained: dict[str, Any] | None = None
     speedup: Ratio | None = None
     samples: Count | None = None
     noisy: bool | None = None

@@ -57,7 +57,33 @@ def _results(report: BenchReport, detail: bool) -> str:
         if result.settings:
             settings.setdefault(", ".join(_setting(*item) for item in result.settings.items()), []).append(result.backend)
     parts.append("\n".join(f"{', '.join(dict.fromkeys(names))}: {text}" for text, names in settings.items()))
+    if sustained := [_sustained(result) for result in report.results if result.sustained]:
+        parts.append("without a pause, and what the GPU did meanwhile; the figures above are of bursts\n" + table(sustained))
     return "\n\n".join(part for part in parts if part)
+
+
+def _sustained(result: Result) -> dict[str, Any]:
+    """A sustained measurement beside the bursts'."""
+    sustained = result.sustained or {}
+    gpu = (sustained["conditions"] or {}).get("gpu") or {}
+    during, bursts = gpu.get("during", {}), result.throughput_images_per_s
+
+    def median(name: str, scale: float) -> str | None:
+        spread = during.get(name)
+        return None if spread is None else f"{spread['median'] / scale:,.0f}"
+
+    return {
+        "backend": result.backend,
+        "precision": result.precision,
+        "batch": result.batch,
+        "s": f"{sustained['duration_s']:.0f}",
+        "queued/s": f"{sustained['images_per_s']:,.0f}",
+        "of bursts": None if bursts is None else f"{sustained['images_per_s'] / bursts:.0%}",
+        "MHz": median("sm_clock_hz", 1e6),
+        "W": median("power_w", 1),
+        "°C": median("temperature_c", 1),
+        "throttled": ", ".join(sorted(gpu.get("throttled", {}))) or None,
+    }
 
 
 def _answers(results: list[Result]) -> str:

@@ -8,6 +8,7 @@ thread pools of the previous candidate are still spinning down.
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -20,10 +21,12 @@ from numpy.typing import NDArray
 
 from resnet_deploy.backends.base import Stages
 from resnet_deploy.errors import UsageError
+from resnet_deploy.timing.clock import ClockLooks
 from resnet_deploy.timing.conditions import Conditions
 from resnet_deploy.timing.join import end_to_end
 
 NOISY_IQR = 0.10  # of the median
+GPU_WARMUP_S = 0.5  # an idle GPU's clock rises in steps, and single inferences are over in milliseconds
 
 
 class Measurable(Protocol):
@@ -51,6 +54,7 @@ class MeasureConfig:
         min_samples: host to host, however long they take, and half as many of the other kinds.
         warmup_s: seconds after which a warm-up that does not become stable is given up, and said.
         uploads, downloads: whether queries in a queue copy their inputs to the device, and their answers back.
+        sustained_s: seconds of queries in a queue without a pause, for each candidate on a GPU, after all rounds.
     """
 
     duration_s: float = 3.0
@@ -59,6 +63,7 @@ class MeasureConfig:
     warmup_s: float = 5.0
     uploads: bool = False
     downloads: bool = False
+    sustained_s: float | None = None
 
     def __post_init__(self) -> None:
         if self.duration_s <= 0 or self.rounds < 1 or self.min_samples < 1 or self.warmup_s < 0:
@@ -105,6 +110,19 @@ class Samples:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Sustained:
+    """Queries in a queue without a pause: a GPU that reaches its power limit lowers its clocks, which no short turn shows."""
+
+    images_per_s: float
+    duration_s: float
+    conditions: Conditions | None
+
+    def to_dict(self) -> dict[str, Any]:
+        conditions = None if self.conditions is None else self.conditions.to_dict()
+        return {"images_per_s": self.images_per_s, "duration_s": self.duration_s, "conditions": conditions}
+
+
+@dataclass(frozen=True, kw_only=True)
 class Measurement:
     """One candidate at one batch size.
 
@@ -118,6 +136,7 @@ class Measurement:
         queued: images a second of each round in which queries were queued; likewise.
         conditions: of the machine in all rounds; None where nobody watched.
         energy_per_image_j: joules, of the queued queries.
+        sustained: of queries without a pause; None where it was not asked for, or where the device is the host.
     """
 
     batch: int
@@ -129,6 +148,7 @@ class Measurement:
     queued: tuple[float, ...] = ()
     conditions: Conditions | None = None
     energy_per_image_j: float | None = None
+    sustained: Sustained | None = None
 
     @property
     def images_per_s(self) -> float:
@@ -161,17 +181,18 @@ class _Run:
     queued_images: int = 0
     seen: list[Conditions] = field(default_factory=list)
     seen_queued: list[Conditions] = field(default_factory=list)
+    sustained: Sustained | None = None
 
     @contextlib.contextmanager
-    def watched(self, *also: list[Conditions]) -> Any:
-        """Watch the machine, where somebody does, and keep what was seen of a turn that ended."""
+    def watched(self, *kept: list[Conditions]) -> Any:
+        """Watch the machine, where somebody does, and keep what was seen where it ended."""
         if self.watch is None:
             yield
             return
         with self.watch(self.name) as seen:
             yield
-        for kept in (self.seen, *also):
-            kept.append(seen)
+        for each in kept:
+            each.append(seen)
 
     def measurement(self) -> Measurement:
         energy = end_to_end(self.seen_queued).energy_per_image_j(self.queued_images) if self.seen_queued else None
@@ -179,6 +200,7 @@ class _Run:
             batch=len(self.images), host=Samples(values_s=tuple(self.host)), device=Samples(values_s=tuple(self.device)),
             warmup_runs=self.warmup_runs, warm=self.warm, stages=tuple(self.stages), queued=tuple(self.queued),
             conditions=end_to_end(self.seen) if self.seen else None, energy_per_image_j=energy,
+            sustained=self.sustained,
         )  # fmt: skip
 
 
@@ -198,6 +220,7 @@ def measure(
     *,
     watch: Watch | None = None,
     failed: dict[str, Exception] | None = None,
+    clock: Callable[[], float | None] | None = None,
     at: Callable[[str], AbstractContextManager[None]] | None = None,
 ) -> dict[str, Measurement]:
     """Measure backends, interleaved: in each round all of them take their turn, so that a drifting machine drifts under all.
@@ -209,6 +232,7 @@ def measure(
         progress: told rounds done and rounds in all.
         watch: watches the machine during each turn.
         failed: takes the errors of backends that die, and the others go on; without it, such an error is raised.
+        clock: a GPU's, in Hz: the warm-up lasts until it stands.
         at: a context for whatever the backend of that name does.
 
     Returns:
@@ -235,28 +259,47 @@ def measure(
 
     try:
         for name in names:
-            attempt(name, _warm_up)
+            attempt(name, functools.partial(_warm_up, clock=clock))
         for turn in range(config.rounds):
             for name in names[turn % len(names) :] + names[: turn % len(names)]:
                 attempt(name, _take_turn)
             if progress is not None:
                 progress(turn + 1, config.rounds)
+        for name in names if config.sustained_s is not None else ():
+            attempt(name, _sustain)
     except KeyboardInterrupt:
         raise Interrupted({name: run.measurement() for name, run in runs.items() if run.host and run.device}) from None
     return {name: run.measurement() for name, run in runs.items()}
 
 
-def _warm_up(run: _Run, config: MeasureConfig) -> None:
-    """Until the median of the last three runs is within 5 % of the three before, or the time is up."""
-    times: list[float] = []
+def _warm_up(run: _Run, config: MeasureConfig, clock: Callable[[], float | None] | None = None) -> None:
+    """Until the median of the last three runs is within 5 % of the three before, on a GPU also for half a second and until its
+    clock stands; or the time is up."""
+    times = [_host(run.backend, run.images)]
+    run.staged = run.backend.stages() is not None
+    looks = ClockLooks(clock) if run.staged and clock is not None else None
     start = time.perf_counter()
     while not run.warm and (len(times) < 2 or time.perf_counter() - start < config.warmup_s):
         times.append(_host(run.backend, run.images))
-        if len(times) >= 6:
+        stands = looks is None or looks.stand()
+        if len(times) >= 6 and (not run.staged or time.perf_counter() - start >= GPU_WARMUP_S):
             last, before = np.median(times[-3:]), np.median(times[-6:-3])
-            run.warm = bool(abs(last - before) <= 0.05 * before)
+            run.warm = stands and bool(abs(last - before) <= 0.05 * before)
     run.warmup_runs = len(times)
-    run.staged = run.backend.stages() is not None
+
+
+def _sustain(run: _Run, config: MeasureConfig) -> None:
+    """Queries without a pause, for as long as was asked for."""
+    if not run.staged or config.sustained_s is None:
+        return
+    run.backend.bind(run.images)
+    seen: list[Conditions] = []
+    with run.watched(seen):
+        queued = run.backend.run_queued(config.sustained_s, uploads=config.uploads, downloads=config.downloads)
+    if queued is not None:
+        run.sustained = Sustained(
+            images_per_s=queued[0] * len(run.images) / queued[1], duration_s=queued[1], conditions=seen[0] if seen else None
+        )
 
 
 def _take_turn(run: _Run, config: MeasureConfig) -> None:
@@ -264,14 +307,14 @@ def _take_turn(run: _Run, config: MeasureConfig) -> None:
     backend, images = run.backend, run.images
     budget = config.duration_s / config.rounds / (6 if run.staged else 2)
     least = math.ceil(config.min_samples / config.rounds)
-    with run.watched():
+    with run.watched(run.seen):
         _host(backend, images)  # settles; not counted
         host = _fill(lambda: _host(backend, images), budget, least)
         backend.bind(images)
         device = _fill(lambda: _device(backend), budget, math.ceil(least / 2))
         stages = _fill(backend.stages, budget, math.ceil(least / 2)) if run.staged else []
     if run.staged:
-        with run.watched(run.seen_queued):
+        with run.watched(run.seen, run.seen_queued):
             queued = backend.run_queued(3 * budget, uploads=config.uploads, downloads=config.downloads)
         if queued is not None:
             run.queued.append(queued[0] * len(images) / queued[1])

@@ -1,25 +1,27 @@
-"""Backends on a GPU, on a fake device whose work happens only when somebody waits for it: parts, order and queues."""
+"""Backends on the fake device, whose work happens only when somebody waits for it: parts, order and queues."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from resnet_deploy.backends import streams as streams_module
 from resnet_deploy.backends.candidate import Candidate
-from resnet_deploy.backends.eager.cuda import EagerCudaBackend
-from resnet_deploy.backends.onnxruntime import profile as ort_profile
-from resnet_deploy.backends.onnxruntime import session as ort_session
+from resnet_deploy.backends.cuda import CudaDevice
 from resnet_deploy.backends.onnxruntime.cuda import OrtCudaBackend
 from resnet_deploy.backends.streams import Stream, StreamBackend
 from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import UnavailableError, UsageError
-from resnet_deploy.pipeline.compare_answers import REFERENCE
+from tests.helpers.captures import counted
 from tests.helpers.contract import IMAGES, contract
-from tests.helpers.fake_tensorrt import HostDevice
+from tests.helpers.paths import DIGITS
+from tests.helpers.shared import exported
 
 EAGER = [
     "eager:cuda", "eager:cuda,streams=3", "eager:cuda,cuda_graph", "eager:cuda,cuda_graph,streams=2",
@@ -30,33 +32,27 @@ Make = Callable[[str], StreamBackend]
 
 
 @pytest.fixture
-def make(digits_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
-    import onnxruntime
-
-    def on_the_cpu(ort: Any, path: Any, candidate: Candidate, threads: int | None, traces: Any, stream: Any) -> Any:
-        assert stream.cuda_stream, "the session runs on the backend's stream"
-        return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-
-    apart = ort_profile.record_apart
-    monkeypatch.setattr(ort_session, "_open", on_the_cpu)
-    monkeypatch.setattr(ort_profile, "record_apart", lambda path, candidate, *rest: apart(path, "onnxruntime", *rest))
+def make(fake_cuda: None, digits_bundle: Bundle) -> Make:
     opened = OpenedBundle(digits_bundle)
 
     def build(text: str) -> StreamBackend:
-        candidate, device = Candidate.parse(text), HostDevice()
-        if candidate.backend == "eager":
-            return EagerCudaBackend(opened.model, candidate, threads=1, device=device)  # type: ignore[arg-type]
-        return OrtCudaBackend(digits_bundle.artifact("model.fp32.onnx"), candidate, threads=1, device=device)  # type: ignore[arg-type]
+        backend = opened.backend(Candidate.parse(text), 1)
+        assert isinstance(backend, StreamBackend)
+        return backend
 
-    yield build
+    return build
+
+
+@pytest.fixture(scope="module")
+def quantized(run_folder: None) -> Bundle:
+    return exported(
+        "resnet20", weights=DIGITS, input="uint8", max_batch=8, precision="int8", calibration="digits:train",
+        calibration_images=16, calibration_method="max", int8_target="tensorrt",
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("text", ALL)
-def test_contract(make: Make, digits_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    known = OpenedBundle.backend
-    monkeypatch.setattr(
-        OpenedBundle, "backend", lambda self, asked, threads: known(self, asked, threads) if asked == REFERENCE else make(text)
-    )
+def test_contract(fake_cuda: None, digits_bundle: Bundle, text: str) -> None:
     contract(digits_bundle, text)
 
 
@@ -77,9 +73,16 @@ def test_the_parts_of_a_query(make: Make, text: str) -> None:
 @pytest.mark.parametrize(("uploads", "downloads"), [(False, False), (False, True), (True, True)])
 def test_queries_in_a_queue(make: Make, monkeypatch: pytest.MonkeyPatch, text: str, uploads: bool, downloads: bool) -> None:
     """One ahead on each stream and never more; copies are made where they are asked for."""
+    ticks = itertools.count()
+    monkeypatch.setattr(streams_module, "time", SimpleNamespace(perf_counter=lambda: next(ticks) / 100))
     calls: dict[str, list[Stream]] = {name: [] for name in ("upload", "enqueue", "download")}
     for name, known in [(name, getattr(kind, name)) for kind in (Stream,) for name in calls]:
-        monkeypatch.setattr(Stream, name, lambda self, name=name, known=known: (calls[name].append(self), known(self))[1])
+
+        def called(self: Stream, *handle: Any, name: str = name, known: Any = known) -> None:
+            calls[name].append(self)
+            known(self, *handle)
+
+        monkeypatch.setattr(Stream, name, called)
     with make(text) as backend:
         backend.bind(IMAGES)
         streams, most = backend.streams, 0
@@ -97,10 +100,10 @@ def test_queries_in_a_queue(make: Make, monkeypatch: pytest.MonkeyPatch, text: s
         backend.synchronize()
         for name in calls:
             calls[name].clear()
-        found = backend.run_queued(0.05, uploads=uploads, downloads=downloads)
+        found = backend.run_queued(0.08, uploads=uploads, downloads=downloads)
         assert found is not None
         done, seconds = found
-        assert done >= len(streams) and seconds >= 0.05
+        assert done >= 2 * len(streams) and seconds >= 0.05
         assert len(marks) == done and most == 2, "the one that runs, and one ahead"
         assert len(calls["enqueue"]) - len(streams) == done, "one more on each stream beforehand"
         assert len(calls["download"]) == done * downloads
@@ -112,26 +115,36 @@ def test_queries_in_a_queue(make: Make, monkeypatch: pytest.MonkeyPatch, text: s
 
 @pytest.mark.parametrize("text", ["eager:cuda", "onnxruntime:cuda"])
 @pytest.mark.parametrize("spin", [True, False])
-def test_how_the_host_waits(make: Make, text: str, spin: bool) -> None:
+def test_how_the_host_waits(make: Make, monkeypatch: pytest.MonkeyPatch, text: str, spin: bool) -> None:
+    """Asleep it waits for an event that was made for that."""
+    import torch
+
+    asked: list[bool] = []
+    known = torch.cuda.Event
+
+    def event(*, blocking: bool = False, **more: Any) -> Any:
+        asked.append(blocking)
+        return known(blocking=blocking, **more)
+
     with make(text) as backend:
         backend.spin_wait = spin
         backend.bind(IMAGES)
         backend.enqueue()
-        backend.device.spins.clear()
+        monkeypatch.setattr(torch.cuda, "Event", event)
         backend.synchronize()
-        assert backend.device.spins == {spin}  # type: ignore[attr-defined]
+        assert asked == ([] if spin else [True])
 
 
-def test_a_graph_is_captured_once_a_shape_and_stream(make: Make) -> None:
+def test_a_graph_is_captured_once_a_shape_and_stream(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    captures = counted(monkeypatch)
     with make("eager:cuda,cuda_graph,streams=2") as backend:
-        device = backend.device  # type: ignore[attr-defined]
         for size in (1, 3, 1, 3):
             backend.infer(IMAGES[:size])
-        assert device.captures == 2, "one inference is the first stream's alone"
+        assert len(captures) == 2, "one inference is the first stream's alone"
         backend.bind(IMAGES[:3])
         for _ in range(4):
             backend.enqueue()
-        assert device.captures == 3
+        assert len(captures) == 3
         assert backend.settings() == {"cuda_graph": True, "streams": 2}
 
 
@@ -152,3 +165,64 @@ def test_without_a_device_it_is_said(digits_bundle: Bundle) -> None:
         pytest.skip("this machine has a GPU")
     with pytest.raises(UnavailableError, match="needs a CUDA device"):
         OrtCudaBackend(digits_bundle.artifact("model.fp32.onnx"), Candidate.parse("onnxruntime:cuda"))
+
+
+def test_fp32_is_fp32(make: Make) -> None:
+    """CUDA's provider computes it in TF32 unless it is told not to."""
+    for text, tf32 in (("onnxruntime:cuda", False), ("onnxruntime:cuda,tf32", True)):
+        with make(text) as backend:
+            used = backend._session.session.get_provider_options()["CUDAExecutionProvider"]  # type: ignore[attr-defined]
+            assert used["use_tf32"] == str(int(tf32)) and backend.describe()["tf32"] is tf32
+            assert str(backend.candidate) == ("onnxruntime:tf32" if tf32 else text)
+
+
+def test_tensorrts_provider_without_its_libraries_is_an_error_of_ours(make: Make, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UnavailableError, match=r"TensorrtExecutionProvider was asked for, and it does not start: .*libnvinfer"):
+        make("onnxruntime:tensorrt")
+    assert capfd.readouterr().out == "", "a library printed to standard output"
+
+
+def test_q_dq_pairs_are_left_as_they_are_on_cuda(fake_cuda: None, quantized: Bundle) -> None:
+    """What they are fused into has kernels for the CPU alone."""
+    for text in ("onnxruntime:cuda,int8", "onnxruntime:cuda"):
+        with OpenedBundle(quantized).backend(Candidate.parse(text), 1) as backend:
+            options = backend._session.session.session_options  # type: ignore[attr-defined]
+            entry = "session.disable_quant_qdq"
+            assert (options.get_session_config_entry(entry) if "int8" in text else "1") == "1"
+            assert np.isfinite(backend.infer(IMAGES)["logits"]).all()
+
+
+@pytest.mark.parametrize("text", ["eager:cuda", "onnxruntime:cuda"])
+def test_the_device_is_busy_until_the_host_has_started_a_query(make: Make, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """What the device would wait for the host counts as computation; where it was done too early, it is busy for longer."""
+    import torch
+
+    occupied: list[float] = []
+    known, early = CudaDevice.occupy, iter([True, True, False])
+    monkeypatch.setattr(CudaDevice, "occupy", lambda self, stream, s: (occupied.append(s), known(self, stream, s))[1])
+    with make(text) as backend:
+        backend.bind(IMAGES)
+        monkeypatch.setattr(torch.cuda.Event, "query", lambda self: next(early))
+        found = backend.stages()
+        assert found is not None and len(occupied) == 3 and occupied[2] > 1.5 * occupied[1] > 2 * occupied[0] > 0
+        monkeypatch.setattr(torch.cuda.Event, "query", lambda self: False)
+        backend.stages()
+        assert len(occupied) == 4 and occupied[3] >= 2 * found.enqueue_s, "as long as the host took"
+
+
+def test_copies_have_streams_of_their_own(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three that overlap, as in trtexec: the computation waits for its input, the answers wait for the computation."""
+    waits: list[tuple[Any, Any]] = []
+    known = CudaDevice.follow
+    monkeypatch.setattr(CudaDevice, "follow", lambda self, one, other: (waits.append((one, other)), known(self, one, other))[1])
+    with make("eager:cuda,cuda_graph") as backend:
+        expected = backend.infer(IMAGES)["logits"]
+        backend.bind(IMAGES)
+        backend.run_queued(0.01, uploads=True, downloads=True)
+        (one, upload), (download, other) = waits[:2]
+        handle = backend.streams[0].handle
+        assert one is other is handle and len({id(stream) for stream in (handle, upload, download)}) == 3
+        assert np.array_equal(backend.outputs()["logits"], expected)
+        waits.clear()
+        backend.run_queued(0.01)
+        assert not waits, "nothing is copied"

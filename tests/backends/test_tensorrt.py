@@ -11,6 +11,7 @@ import pytest
 
 from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.backends.eager.backend import EagerBackend
+from resnet_deploy.backends.fake import tensors
 from resnet_deploy.backends.streams import SHAPES
 from resnet_deploy.backends.tensorrt import backend as module
 from resnet_deploy.backends.tensorrt.backend import TensorRtBackend
@@ -19,8 +20,9 @@ from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.engine.plan import Origin
 from resnet_deploy.errors import EngineError, IntegrityError, UnavailableError, UsageError
 from resnet_deploy.pipeline.compare_answers import REFERENCE
+from tests.helpers.captures import counted
 from tests.helpers.contract import IMAGES, contract
-from tests.helpers.fake_tensorrt import Engine, HostDevice, TensorRt
+from tests.helpers.fake_tensorrt import Engine, TensorRt
 from tests.helpers.networks import SMALL, deploy
 from tests.helpers.shared import graph
 
@@ -29,28 +31,35 @@ Make = Callable[..., TensorRtBackend]
 
 
 @pytest.fixture
-def make(monkeypatch: pytest.MonkeyPatch, digits_bundle: Bundle) -> Iterator[Make]:
+def make(fake_cuda: None, monkeypatch: pytest.MonkeyPatch, digits_bundle: Bundle) -> Iterator[Make]:
     monkeypatch.setattr(module, "here", lambda flavour: ORIGIN)
     monkeypatch.setattr(module, "preflight", lambda plan, machine: None)
 
     def build(
         text: str = "tensorrt",
         profiles: Any = ((1, 4, 8),),
-        device: HostDevice | None = None,
         graph: Path | None = None,
         **engine: Any,
     ) -> TensorRtBackend:
         candidate = Candidate.parse(text)
         path = graph or digits_bundle.artifact("model.fp32.onnx")
         fake = Engine(path, list(profiles), rtx=candidate.backend == "tensorrt-rtx", **engine)
-        monkeypatch.setattr(module, "deserialize", lambda path, flavour: (TensorRt, fake))
-        return TensorRtBackend(path, candidate, origin=ORIGIN, device=device or HostDevice())  # type: ignore[arg-type]
+        monkeypatch.setattr(module, "deserialize", lambda path, flavour, **_: (TensorRt, fake))
+        return TensorRtBackend(path, candidate, origin=ORIGIN)
 
     yield build
 
 
 @pytest.mark.parametrize(
-    "text", ["tensorrt", "tensorrt:no_cuda_graph", "tensorrt:streams=3", "tensorrt-rtx", "tensorrt-rtx:no_cuda_graph,streams=2"]
+    "text",
+    [
+        "tensorrt",
+        "tensorrt:no_cuda_graph",
+        "tensorrt:streams=3",
+        "tensorrt-rtx",
+        "tensorrt-rtx:no_cuda_graph,streams=2",
+        "tensorrt-lean",
+    ],
 )
 def test_contract(make: Make, digits_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setattr(
@@ -60,31 +69,30 @@ def test_contract(make: Make, digits_bundle: Bundle, monkeypatch: pytest.MonkeyP
 
 
 def eager(opened: OpenedBundle) -> Any:
-    from resnet_deploy.backends.eager.backend import EagerBackend
-
     return EagerBackend(opened.model, REFERENCE, threads=1)
 
 
-def test_a_graph_for_each_shape_captured_once(make: Make) -> None:
-    device = HostDevice()
-    with make(device=device) as backend:
+def test_a_graph_for_each_shape_captured_once(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    captures = counted(monkeypatch)
+    with make() as backend:
         for size in (1, 3, 1, 3, 5):
             backend.infer(IMAGES[:size])
-        assert device.captures == 3
+        assert len(captures) == 3
         for size in (1, 2, 3, 4, 5) * 2:  # more than are kept
             backend.infer(IMAGES[:size])
-        assert device.captures > 5 and len(backend.streams[0]._kept) == SHAPES
-    with make("tensorrt:no_cuda_graph", device=(device := HostDevice())) as backend:
+        assert len(captures) > 5 and len(backend.streams[0]._kept) == SHAPES
+    captures.clear()
+    with make("tensorrt:no_cuda_graph") as backend:
         backend.infer(IMAGES)
-        assert device.captures == 0
+        assert not captures
 
 
-def test_rtx_captures_by_itself(make: Make) -> None:
-    device = HostDevice()
-    with make("tensorrt-rtx", device=device) as backend:
+def test_rtx_captures_by_itself(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    captures = counted(monkeypatch)
+    with make("tensorrt-rtx") as backend:
         backend.infer(IMAGES)
         config = backend._engine.contexts[-1].config
-        assert device.captures == 0
+        assert not captures
         assert config.cuda_graph_strategy is TensorRt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
         assert config.dynamic_shapes_kernel_specialization_strategy.name == "EAGER"
     with make("tensorrt-rtx:no_cuda_graph") as backend:
@@ -153,12 +161,12 @@ def test_every_head(make: Make, head: str) -> None:
         np.testing.assert_allclose(found[name], values, rtol=1e-4, atol=1e-5)
 
 
-def test_short_of_memory(make: Make) -> None:
+def test_short_of_memory(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensors, "MEMORY_BYTES", 3 * 10**9 + tensors.allocated_bytes())
     with pytest.raises(UnavailableError, match=r"needs 8,000 MB .* batch 8 on 2 stream.* 3,000 MB are free: .* most batch 3"):
-        make("tensorrt:streams=2", scratch=4 * 10**9, device=HostDevice(free=3 * 10**9))
-    device = HostDevice()
-    with make(device=device) as backend:
-        device.largest = 3 * 32 * 32 * 3
+        make("tensorrt:streams=2", scratch=4 * 10**9)
+    with make() as backend:
+        monkeypatch.setattr(tensors, "MEMORY_BYTES", 3 * 32 * 32 * 3 + 500 + tensors.allocated_bytes())
         assert backend.infer(IMAGES[:3])
         with pytest.raises(UnavailableError, match="batch 5: try 2") as caught:
             backend.infer(IMAGES)
@@ -180,5 +188,5 @@ def test_a_foreign_plan_needs_trust(make: Make, digits_bundle: Bundle) -> None:
     path, candidate = digits_bundle.artifact("model.fp32.onnx"), Candidate.parse("tensorrt")
     with pytest.raises(IntegrityError, match="no manifest vouches"):
         TensorRtBackend(path, candidate)
-    with TensorRtBackend(path, candidate, trust=True, device=HostDevice()) as backend:  # type: ignore[arg-type]
+    with TensorRtBackend(path, candidate, trust=True) as backend:
         assert backend.infer(IMAGES)["logits"].shape == (5, 10)

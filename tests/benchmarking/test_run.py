@@ -16,12 +16,10 @@ import pytest
 
 import resnet_deploy as rd
 from resnet_deploy.backends.candidate import Candidate
-from resnet_deploy.backends.eager.cuda import EagerCudaBackend
 from resnet_deploy.backends.onnxruntime.backend import OrtBackend
 from resnet_deploy.benchmarking import sweep as timing
 from resnet_deploy.benchmarking.settings import MeasureOptions
 from resnet_deploy.bundle.manifest import GraphFile
-from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.bundle.results import ResultStore
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import BackendError, StorageError, UsageError
@@ -33,7 +31,6 @@ from resnet_deploy.timing.measure import Interrupted
 from resnet_deploy.timing.nvml import Gpu
 from tests.helpers.cli import fails, load, run
 from tests.helpers.fake_nvml import FakeNvml
-from tests.helpers.fake_tensorrt import HostDevice
 from tests.helpers.paths import ROOT
 from tests.helpers.processes import COMMAND, in_namespace
 
@@ -281,20 +278,8 @@ def test_the_roof_and_what_the_results_say(bundle: Path, monkeypatch: pytest.Mon
     assert load(run("bench", bundle, *ARGS, "--json"))["results"][0]["roofline"] is None
 
 
-def on_a_fake_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    known = OpenedBundle.backend
-
-    def backend(self: OpenedBundle, candidate: Candidate, threads: int | None) -> Any:
-        if candidate.device == "cpu":
-            return known(self, candidate, threads)
-        return EagerCudaBackend(self.model, candidate, threads=threads, device=HostDevice())  # type: ignore[arg-type]
-
-    monkeypatch.setattr(OpenedBundle, "backend", backend)
-
-
-def test_trtexecs_terms_with_their_settings(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trtexecs_terms_with_their_settings(fake_cuda: None, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a fake device that takes its time on the CPU, watched by a fake NVML."""
-    on_a_fake_gpu(monkeypatch)
     monkeypatch.setattr(Gpu, "open", classmethod(lambda cls: cls(FakeNvml(), "handle")))
     args = ("bench", bundle, "--data", "digits", "--limit", "9", "--threads", "1", "--batch", "2", "--duration", "2.5")
     args += ("--backend", "eager", "--backend", "eager:cuda", "--roof", "H200")
@@ -323,8 +308,7 @@ def test_trtexecs_terms_with_their_settings(bundle: Path, monkeypatch: pytest.Mo
     assert sum("h2d_s" in raw and len(raw["h2d_s"]) >= 6 for raw in samples) == 1
 
 
-def test_named_options_reach_the_backend_and_the_figure(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    on_a_fake_gpu(monkeypatch)
+def test_named_options_reach_the_backend_and_the_figure(fake_cuda: None, bundle: Path) -> None:
     options = {"cuda_graph": True, "streams": 2, "spin_wait": False, "data_transfers": True}
     given: dict[str, Any] = {
         "data": "digits",
@@ -406,9 +390,8 @@ def test_the_help_has_every_term_with_trtexecs_name() -> None:
         assert term in text and name in text, term
 
 
-def test_the_answers_are_those_of_the_images(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_answers_are_those_of_the_images(fake_cuda: None, bundle: Path) -> None:
     """A fake device's backend passes the gates, so that what is timed is the network."""
-    on_a_fake_gpu(monkeypatch)
     report = rd.bench(bundle, data="digits", backend=["eager:cuda,streams=2"], batch=4, duration=0.05, threads=1)
     assert report.passed and report.results[0].parity["top1_agreement"] == 1
     assert np.isfinite(report.results[0].host_latency_s.p50)  # type: ignore[union-attr]

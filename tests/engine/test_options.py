@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resnet_deploy.engine.flavours import TENSORRT, TENSORRT_RTX, choose, version_tuple
-from resnet_deploy.engine.options import BuildOptions, OptimizationProfile, best_profile
+from resnet_deploy.engine.options import RTX_TARGETS, BuildOptions, OptimizationProfile, best_profile
 from resnet_deploy.errors import MissingPackageError, UsageError
 
 
@@ -91,6 +91,8 @@ def test_flavours(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose("tensorrt-rtx") is TENSORRT_RTX
     with pytest.raises(UsageError, match="unknown flavour 'trt'"):
         choose("trt")
+    with pytest.raises(UsageError, match=r"tensorrt-lean runs plans and builds none: .* --version-compatible"):
+        choose("tensorrt-lean")
     installed = {"tensorrt": "11.4", "tensorrt_rtx": "1.7"}
     monkeypatch.setattr(flavours._deps, "version", lambda name: installed.get(name))
     monkeypatch.setattr(flavours, "gpu", lambda: ("NVIDIA H200", "9.0"))
@@ -100,3 +102,8 @@ def test_flavours(monkeypatch: pytest.MonkeyPatch) -> None:
     installed.clear()
     with pytest.raises(MissingPackageError, match=r"resnet-deploy\[gpu\].* or .*resnet-deploy\[rtx\]"):
         choose("auto")
+
+
+def test_every_compute_capability_is_of_the_package() -> None:
+    trt = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: the extra rtx")
+    assert {*(target.upper() for target in RTX_TARGETS), "CURRENT"} <= set(trt.ComputeCapability.__members__)

@@ -20,6 +20,7 @@ def test_contract(digits_bundle: Bundle, text: str) -> None:
     contract(digits_bundle, text)
 
 
+@pytest.mark.fake
 def test_bench_on_the_gpu(tmp_path: Path) -> None:
     backends = ("eager", "eager:cuda", "eager:cuda,fp16,channels_last")
     report = bench(

@@ -15,6 +15,7 @@ from tests.helpers.embedding import answers, column, photographs
 pq = pytest.importorskip("pyarrow.parquet", reason="the extra `parquet` is not installed")
 
 
+@pytest.mark.fake
 @pytest.mark.parametrize("backend", ["eager:cuda", "eager:cuda,cuda_graph", "onnxruntime:cuda"])
 def test_embed(digits_bundle: Bundle, tmp_path: Path, backend: str) -> None:
     folder = photographs(tmp_path / "images", 45)

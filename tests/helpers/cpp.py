@@ -39,7 +39,7 @@ HEADERS = {  # of a backend: the variable that names their folder, one of them, 
     ),
     "tensorrt": ("TENSORRT_INCLUDE", "NvInferRuntime.h", ["/usr/include/x86_64-linux-gnu", "/usr/include/aarch64-linux-gnu"]),
 }
-HEADERS["tensorrt-rtx"] = HEADERS["tensorrt"]
+HEADERS |= dict.fromkeys(("tensorrt-lean", "tensorrt-rtx"), HEADERS["tensorrt"])
 
 
 def headers(backend: str) -> Path | None:

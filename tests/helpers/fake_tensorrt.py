@@ -1,7 +1,6 @@
-"""A device and a TensorRT runtime in host memory, ONNX Runtime behind them: what the real ones promise, and no more.
+"""A TensorRT runtime on the package's fake CUDA device, ONNX Runtime behind it: what the real one promises, and no more.
 
-Work on a stream happens when somebody waits for the stream, as late as a device may do it; buffers are known by address
-alone; a context without a profile, a shape, addresses or scratch memory refuses to run.
+Buffers are known by address alone; a context without a profile, a shape, addresses or scratch memory refuses to run.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 import ctypes
 import json
 import time
-from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -17,95 +15,12 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
-import torch
+
+from resnet_deploy.backends.fake.streams import stream_of
+from resnet_deploy.backends.fake.tensors import kind_of
 
 TYPES = {"tensor(float)": "FLOAT", "tensor(float16)": "HALF", "tensor(uint8)": "UINT8", "tensor(int64)": "INT64"}
 NUMPY = {"FLOAT": np.float32, "HALF": np.float16, "UINT8": np.uint8, "INT64": np.int64}
-
-
-class Stream:
-    def __init__(self) -> None:
-        self.pending: list[Callable[[], None]] = []
-        self.captured: list[Callable[[], None]] | None = None
-        self.cuda_stream = id(self)
-        STREAMS[id(self)] = self
-
-    def start(self, work: Callable[[], None]) -> None:
-        (self.pending if self.captured is None else self.captured).append(work)
-
-    def synchronize(self) -> None:
-        assert self.captured is None, "nobody may wait while a graph is captured"
-        pending, self.pending = self.pending, []
-        for work in pending:
-            work()
-
-
-STREAMS: dict[int, Stream] = {}
-
-
-class Mark:
-    """A CUDA event: reached when the stream is, and never before."""
-
-    def __init__(self, stream: Stream, timed: bool) -> None:
-        self.time_s: float | None = None
-        self.stream, self.timed = stream, timed
-        stream.start(self._reach)
-
-    def _reach(self) -> None:
-        self.time_s = time.perf_counter()
-
-    def synchronize(self) -> None:
-        if self.time_s is None:
-            self.stream.synchronize()
-
-
-class HostDevice:
-    """As backends.cuda.CudaDevice."""
-
-    kind = "cpu"
-
-    def __init__(self, free: int = 1 << 40) -> None:
-        self.free, self.captures, self.largest = free, 0, 1 << 40
-        self.spins: set[bool] = set()
-
-    def free_bytes(self) -> int:
-        return self.free
-
-    def empty(self, shape: tuple[int, ...], dtype: str) -> torch.Tensor:
-        if np.prod(shape) > self.largest:
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate a lot")
-        return torch.full(shape, 77, dtype=getattr(torch, dtype))  # what memory held before is nobody's answer
-
-    def pinned(self, shape: tuple[int, ...], dtype: str) -> torch.Tensor:
-        return torch.full(shape, 66, dtype=getattr(torch, dtype))
-
-    def stream(self) -> Stream:
-        return Stream()
-
-    def run(self, work: Callable[[], None], stream: Stream) -> None:
-        stream.start(work)
-
-    def mark(self, stream: Stream, *, timed: bool = False, spin: bool = True) -> Mark:
-        self.spins.add(spin)
-        return Mark(stream, timed)
-
-    def seconds(self, begin: Mark, end: Mark) -> float:
-        assert begin.timed and end.timed and begin.time_s is not None and end.time_s is not None
-        return end.time_s - begin.time_s
-
-    def wait(self, stream: Stream, *, spin: bool = True) -> None:
-        self.spins.add(spin)
-        stream.synchronize()
-
-    def copy(self, target: torch.Tensor, source: torch.Tensor, stream: Stream) -> None:
-        stream.start(lambda: target.copy_(source))  # type: ignore[arg-type, return-value]
-
-    def capture(self, run: Callable[[], None], stream: Stream) -> Callable[[], None]:
-        assert not stream.pending, "a capture begins on an idle stream"
-        stream.captured, self.captures = [], self.captures + 1
-        run()
-        work, stream.captured = stream.captured, None
-        return lambda: [stream.start(each) for each in work] and None
 
 
 class Mode(Enum):
@@ -128,28 +43,6 @@ class RtxConfig(Config):
     dynamic_shapes_kernel_specialization_strategy = None
 
 
-class TensorRt:
-    """The names of the package that the backend uses."""
-
-    TensorIOMode = Mode
-
-    class ExecutionContextAllocationStrategy(Enum):
-        STATIC, USER_MANAGED = 0, 1
-
-    class CudaGraphStrategy(Enum):
-        DISABLED, WHOLE_GRAPH_CAPTURE = 0, 1
-
-    class DynamicShapesKernelSpecializationStrategy(Enum):
-        LAZY, EAGER, NONE = range(3)
-
-    class LayerInformationFormat(Enum):
-        ONELINE, JSON = 0, 1
-
-    class IProfiler:
-        def report_layer_time(self, layer_name: str, ms: float) -> None:
-            raise NotImplementedError
-
-
 class Inspector:
     """What has weights is a layer with what follows it, in every optimization profile."""
 
@@ -166,6 +59,29 @@ class Inspector:
             for name, nodes in self.engine.layers.items()
         ]  # fmt: skip
         return json.dumps({"Layers": layers, "Bindings": []})
+
+
+class TensorRt:
+    """The names of the package that the backend uses."""
+
+    TensorIOMode = Mode
+    EngineInspector = Inspector
+
+    class ExecutionContextAllocationStrategy(Enum):
+        STATIC, USER_MANAGED = 0, 1
+
+    class CudaGraphStrategy(Enum):
+        DISABLED, WHOLE_GRAPH_CAPTURE = 0, 1
+
+    class DynamicShapesKernelSpecializationStrategy(Enum):
+        LAZY, EAGER, NONE = range(3)
+
+    class LayerInformationFormat(Enum):
+        ONELINE, JSON = 0, 1
+
+    class IProfiler:
+        def report_layer_time(self, layer_name: str, ms: float) -> None:
+            raise NotImplementedError
 
 
 class Engine:
@@ -233,11 +149,11 @@ class Context:
         return True
 
     def set_device_memory(self, memory: int, size: int) -> None:
-        self.scratch = size
+        self.scratch = size if kind_of(memory) == "device" else 0
 
     def set_optimization_profile_async(self, index: int, stream: int) -> bool:
         self.profile = index
-        return stream in STREAMS
+        return stream_of(stream) is not None
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         assert self.profile is not None
@@ -251,13 +167,13 @@ class Context:
 
     def set_tensor_address(self, name: str, address: int) -> bool:
         self.addresses[name] = address
-        return address != 0
+        return kind_of(address) == "device"
 
     def execute_async_v3(self, stream: int) -> bool:
         ready = self.profile is not None and self.shape is not None and set(self.addresses) == set(self.engine.tensors)
         if not ready or self.scratch < self.engine.device_memory_size_v2:
             return False
-        STREAMS[stream].start(self._run)
+        stream_of(stream).start(self._run)
         return True
 
     def _run(self) -> None:

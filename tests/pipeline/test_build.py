@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,15 @@ import resnet_deploy as rd
 from resnet_deploy.bundle.manifest import GraphFile, PlanFile
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.cli import main
-from resnet_deploy.engine.build import build_plan
+from resnet_deploy.engine.build import Built, build_plan
 from resnet_deploy.engine.flavours import TENSORRT_RTX
 from resnet_deploy.engine.options import BuildOptions
+from resnet_deploy.engine.report import EngineLayer
 from resnet_deploy.errors import EngineError, IntegrityError, PrecisionError, UnavailableError, UsageError
 from resnet_deploy.graph.graph import Graph
 from resnet_deploy.pipeline import build as building
-from resnet_deploy.pipeline.build import graph_layers
+from resnet_deploy.pipeline.build import _prove, graph_layers
+from resnet_deploy.specs import Precision
 from tests.helpers.paths import ROOT
 
 pytestmark = pytest.mark.slow
@@ -319,7 +322,9 @@ def test_a_timing_cache_is_kept_and_given_back(bundle: Path, monkeypatch: pytest
     def with_cache(*arguments: Any, timing_cache: bytes | None = None) -> Any:
         given.append(timing_cache)
         built = real(*arguments)
-        return type(built)(plan=built.plan, layers=built.layers, timing_cache=b"times", builder_s=built.builder_s)
+        return type(built)(
+            plan=built.plan, layers=built.layers, logged=built.logged, timing_cache=b"times", builder_s=built.builder_s
+        )
 
     monkeypatch.setattr(building, "build_plan", with_cache)
     rd.build(bundle, flavour=RTX, batch="8", compute_capability="sm86")
@@ -330,3 +335,26 @@ def test_a_timing_cache_is_kept_and_given_back(bundle: Path, monkeypatch: pytest
     (bundle / name).write_bytes(b"changed")
     rd.build(bundle, flavour=RTX, batch="2", compute_capability="sm86")
     assert given[-1] is None, "a cache that was changed is not given to a builder"
+
+
+@pytest.mark.parametrize("logged", [True, False])
+def test_the_builders_log_decides_where_the_inspector_proves_nothing(logged: bool) -> None:
+    """An inspector that spells the nodes in another way; what neither of them shows is an error."""
+    names = {"conv1": "int8", "conv2": "int8"}
+
+    def layers(prefix: str, precision: str) -> list[EngineLayer]:
+        return [EngineLayer(name=n, kind="conv", precision=precision, output="fp32", onnx=(prefix + n,)) for n in names]
+
+    built = Built(
+        plan=b"",
+        layers=layers("other/", "int8"),
+        logged=layers("", "int8" if logged else "fp32"),
+        timing_cache=None,
+        builder_s=0.0,
+    )
+    if logged:
+        report, warnings = _prove("model.int8.onnx", (names, []), built, Precision("int8"))
+        assert report.convolutions == {"int8": 2} and not warnings
+    else:
+        with pytest.raises(PrecisionError, match="has 2 int8 convolutions"):
+            _prove("model.int8.onnx", (names, []), built, Precision("int8"))

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import time
+
 import numpy as np
 import pytest
 
+from resnet_deploy.backends.base import Stages
 from resnet_deploy.errors import UsageError
+from resnet_deploy.timing.conditions import watch_with
 from resnet_deploy.timing.measure import MeasureConfig, Samples, measure
 from tests.helpers.fakes import FakeBackend
 
@@ -78,3 +83,44 @@ def test_statistics_come_from_the_raw_samples() -> None:
 def test_a_measurement_needs_something_to_measure(bad: dict[str, float]) -> None:
     with pytest.raises(UsageError):
         MeasureConfig(**bad)  # type: ignore[arg-type]
+
+
+class Gpu(FakeBackend):
+    """A backend with a clock of its own."""
+
+    def stages(self) -> Stages:
+        return Stages(enqueue_s=1e-6, h2d_s=1e-6, compute_s=1e-6, d2h_s=1e-6)
+
+    def run_queued(self, seconds: float, *, uploads: bool = False, downloads: bool = False) -> tuple[int, float]:
+        self.calls.append(f"queued {seconds:g}")
+        return 10, seconds
+
+
+def test_a_gpu_is_warmed_up_for_half_a_second_and_until_its_clock_stands() -> None:
+    config = MeasureConfig(duration_s=1e-3, rounds=1, min_samples=1, warmup_s=2.0)
+    rising = iter([300e6, 600e6, 1200e6, 1500e6, 1900e6, 1980e6, 1981e6])
+    clocks = {0.5: lambda: None, 0.65: lambda: next(rising, 1980e6)}  # one that is not told, and one that stands after a while
+    for least_s, clock in clocks.items():
+        start = time.perf_counter()
+        found = measure({"gpu": Gpu(run_s=0.002)}, {"gpu": IMAGES}, config, clock=clock)
+        assert least_s <= time.perf_counter() - start < 2 and found["gpu"].warm
+    start = time.perf_counter()
+    measure({"cpu": FakeBackend(run_s=0.002)}, {"cpu": IMAGES}, config)
+    assert time.perf_counter() - start < 0.4, "a CPU needs none of it"
+
+
+def test_a_clock_that_never_stands_is_said() -> None:
+    config = MeasureConfig(duration_s=1e-3, rounds=1, min_samples=1, warmup_s=0.7)
+    clocks = itertools.cycle([1e9, 2e9])
+    assert not measure({"gpu": Gpu(run_s=0.002)}, {"gpu": IMAGES}, config, clock=lambda: next(clocks))["gpu"].warm
+
+
+def test_sustained_is_a_figure_of_its_own() -> None:
+    gpu, cpu = Gpu(), FakeBackend()
+    config = MeasureConfig(duration_s=1e-3, rounds=2, min_samples=1, warmup_s=0, sustained_s=7.0)
+    backends = {"gpu": gpu, "cpu": cpu}
+    found = measure(backends, dict.fromkeys(backends, IMAGES), config, watch=lambda name: watch_with(None))
+    sustained = found["gpu"].sustained
+    assert sustained is not None and sustained.images_per_s == 10 * len(IMAGES) / 7 and sustained.conditions is not None
+    assert gpu.calls[-1] == "queued 7" and found["cpu"].sustained is None and len(found["gpu"].queued) == 2
+    assert sustained.conditions.samples[0].time_s > found["gpu"].conditions.samples[-1].time_s  # type: ignore[union-attr]

@@ -33,11 +33,11 @@ class EagerStream(Stream):
             buffers.context = torch.empty_like(buffers.input, memory_format=torch.channels_last)
         return buffers
 
-    def upload(self) -> None:
-        super().upload()
+    def upload(self, handle: Any = None) -> None:
+        super().upload(handle)
         buffers = self._bound_buffers()
         if buffers.context is not None:
-            self.device.copy(buffers.context, buffers.input, self.handle)
+            self.device.copy(buffers.context, buffers.input, handle or self.handle)
 
     def execute(self, buffers: Buffers) -> None:
         images = buffers.input if buffers.context is None else buffers.context
@@ -58,36 +58,33 @@ class EagerCudaBackend(StreamBackend):
         model: the network with its normalization and head.
         candidate: its precision and options.
         threads: torch's, on the host; its own choice where None.
-        device: for tests.
 
     Raises:
         UnavailableError: PyTorch sees no CUDA device.
     """
 
-    def __init__(
-        self, model: DeployModel, candidate: Candidate, *, threads: int | None = None, device: CudaDevice | None = None
-    ) -> None:
-        on_gpu, device = device is None, device or cuda_device(candidate)
+    def __init__(self, model: DeployModel, candidate: Candidate, *, threads: int | None = None) -> None:
+        device = cuda_device(candidate)
         self.candidate = candidate
         self.input_spec, self.output_names = model.input_spec, model.output_names
         self._threads = set_threads(threads)
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
         self.cuda_graph = "cuda_graph" in candidate.options
-        self._network = network = EagerNetwork(model, candidate, "cuda" if on_gpu else "cpu")
+        self._network = network = EagerNetwork(model, candidate, device.kind)
         count = candidate.count("streams")
         self.open_streams(
             device, [EagerStream(device, network, self.input_spec, captures=self.cuda_graph) for _ in range(count)]
         )
 
     def describe(self) -> dict[str, Any]:
-        facts: dict[str, Any] = {"torch": version("torch"), "device": "cuda", "threads": self._threads}
-        if torch.cuda.is_available():
-            facts |= {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda, "tf32": False}
-        return facts | self.settings()
+        return {
+            "torch": version("torch"), "device": "cuda", "threads": self._threads, "gpu": self.device.name,
+            "cuda": torch.version.cuda, "tf32": False, **self.settings(),
+        }  # fmt: skip
 
     def summary(self) -> str:
-        return str(torch.cuda.get_device_name())
+        return self.device.name
 
     def profile(self, images: NDArray[Any], runs: int) -> LayerTimes:
         self.check(images)

@@ -59,24 +59,19 @@ class OrtStream(Stream):
 class OrtCudaBackend(SessionBackend, StreamBackend):
     """An ONNX file in an ONNX Runtime session on the current CUDA device.
 
-    Arguments and errors are those of `Session`; device: for tests. Raises UnavailableError where PyTorch sees no CUDA device.
+    Arguments and errors are those of `Session`. Raises UnavailableError where PyTorch sees no CUDA device.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        candidate: Candidate,
-        *,
-        threads: int | None = None,
-        device: CudaDevice | None = None,
-        traces: Path | None = None,
-    ) -> None:
-        device = device or cuda_device(candidate)
+    def __init__(self, path: Path, candidate: Candidate, *, threads: int | None = None, traces: Path | None = None) -> None:
+        device = cuda_device(candidate)
         handle = device.stream()
         self.candidate = candidate
         self._session = Session(path, candidate, threads=threads, traces=traces, stream=handle)
         self.input_spec, self.output_names = self._session.input_spec, self._session.output_names
         self.open_streams(device, [OrtStream(device, handle, self._session)])
+
+    def describe(self) -> dict[str, Any]:
+        return super().describe() | {"gpu": self.device.name}
 
     def close(self) -> None:
         super().close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from resnet_deploy.errors import GraphError, UnavailableError
 from resnet_deploy.specs import TensorSpec
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
+_LIBRARIES = re.compile(r"\bEP Error|\.so\b|\.dll\b|load library|\bCUDA |cudaError|cuDNN|nvinfer", re.IGNORECASE)
+_SHOWN = "`resnet-deploy doctor` shows what was found"
 _HEAVY = {"Conv", "FusedConv", "NhwcFusedConv", "QLinearConv", "Gemm", "MatMul"}
 _DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uint8)": "uint8", "tensor(int64)": "int64"}
 
@@ -52,10 +55,12 @@ class Session:
         self.output_names = tuple(spec.name for spec in outputs)
 
     def describe(self) -> dict[str, Any]:
-        """Versions, providers and threads."""
-        return {
-            "onnxruntime": version("onnxruntime"), "providers": self.session.get_providers(), "threads": self.threads,
-        }  # fmt: skip
+        """Versions, providers and threads; on CUDA whether FP32 is computed in TF32."""
+        providers = self.session.get_providers()
+        facts = {"onnxruntime": version("onnxruntime"), "providers": providers, "threads": self.threads}
+        if (cuda := _PROVIDERS["cuda"]) in providers:
+            facts["tf32"] = self.session.get_provider_options()[cuda].get("use_tf32") != "0"
+        return facts
 
     def close(self) -> None:
         """Write the profile where there is one, and free the session."""
@@ -101,7 +106,8 @@ def _open(
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if threads is not None:
         options.intra_op_num_threads = threads
-    if "simulate" in candidate.options:
+    if "simulate" in candidate.options or (candidate.device == "cuda" and candidate.precision.row.quantized):
+        # Only the CPU has kernels for what Q/DQ pairs are fused into.
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     if traces is not None:
         options.enable_profiling, options.profile_file_prefix = True, str(traces / "trace")
@@ -109,20 +115,20 @@ def _open(
             options.optimized_model_filepath = str(traces / "optimized.onnx")
     chain = list(_PROVIDERS.values())  # each may leave nodes to the next: TensorRT, CUDA, CPU
     own = {} if stream is None else {"user_compute_stream": str(stream.cuda_stream)}
-    providers = [
-        (name, {} if name == _PROVIDERS["cpu"] else own)
-        for name in reversed(chain)
-        if chain.index(name) <= chain.index(provider)
-    ]
+    of_each = {_PROVIDERS["cpu"]: {}, _PROVIDERS["cuda"]: own | {"use_tf32": str(int("tf32" in candidate.options))}}
+    providers = [(name, of_each.get(name, own)) for name in reversed(chain) if chain.index(name) <= chain.index(provider)]
     try:
-        session = ort.InferenceSession(str(path), options, providers=providers)
+        session = ort.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
     except Exception as exc:  # onnxruntime has its own exception for every status code, and no common base
-        raise GraphError(f"ONNX Runtime cannot load {path}: {str(exc).splitlines()[0]}") from exc
+        reason = str(exc).splitlines()[0]
+        if candidate.device == "cuda" and _LIBRARIES.search(reason):
+            raise UnavailableError(f"{provider} was asked for, and it does not start: {reason}. {_SHOWN}") from exc
+        raise GraphError(f"ONNX Runtime cannot load {path}: {reason}") from exc
     running = session.get_providers()
     if running[0] != provider:
         raise UnavailableError(
             f"{provider} was asked for, but ONNX Runtime fell back to {running[0]}: the CUDA, cuDNN or TensorRT libraries are "
-            "missing or of another version. `resnet-deploy doctor` shows what was found"
+            f"missing or of another version. {_SHOWN}"
         )
     if (heavy := _elsewhere(session, provider)) is not None:
         raise UnavailableError(f"{provider} was asked for, but ONNX Runtime runs {heavy}")

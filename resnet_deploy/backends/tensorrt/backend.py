@@ -1,11 +1,11 @@
-"""TensorRT and TensorRT-RTX: a plan on a GPU, with a context and a CUDA graph for each batch size, on one or more streams."""
+"""TensorRT, TensorRT-RTX and the lean runtime: a plan on a GPU, with a context and a CUDA graph for each batch size."""
 
 from __future__ import annotations
 
 import copy
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
@@ -14,12 +14,18 @@ from resnet_deploy.backends.cuda import CudaDevice
 from resnet_deploy.backends.layers import WARM_UPS, LayerTimes, median
 from resnet_deploy.backends.streams import SHAPES, Buffers, Stream, StreamBackend
 from resnet_deploy.backends.tensorrt.layers import name_layers
-from resnet_deploy.engine.flavours import FLAVOURS
+from resnet_deploy.engine import rtx
+from resnet_deploy.engine.flavours import FLAVOURS, TENSORRT_RTX
 from resnet_deploy.engine.options import OptimizationProfile, best_profile
 from resnet_deploy.engine.plan import Origin, deserialize, here, preflight
 from resnet_deploy.engine.profiler import attach, engine_layers, make_profiler
 from resnet_deploy.errors import EngineError, IntegrityError, UnavailableError, UsageError
 from resnet_deploy.specs import TensorSpec
+
+if TYPE_CHECKING:  # the signatures of each package in turn: tests/typing
+    from tensorrt_types import DataType, ICudaEngine, IExecutionContext
+
+    from resnet_deploy.engine.profiler import Profiler
 
 
 class PlanStream(Stream):
@@ -31,13 +37,14 @@ class PlanStream(Stream):
         self._scratch = owner.device.empty((max(1, owner.scratch_bytes),), "uint8")
 
     def execute(self, buffers: Buffers) -> None:
-        if not buffers.context.execute_async_v3(self.handle.cuda_stream):
+        context: IExecutionContext = buffers.context
+        if not context.execute_async_v3(self.handle.cuda_stream):
             raise EngineError(f"{self._owner.candidate}: TensorRT could not start the inference")
 
     def allocate(self, batch: int) -> Buffers:
         owner, device = self._owner, self.device
         context = owner.new_context()
-        index = best_profile(owner.profiles, batch)
+        index = owner.profile_for(batch)
         context.set_device_memory(self._scratch.data_ptr(), self._scratch.numel())
         shape = (batch, *owner.image_shape)
         if not context.set_optimization_profile_async(index, self.handle.cuda_stream):
@@ -61,25 +68,19 @@ class PlanStream(Stream):
 
 
 class TensorRtBackend(StreamBackend):
-    """A plan of TensorRT or TensorRT-RTX on the current CUDA device.
+    """A plan on the current CUDA device, by TensorRT, TensorRT-RTX or the lean runtime, which has version-compatible ones.
 
     origin: where it was built, of a plan that a manifest vouches for; without one, trust must be given, since deserialising
     runs native code. Options: no_cuda_graph; streams=N, inferences that run beside each other: `enqueue` takes them in turn,
-    `outputs` are the last one's. device: for tests. Raises UnavailableError where it cannot run here or memory is short,
+    `outputs` are the last one's. Raises UnavailableError where it cannot run here or memory is short,
     IntegrityError for a foreign plan, EngineError for a damaged one.
     """
 
     kept_shapes = SHAPES
+    _profiler: Profiler | None
+    _engine: ICudaEngine
 
-    def __init__(
-        self,
-        path: Path,
-        candidate: Candidate,
-        *,
-        origin: Origin | None = None,
-        trust: bool = False,
-        device: CudaDevice | None = None,
-    ) -> None:
+    def __init__(self, path: Path, candidate: Candidate, *, origin: Origin | None = None, trust: bool = False) -> None:
         flavour = FLAVOURS[candidate.backend]
         if origin is not None:
             preflight(origin, here(flavour))
@@ -87,18 +88,18 @@ class TensorRtBackend(StreamBackend):
             raise IntegrityError(f"no manifest vouches for {path}, and a plan can run any code: trust it only if you know it")
         self.candidate, self.path = candidate, path
         self._flavour, self._profiler = flavour, None
-        self._trt, self._engine = deserialize(path, flavour)
+        host_code = trust if origin is None else origin.version_compatible
+        self._trt, self._engine = deserialize(path, flavour, host_code=host_code)
         self._read(self._engine)
-        built_in = hasattr(self._engine.create_runtime_config(), "cuda_graph_strategy")
         self.cuda_graph = "no_cuda_graph" not in candidate.options
-        self.captures = self.cuda_graph and not built_in  # TensorRT-RTX captures by itself, as its kernels settle
-        self._open(device or CudaDevice(), candidate.count("streams"))
+        self.captures = self.cuda_graph and flavour is not TENSORRT_RTX  # which captures by itself, as its kernels settle
+        self._open(CudaDevice(), candidate.count("streams"))
 
-    def _read(self, engine: Any) -> None:
+    def _read(self, engine: ICudaEngine) -> None:
         """Inputs, outputs and profiles of the engine."""
         trt = self._trt
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-        dtypes = {name: _dtype(trt, engine.get_tensor_dtype(name)) for name in names}
+        dtypes = {name: _dtype(engine.get_tensor_dtype(name)) for name in names}
         inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
         if len(inputs) != 1:
             raise EngineError(f"{self.path} has {len(inputs)} inputs; a residual network has one")
@@ -132,16 +133,12 @@ class TensorRtBackend(StreamBackend):
             )
         self.open_streams(device, [PlanStream(self) for _ in range(streams)])
 
-    def new_context(self) -> Any:
+    def new_context(self) -> IExecutionContext:
         """An execution context that uses scratch memory which is given to it."""
         trt, config = self._trt, self._engine.create_runtime_config()
         config.set_execution_context_allocation_strategy(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
-        if hasattr(config, "cuda_graph_strategy"):
-            strategy = trt.CudaGraphStrategy
-            config.cuda_graph_strategy = strategy.WHOLE_GRAPH_CAPTURE if self.cuda_graph else strategy.DISABLED
-            # Not lazily: a first answer by fall-back kernels would be timed, and differ in the last bits.
-            eager = trt.DynamicShapesKernelSpecializationStrategy.EAGER
-            config.dynamic_shapes_kernel_specialization_strategy = eager
+        if self._flavour is TENSORRT_RTX:
+            rtx.set_strategies(trt, config, cuda_graph=self.cuda_graph)
         context = self._engine.create_execution_context(config)
         if context is None:
             raise EngineError(f"{self.candidate}: TensorRT made no execution context for {self.path}")
@@ -152,12 +149,18 @@ class TensorRtBackend(StreamBackend):
     def check(self, images: NDArray[Any]) -> None:
         """As `Backend.check`, and a profile of the plan must hold the batch."""
         super().check(images)
-        if best_profile(self.profiles, len(images)) is None:
+        self.profile_for(len(images))
+
+    def profile_for(self, batch: int) -> int:
+        """The index of the plan's profile for a batch. Raises UsageError where none holds it."""
+        index = best_profile(self.profiles, batch)
+        if index is None:
             ranges = ", ".join(map(str, self.profiles))
             raise UsageError(
-                f"no profile of {self.path.name} holds batch {len(images)}: it has {ranges}. "
-                f"Build it with `--batch 1:8:{max(8, len(images))}`"
+                f"no profile of {self.path.name} holds batch {batch}: it has {ranges}. "
+                f"Build it with `--batch 1:8:{max(8, batch)}`"
             )
+        return index
 
     def bind(self, images: NDArray[Any]) -> None:
         try:
@@ -199,10 +202,10 @@ class TensorRtBackend(StreamBackend):
 
     def close(self) -> None:
         super().close()
-        self._engine = None
+        vars(self).pop("_engine", None)  # closing twice is no error
 
 
-def _dtype(trt: Any, kind: Any) -> str:
+def _dtype(kind: DataType) -> str:
     """TensorRT's type by numpy's name."""
     names = {
         "FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16", "UINT8": "uint8", "INT8": "int8", "INT32": "int32",

@@ -19,12 +19,12 @@ from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.benchmarking.report import BatchRow, Latency, Result
 from resnet_deploy.bundle.manifest import PlanFile
 from resnet_deploy.bundle.opened import OpenedBundle
-from resnet_deploy.engine.flavours import TENSORRT, TENSORRT_RTX, version_tuple
+from resnet_deploy.engine.flavours import FLAVOURS, TENSORRT, TENSORRT_LEAN, TENSORRT_RTX, version_tuple
 from resnet_deploy.engine.options import OptimizationProfile, best_profile
 from resnet_deploy.errors import BackendError, UnavailableError, UsageError
 from resnet_deploy.specs import Progress
 
-TOOLS = {TENSORRT.name: "trtexec", TENSORRT_RTX.name: "tensorrt_rtx"}
+TOOLS = {TENSORRT.name: "trtexec", TENSORRT_RTX.name: "tensorrt_rtx", TENSORRT_LEAN.name: "trtexec"}
 WARM_UP_S = 0.2  # trtexec's own default
 PATIENCE_S = 600.0  # beyond warm-up and measurement: loading a plan, compiling kernels
 _LATENCIES = ("Latency", "Enqueue Time", "H2D Latency", "GPU Compute Time", "D2H Latency")
@@ -41,6 +41,7 @@ class Settings:
         input: the tensor's name.
         shape: of the input, with the batch.
         profile: the optimization profile's index.
+        version_compatible: whether the plan brings its own runtime.
         cuda_graph, spin_wait, data_transfers, streams: as in `MeasureOptions`.
         duration_s: of measurement.
     """
@@ -49,6 +50,7 @@ class Settings:
     input: str
     shape: tuple[int, ...]
     profile: int = 0
+    version_compatible: bool = False
     cuda_graph: bool = True
     spin_wait: bool = True
     data_transfers: bool = True
@@ -105,7 +107,7 @@ def find_tools(candidates: Iterable[Candidate], location: str | Path | None = No
     if not flavours:
         raise UsageError("trtexec runs plans: measure one too, with --backend tensorrt or --backend tensorrt-rtx")
     if location is not None and not Path(location).is_dir():
-        if len(flavours) > 1:
+        if len({TOOLS[flavour] for flavour in flavours}) > 1:
             raise UsageError(
                 f"{location} cannot run plans of both {' and '.join(flavours)}: give the folder that holds both tools"
             )
@@ -113,14 +115,14 @@ def find_tools(candidates: Iterable[Candidate], location: str | Path | None = No
             raise UsageError(
                 f"{location} is not a program that can be run: give the path of {TOOLS[flavours[0]]}, or its folder"
             )
-        return {flavours[0]: str(location)}
+        return dict.fromkeys(flavours, str(location))
     paths = {flavour: shutil.which(TOOLS[flavour], path=None if location is None else str(location)) for flavour in flavours}
     for flavour, path in paths.items():
         if path is None:
             raise UnavailableError(
                 f"{TOOLS[flavour]} is not {'on PATH' if location is None else f'in {location}'}. It comes with "
-                f"NVIDIA's archives, packages and containers of {flavour}, not with the Python package; say where it is with "
-                "--trtexec PATH"
+                f"NVIDIA's archives, packages and containers of {FLAVOURS[flavour].plans_of}, not with the Python package; say "
+                "where it is with --trtexec PATH"
             )
     return {flavour: str(path) for flavour, path in paths.items()}
 
@@ -136,7 +138,8 @@ def trtexec_command(tool: str, settings: Settings, flavour: str, version: str) -
         f"--useProfile={settings.profile}", f"--infStreams={settings.streams}", f"--warmUp={WARM_UP_S * 1e3:g}",
         f"--duration={settings.duration_s:g}", "--percentile=90,99",
     ]  # fmt: skip
-    old = flavour == TENSORRT.name and version_tuple(version)[:1] < (11,)
+    line += ["--versionCompatible"] * settings.version_compatible + ["--useRuntime=lean"] * (flavour == TENSORRT_LEAN.name)
+    old = flavour != TENSORRT_RTX.name and version_tuple(version)[:1] < (11,)
     if flavour == TENSORRT_RTX.name:
         line.append(f"--rtxCudaGraphStrategy={'wholeGraph' if settings.cuda_graph else 'disable'}")
         line.append("--specializeStrategyDS=eager")
@@ -241,6 +244,7 @@ def settings_of(opened: OpenedBundle, candidate: Candidate, result: Result, dura
         cuda_graph=told.get("cuda_graph", "no_cuda_graph" not in candidate.options),
         spin_wait=told.get("spin_wait", True), streams=told.get("streams", candidate.count("streams")),
         data_transfers=told.get("data_transfers", True) and not told.get("inputs_on_device", False),
+        version_compatible=plan.origin.version_compatible,
     )  # fmt: skip
     return settings, plan.origin.version
 

@@ -185,7 +185,9 @@ def _product_s(torch: Any, precision: str, device: str, rows: int, best: _Best) 
     before, backend.allow_tf32 = backend.allow_tf32, precision == "tf32"
     try:
         if precision == "int8":
-            return best.seconds(lambda: torch._int_mm(square, square))
+            return best.seconds(
+                lambda: torch._int_mm(square, square.t())
+            )  # columns of the second side by side, as its kernels want
         return best.seconds(lambda: square @ square)
     except (RuntimeError, AttributeError):
         return math.inf

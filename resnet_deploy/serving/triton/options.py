@@ -8,7 +8,7 @@ from pathlib import Path
 
 from resnet_deploy import limits
 from resnet_deploy.backends.table import BACKENDS
-from resnet_deploy.engine.flavours import FLAVOURS
+from resnet_deploy.engine.flavours import BUILDERS
 from resnet_deploy.errors import UsageError
 from resnet_deploy.precisions import PRECISIONS
 from resnet_deploy.specs import OptionGroup
@@ -70,7 +70,7 @@ class TritonOptions(OptionGroup):
         for what, value, known in (
             ("precision", self.precision, PRECISIONS),
             ("platform", self.platform, [row.name for row in BACKENDS.values() if row.triton]),
-            ("device", self.device or "cpu", ("cpu", "gpu")), ("flavour", self.flavour, FLAVOURS),
+            ("device", self.device or "cpu", ("cpu", "gpu")), ("flavour", self.flavour, BUILDERS),
             ("ensemble", self.ensemble or "jpeg", ("jpeg",)),
         ):  # fmt: skip
             if value not in known:

@@ -42,7 +42,7 @@ from resnet_deploy.engine.report import summarize
 from resnet_deploy.errors import BackendError, UnavailableError, UsageError
 from resnet_deploy.specs import Precision
 from resnet_deploy.terminal import profiles as text
-from tests.helpers.fake_tensorrt import Engine, HostDevice, TensorRt
+from tests.helpers.fake_tensorrt import Engine, TensorRt
 from tests.helpers.results import latency, row
 
 TEN = """\
@@ -140,6 +140,9 @@ def test_output_without_figures(output: str) -> None:
         ("tensorrt", "11.4.0", {"data_transfers": False}, []),
         ("tensorrt", "11.4.0", {"cuda_graph": False, "spin_wait": False, "data_transfers": False},
          ["--noCudaGraph", "--noSpinWait"]),
+        ("tensorrt", "11.4.0", {"data_transfers": False, "version_compatible": True}, ["--versionCompatible"]),
+        ("tensorrt-lean", "10.16.1.11", {"version_compatible": True},
+         ["--versionCompatible", "--useRuntime=lean", "--useCudaGraph", "--useSpinWait"]),
         ("tensorrt-rtx", "1.7.1.116", {"data_transfers": False},
          ["--rtxCudaGraphStrategy=wholeGraph", "--specializeStrategyDS=eager"]),
         ("tensorrt-rtx", "1.7.1.116", {"cuda_graph": False, "spin_wait": False},
@@ -217,7 +220,7 @@ def test_a_tool_that_never_ends_is_ended(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain, plan, rtx = (Candidate.parse(name) for name in ("onnxruntime", "tensorrt:int8", "tensorrt-rtx"))
+    plain, plan, rtx, lean = map(Candidate.parse, ("onnxruntime", "tensorrt:int8", "tensorrt-rtx", "tensorrt-lean"))
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     with pytest.raises(UsageError, match="measure one too, with --backend tensorrt"):
         find_tools([plain])
@@ -228,6 +231,7 @@ def test_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         find_tools([rtx])
     on_path = printing(tmp_path / "bin" / "trtexec", TEN)
     assert find_tools([plain, plan, plan]) == {"tensorrt": str(on_path)}
+    assert find_tools([plan, lean], on_path) == {"tensorrt": str(on_path), "tensorrt-lean": str(on_path)}
     with pytest.raises(UnavailableError, match="tensorrt_rtx is not on PATH"):
         find_tools([plan, rtx])
     other = printing(tmp_path / "other" / "mine", TEN)
@@ -247,7 +251,7 @@ def test_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def planned(digits_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
+def planned(fake_cuda: None, digits_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
     """A bundle with a plan of TensorRT 11, on a runtime in host memory: what a GPU's machine would have."""
     bundle = Bundle.open(shutil.copytree(digits_bundle.path, tmp_path / "a bundle"))
     origin = Origin(
@@ -264,8 +268,7 @@ def planned(digits_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for module in (plan_module, trt_module):
         monkeypatch.setattr(module, "here", lambda flavour: origin)
         monkeypatch.setattr(module, "preflight", lambda plan, machine: None)
-    monkeypatch.setattr(trt_module, "CudaDevice", HostDevice)
-    monkeypatch.setattr(trt_module, "deserialize", lambda path, flavour: (TensorRt, Engine(path, [(1, 8, 8), (1, 1, 1)])))
+    monkeypatch.setattr(trt_module, "deserialize", lambda path, flavour, **_: (TensorRt, Engine(path, [(1, 8, 8), (1, 1, 1)])))
     return bundle
 
 

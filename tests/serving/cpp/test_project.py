@@ -74,7 +74,7 @@ def test_what_cannot_be_written_leaves_nothing(digits_bundle: Bundle, tmp_path: 
     with pytest.raises(IntegrityError, match="was changed after it was made"):
         rd.write_cpp(damaged, tmp_path / "project")
     for options, said in (
-        ({"backend": "eager"}, "unknown backend 'eager'; choose onnxruntime, tensorrt, tensorrt-rtx"),
+        ({"backend": "eager"}, "unknown backend 'eager'; choose onnxruntime, tensorrt, tensorrt-rtx, tensorrt-lean"),
         ({"precision": "fp64"}, "unknown precision 'fp64'"),
         ({"precision": "int8"}, "has no model.int8-cpu.onnx"),
         ({"backend": "tensorrt"}, "has no plan of model.fp32.onnx for tensorrt; make one with"),

@@ -11,7 +11,7 @@ namespace resnet_deploy::internal {
 
 // This machine, in the words of a plan's origin.
 struct Machine {
-  std::string flavour;  // tensorrt or tensorrt-rtx
+  std::string flavour;  // tensorrt, tensorrt-lean or tensorrt-rtx
   std::string version;  // of the library that is loaded
   std::string platform;
   std::string gpu;         // empty before a GPU was asked

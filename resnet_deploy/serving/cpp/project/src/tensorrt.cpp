@@ -1,4 +1,4 @@
-// TensorRT and TensorRT-RTX, for the bundle's plans; RESNET_DEPLOY_FLAVOUR says which.
+// TensorRT, TensorRT-RTX and TensorRT's lean runtime, for the bundle's plans; RESNET_DEPLOY_FLAVOUR says which.
 #include <NvInferRuntime.h>
 #include <cuda_runtime_api.h>
 #include <sys/utsname.h>
@@ -20,6 +20,14 @@
 
 namespace resnet_deploy::internal {
 namespace {
+
+constexpr std::string_view flavour = RESNET_DEPLOY_FLAVOUR;
+constexpr bool is_rtx = flavour == "tensorrt-rtx";
+constexpr bool is_lean = flavour == "tensorrt-lean";  // it runs TensorRT's version-compatible plans alone
+
+// Of `resnet-deploy build`, for plans that run here.
+constexpr const char* build_options =
+    is_lean ? "--flavour tensorrt --version-compatible" : "--flavour " RESNET_DEPLOY_FLAVOUR;
 
 // TensorRT's reasons are log messages, and the first is the real one.
 class Log : public nvinfer1::ILogger {
@@ -89,7 +97,7 @@ class TrtRunner : public Runner {
     enqueue();  // the first run may still allocate and choose: the next are the graph
     synchronize();
     // TensorRT-RTX settles on its kernels while it runs: a graph would keep the first ones.
-    if (options.cuda_graph && std::string_view(RESNET_DEPLOY_FLAVOUR) == "tensorrt") capture();
+    if (options.cuda_graph && !is_rtx) capture();
   }
 
   void run(const void* images) override {
@@ -182,6 +190,18 @@ std::string runtime_version() {
   return text;
 }
 
+// What `trtexec --getPlanVersionOnly` reads: a tag, and the version at byte 24.
+bool begins_as_plan(const std::string& data) { return data.size() >= 28 && data.compare(0, 4, "ftrt") == 0; }
+
+int require_device() {
+  int devices = 0;
+  if (const cudaError_t status = cudaGetDeviceCount(&devices); status != cudaSuccess || devices == 0) {
+    throw_machine_error(std::string("no NVIDIA GPU that can be used (") + cudaGetErrorString(status) +
+                        "). Install or update the driver, or use the machine of the plan");
+  }
+  return devices;
+}
+
 // Batch sizes of an optimization profile: the smallest, the one that kernels are chosen for, the largest.
 using Profile = std::array<std::int64_t, 3>;
 
@@ -189,8 +209,13 @@ class TrtEngine : public Engine {
  public:
   TrtEngine(const std::string& data, const std::string& path, Options options, bool version_compatible)
       : options_(std::move(options)) {
-    runtime = std::string(RESNET_DEPLOY_FLAVOUR) + " " + runtime_version();
+    runtime = std::string(flavour) + " " + runtime_version();
     if (data.empty()) throw_input_error(path + " is empty; build it again");
+    if (!is_rtx && !begins_as_plan(data)) {
+      throw_input_error(path + " is no plan of TensorRT: it does not begin as one. Build it again with `resnet-deploy build`");
+    }
+    // Not left to the lean library: without a driver its runtime is a pointer to nowhere.
+    if (is_lean) require_device();
     runtime_.reset(nvinfer1::createInferRuntime(log_));
     if (!runtime_) throw_machine_error(runtime + " does not start: " + log_.take_reason());
     runtime_->setEngineHostCodeAllowed(version_compatible);  // such plans bring their own runtime
@@ -281,18 +306,14 @@ Machine machine_without_gpu() {
   utsname system{};
   if (uname(&system) != 0) throw_machine_error("cannot tell which system this is");
   Machine machine;
-  machine.flavour = RESNET_DEPLOY_FLAVOUR;
+  machine.flavour = flavour;
   machine.version = runtime_version();
   machine.platform = std::string(static_cast<const char*>(system.sysname)) + "-" + static_cast<const char*>(system.machine);
   return machine;
 }
 
 void find_gpu(Machine& machine, int device) {
-  int devices = 0;
-  if (const cudaError_t status = cudaGetDeviceCount(&devices); status != cudaSuccess || devices == 0) {
-    throw_machine_error(std::string("no NVIDIA GPU that can be used (") + cudaGetErrorString(status) +
-                        "). Install or update the driver, or use the machine of the plan");
-  }
+  const int devices = require_device();
   if (device < 0 || device >= devices) {
     throw_input_error("there is no GPU " + std::to_string(device) + ": they are 0 to " + std::to_string(devices - 1));
   }
@@ -318,10 +339,14 @@ std::vector<Plan> find_plans(const Bundle& bundle, const std::string& precision)
     if (graph && entry.at("made_from").text() != graph->at("sha256").text()) continue;
     plans.push_back({name, Origin(entry.at("origin"))});
   }
+  // Those for one version of TensorRT first: they are faster.
+  std::stable_sort(plans.begin(), plans.end(), [](const Plan& one, const Plan& other) {
+    return !one.origin.version_compatible() && other.origin.version_compatible();
+  });
   if (plans.empty()) {
     throw_input_error(bundle.folder().string() + " has no " + precision +
-                      " plan for " RESNET_DEPLOY_FLAVOUR "; make one with `resnet-deploy build DIR --precision " + precision +
-                      " --flavour " RESNET_DEPLOY_FLAVOUR "`");
+                      (is_lean ? " version-compatible" : "") + " plan for " RESNET_DEPLOY_FLAVOUR
+                      "; make one with `resnet-deploy build DIR --precision " + precision + " " + build_options + "`");
   }
   return plans;
 }
@@ -337,7 +362,7 @@ const Plan& choose_plan(const std::vector<Plan>& plans, int device) {
   if (chosen == plans.end()) {
     const Origin& origin = plans.front().origin;
     throw_machine_error("the plan was built with " + origin.text() + "; found " + origin.misfit(machine) +
-                        ". Build it again here with `resnet-deploy build DIR --flavour " RESNET_DEPLOY_FLAVOUR
+                        ". Build it again here with `resnet-deploy build DIR " + build_options +
                         "`, or use what it was built with");
   }
   return *chosen;
@@ -346,7 +371,10 @@ const Plan& choose_plan(const std::vector<Plan>& plans, int device) {
 }  // namespace
 
 bool can_run(const std::string&, const Field& entry) {
-  return entry.at("kind").text() == "plan" && entry.at("origin").at("flavour").text() == RESNET_DEPLOY_FLAVOUR;
+  if (entry.at("kind").text() != "plan") return false;
+  const Field origin = entry.at("origin");
+  if (is_lean) return origin.at("flavour").text() == "tensorrt" && origin.at("version_compatible").truth();
+  return origin.at("flavour").text() == flavour;
 }
 
 std::unique_ptr<Engine> read_engine(const std::string& data, const std::string& path, const Options& options,
