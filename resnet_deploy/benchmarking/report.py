@@ -44,8 +44,8 @@ class Result(CandidateRow):
     three. On a CPU, compute_latency_s is the inference itself. throughput_images_per_s: with queries queued ahead on all
     streams, trtexec's Throughput, in turns of some tenths of a second; sustained: the same without a pause, with its own
     conditions, where it was asked for. settings: the named options behind these figures. roofline: the floor, and how much of
-    it was reached, of latency_s (`reached_percent`) and of the device alone (`device_reached_percent`). conditions: of the turns
-    in which it was measured, with `energy_per_image_j` of the queued queries. partial: interrupted before its time.
+    it was reached, of latency_s (`reached_percent`) and of the device alone (`device_reached_percent`). conditions: of the
+    turns in which it was measured, with `energy_per_image_j` of the queued queries. partial: interrupted before its time.
 
     artifact, size_bytes: the bundle's file that was run. gates: what its gate judged, the most telling condition first.
     """

@@ -127,9 +127,7 @@ def bench(
     precisions, _ = LoweringOptions.split(options)
     named = None if backend is None else candidates_of(backend, precisions.precisions, running.applied)
     tools = {} if named is None else details.tools(named)  # what is missing is said before anything is made
-    config = MeasureConfig(
-        duration_s=duration, uploads=running.uploads, downloads=running.downloads, sustained_s=running.sustained
-    )
+    config = running.config(duration)
     opened = OpenedBundle(_bundle(model, output, batches, overwrite, progress, options))
     if batch is None:
         batches = tuple(size for size in batches if size <= opened.max_batch)
