@@ -30,6 +30,7 @@ BUDGET_S = 25 * 60
 MOST_S = 9 * 60  # of one stage: a machine that is lent may end a command after ten minutes
 PLANS = ("tensorrt-rtx", "tensorrt-rtx:streams=2")
 SMALL = ("--batch", "2", "--duration", "0.05")  # on the fake device
+GRAPHS = ("onnxruntime:cuda", "onnxruntime:cuda,fp16")
 FAKE = ("eager:cuda,cuda_graph", "onnxruntime:cuda")
 
 
@@ -90,7 +91,7 @@ STAGES = (
         name="peers", estimate_s=270,
         command=script("peers.py", "peers.json", "--cuda", "--network", "resnet50", "--batch", "1,32,128", "--rounds", "3"),
         fake=script(
-            "peers.py", "peers.json", "--cuda", "--network", "digits", "--rounds", "1", *SMALL, *of_each("--candidate", FAKE)
+            "peers.py", "peers.json", "--cuda", "--network", "digits", "--rounds", "1", *SMALL, *of_each("--candidate", GRAPHS)
         ),
     ),
     Stage(
@@ -112,7 +113,7 @@ STAGES = (
             "gpu.py", "sustained.json", "resnet50", "--batch", "128", "--precision", "fp16,int8", "--sustained", "20",
             *of_each("--backend", ("eager:cuda,fp16,channels_last,cuda_graph", "tensorrt", "onnxruntime:cuda")),
         ),
-        fake=script("gpu.py", "sustained.json", *DIGITS, "--sustained", "0.2", "--backend", FAKE[0]),
+        fake=script("gpu.py", "sustained.json", *DIGITS, "--sustained", "0.2", "--backend", FAKE[1]),
     ),
 )  # fmt: skip
 FILES = {"doctor": "doctor.json", "tests": "tests.txt"}  # of what a stage prints; other stages write their own

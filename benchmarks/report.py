@@ -46,7 +46,8 @@ half of them lie in the `middle half`. The limits were set before the figures we
 def page(results: Mapping[str, Mapping[str, Any]]) -> str:
     """The page of results by name: the known ones in their order, others after them."""
     names = [name for name in TITLES if name in results] + sorted(set(results) - set(TITLES))
-    return "\n".join([INTRODUCTION, *(_section(name, results[name]) for name in names)])
+    on_gpu = "\n".join(gpu_section(read(HERE / "results" / "gpu")))
+    return "\n".join([INTRODUCTION, *(_section(name, results[name]) for name in names), on_gpu])
 
 
 def _section(name: str, result: Mapping[str, Any]) -> str:
@@ -69,33 +70,50 @@ def _own(own: Mapping[str, Any]) -> list[str]:
     return [f"**{own['title']}**", "", *aligned([own["columns"], *own["lines"]]), ""]
 
 
-def gpu_page(results: Mapping[str, Mapping[str, Any]], backends: Mapping[str, Any]) -> str:
-    """The page of benchmarks/gpu.sh: one table a network; what did not work, in its own words."""
-    gpus = ", ".join(gpu["name"] for gpu in backends["machine"]["gpus"]) or "no GPU"
-    lines = [f"# On a GPU: {gpus}", "", f"{machine_line(backends['machine'])}.", ""]
-    lines += ["Left out:", "", *(f"- `{name}`: {said}" for name, said in backends["left_out"].items()), ""]
-    for name, result in results.items():
-        lines += [f"## {name}", ""]
+def gpu_section(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What benchmarks/gpu.sh left in results/gpu: its roof, its peers, and one table a network; what did not work, in its own
+    words. Raises ValueError for a run on the fake device, whose times mean nothing."""
+    lines = ["## On a GPU", ""]
+    measured = {name: results[name] for name in ("roof", "networks", "peers", "sustained") if name in results}
+    if not measured:
+        return [*lines, "Not measured yet: `make gpu` does, on a machine that has one.", ""]
+    gpus = [gpu["name"] for result in measured.values() for gpu in result["machine"]["gpus"]]
+    if not gpus or any("no timing means anything" in name for name in gpus):
+        raise ValueError(f"results/gpu is of no GPU: {', '.join(gpus) or 'none was found'}")
+    machine = machine_line(next(iter(measured.values()))["machine"])
+    lines += [f"Measured on {gpus[0]}, {machine}.", "", "```sh", "make gpu", "```", ""]
+    for name, result in measured.items():
         if "rows" in result:
-            lines += [*table(result["rows"]), ""]
+            lines += [f"### {name}", "", *table(result["rows"]), ""]
             lines += [line for own in result["settings"].get("tables", []) for line in _own(own)]
-            continue
-        if "error" in result:
-            lines += [result["error"], ""]
-            continue
-        columns = ("backend", "precision", "batch", "p50 ms", "device ms", "images/s", "cosine min", "top-1 agreement", "gate")
-        lines += aligned([columns, *map(_gpu_cells, result["results"])])
-        found = {**result["judged"], **{name: f"{t['ours_s'] / t['bare_s']:.3f}" for name, t in result["bare_loop"].items()}}
-        lost = [f"- {r['backend']} ({r['precision']}), batch {r['batch']}: {r['error']}" for r in result["unmeasured"]]
-        lines += ["", *(f"- {what}: {value}" for what, value in found.items()), *lost, ""]
-    return "\n".join([*lines, "```sh", "OUT=benchmarks/results/gpu benchmarks/gpu.sh", "```", ""])
+        for network, found in result.get("networks", {}).items():
+            lines += [f"### {network}", "", *_network(found)]
+    return lines
+
+
+def _network(found: Mapping[str, Any]) -> list[str]:
+    """A network's rows, its limits, and what was left out."""
+    rows = [row for batch in found["batches"].values() for row in batch["results"]]
+    columns = ("backend", "precision", "batch", "p50 ms", "device ms", "images/s", "without a pause", "cosine min",
+               "top-1 agreement", "gate")  # fmt: skip
+    limits = {**found.get("judged", {})} | {
+        name: f"{times['ours_s'] / times['bare_s']:.3f} of a bare loop" for name, times in found.get("bare_loop", {}).items()
+    }
+    failed = [row for batch in found["batches"].values() for row in batch["unmeasured"]]
+    lost = [f"{row['backend']} ({row['precision']}), batch {row['batch']}: {row['error']}" for row in failed]
+    lost += [f"{name}: {why}" for name, why in found.get("left_out", {}).items()] + [
+        found[name] for name in ("error",) if name in found
+    ]
+    listed = [f"- {what}: {value}" for what, value in limits.items()] + [f"- {line}" for line in lost]
+    return [*(aligned([columns, *map(_gpu_cells, rows)]) if rows else []), "", *listed, *([""] if listed else [])]
 
 
 def _gpu_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     parity, agreement = row["parity"], row["parity"]["top1_agreement"]
     return (
         f"{row['backend']} ({row['device']})", row["precision"], str(row["batch"]), f"{row['latency_s']['p50'] * 1e3:.3f}",
-        f"{row['device_latency_s']['p50'] * 1e3:.3f}", f"{row['images_per_s']:,.0f}", f"{parity['cosine_min']:.5f}",
+        f"{row['device_latency_s']['p50'] * 1e3:.3f}", f"{row['images_per_s']:,.0f}",
+        f"{row['sustained']['images_per_s']:,.0f}" if row.get("sustained") else "–", f"{parity['cosine_min']:.5f}",
         "–" if agreement is None else f"{agreement:.2%}", row["gate"],
     )  # fmt: skip
 
@@ -109,10 +127,6 @@ def main() -> None:
     target = HERE / "README.md"
     target.write_text(page(read(HERE / "results")))
     print(target)
-    if found := read(HERE / "results" / "gpu"):
-        backends = found.pop("backends")
-        (HERE / "GPU.md").write_text(gpu_page({n: r for n, r in found.items() if r.get("benchmark")}, backends))
-        print(HERE / "GPU.md")
 
 
 if __name__ == "__main__":

@@ -58,7 +58,13 @@ class Commands(cloup.Group):
         code = super().main(args, prog_name, complete_var, standalone_mode=False, obj=program, **extra)
         return code if isinstance(code, int) else 0
 
-    def add_command(self, cmd: click.Command, name: str | None = None, *section: Any, **where: Any) -> None:
+    def add_command(
+        self,
+        cmd: click.Command,
+        name: str | None = None,
+        section: cloup.Section | None = None,
+        fallback_to_default_section: bool = True,
+    ) -> None:
         """Of what a command does, its results alone are printed; its help is click's to print."""
         callback = cmd.callback
         assert callback is not None
@@ -69,7 +75,7 @@ class Commands(cloup.Group):
                 return callback(*args, **options)
 
         cmd.callback = run
-        super().add_command(cmd, name, *section, **where)
+        super().add_command(cmd, name, section, fallback_to_default_section)
 
     def invoke(self, ctx: click.Context) -> Any:
         if not sys.warnoptions:  # libraries' notes to programmers, such as PIL's on TIFF tags

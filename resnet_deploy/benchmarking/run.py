@@ -135,9 +135,7 @@ def bench(call: BenchArguments) -> BenchReport:
     scenarios, running, details = call.part(ScenarioOptions), call.part(MeasureOptions), call.part(DetailOptions)
     named = None if call.backend is None else candidates_of(call.backend, call.precisions, running.applied)
     tools = {} if named is None else details.tools(named)  # what is missing is said before anything is made
-    config = MeasureConfig(
-        duration_s=call.duration, uploads=running.uploads, downloads=running.downloads, sustained_s=running.sustained
-    )
+    config = running.config(call.duration)
     opened = OpenedBundle(_bundle(call, batches))
     if call.batch is None:
         batches = tuple(size for size in batches if size <= opened.max_batch)

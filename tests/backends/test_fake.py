@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from resnet_deploy.backends.cuda import CudaDevice
 from resnet_deploy.backends.fake import tensors
 from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.bundle.store import Bundle
+from tests.helpers.cli import load, run
 from tests.helpers.contract import IMAGES
 
 
@@ -193,3 +196,11 @@ def test_it_goes_without_a_trace() -> None:
     environment = {name: value for name, value in os.environ.items() if name != fake.ENVIRONMENT}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
+
+
+def test_verify_runs_on_it(digits_bundle: Bundle, tmp_path: Path) -> None:
+    copied = shutil.copytree(digits_bundle.path, tmp_path / "b")
+    backends = ("--backend", "eager:cuda,cuda_graph", "--backend", "onnxruntime:cuda")
+    found = load(run("verify", copied, "--data", "digits", "--limit", "20", "--threads", "1", *backends, "--json"))
+    assert [one["gate"] for one in found["results"]] == ["pass", "pass"]
+    assert {record.runtime["gpu"] for record in Bundle.open(copied).manifest.parity.values()} == {fake.NAME}

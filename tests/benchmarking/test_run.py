@@ -20,10 +20,12 @@ from resnet_deploy.backends.onnxruntime.backend import OrtBackend
 from resnet_deploy.benchmarking import sweep as timing
 from resnet_deploy.benchmarking.settings import MeasureOptions
 from resnet_deploy.bundle.manifest import GraphFile
+from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.bundle.results import ResultStore
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import BackendError, StorageError, UsageError
 from resnet_deploy.pipeline.candidates import candidates_of, choose_candidates
+from resnet_deploy.pipeline.compare_answers import unseen
 from resnet_deploy.pipeline.lower import lower
 from resnet_deploy.pipeline.lowering_options import LoweringOptions
 from resnet_deploy.specs import Precision, silent
@@ -395,3 +397,17 @@ def test_the_answers_are_those_of_the_images(fake_cuda: None, bundle: Path) -> N
     report = rd.bench(bundle, data="digits", backend=["eager:cuda,streams=2"], batch=4, duration=0.05, threads=1)
     assert report.passed and report.results[0].parity["top1_agreement"] == 1
     assert np.isfinite(report.results[0].host_latency_s.p50)  # type: ignore[union-attr]
+
+
+def test_the_default_images_are_none_that_were_calibrated_on(digits_bundle: Bundle, tmp_path: Path) -> None:
+    """Whatever seeds a calibration used: judged on images that it has seen, nothing would be left to judge."""
+    copied = shutil.copytree(digits_bundle.path, tmp_path / "b")
+    options = {"precision": "int8", "int8_target": "cpu", "calibration_method": "max"}
+    calibrated = rd.export(copied, calibration="random:48:1000000", **options)
+    report = rd.bench(calibrated, backend="onnxruntime:int8", batch=1, duration=0.05, threads=1, gate="cosine-min=0.5")
+    (row,) = report.results
+    assert row.parity_data.startswith("random:32:") and row.parity_data != "random:32:1000000"
+    opened = OpenedBundle(calibrated)
+    seen = opened.seen(Candidate.parse("onnxruntime:int8"))
+    used = opened.data(row.parity_data)
+    assert seen and len(unseen(next(used.batches(32)), seen).images) == 32

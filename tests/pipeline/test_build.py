@@ -322,9 +322,7 @@ def test_a_timing_cache_is_kept_and_given_back(bundle: Path, monkeypatch: pytest
     def with_cache(*arguments: Any, timing_cache: bytes | None = None) -> Any:
         given.append(timing_cache)
         built = real(*arguments)
-        return type(built)(
-            plan=built.plan, layers=built.layers, logged=built.logged, timing_cache=b"times", builder_s=built.builder_s
-        )
+        return replace(built, timing_cache=b"times")
 
     monkeypatch.setattr(building, "build_plan", with_cache)
     rd.build(bundle, flavour=RTX, batch="8", compute_capability="sm86")

@@ -251,3 +251,18 @@ def test_devices_that_are_not_there() -> None:
             measure_ceiling("cuda")
     with pytest.raises(UsageError, match="above 0"):
         Ceiling(name="broken", flop_s={"fp32": 0.0}, memory_bytes_s=1, host_bytes_s=None, source="measured")
+
+
+def test_the_ceiling_of_int8_is_that_of_its_fast_layout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Columns of the second matrix side by side: the other one takes several times as long."""
+    import torch
+
+    strides, known = [], torch._int_mm
+
+    def product(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        strides.append((one.stride(), other.stride()))
+        return known(one, other)
+
+    monkeypatch.setattr(torch, "_int_mm", product)
+    measure_ceiling(copy_bytes=2**20, matrix=32, duration_s=0)
+    assert set(strides) == {((32, 1), (1, 32))}
