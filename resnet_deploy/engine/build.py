@@ -98,6 +98,12 @@ def _configure(trt: Any, config: Any, options: BuildOptions, targets: tuple[str,
         config.builder_optimization_level = options.optimization_level
     if options.workspace_mib is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib * MIB)
+    if options.tiling_optimization is not None:
+        config.tiling_optimization_level = getattr(trt.TilingOptimizationLevel, options.tiling_optimization.upper())
+    if options.max_aux_streams is not None:
+        config.max_aux_streams = options.max_aux_streams
+    if options.avg_timing is not None:
+        config.avg_timing_iterations = options.avg_timing
     if options.hardware_compatible is not None:
         level = HARDWARE[options.hardware_compatible]
         config.hardware_compatibility_level = getattr(trt.HardwareCompatibilityLevel, level)

@@ -20,6 +20,7 @@ _TYPES = (
     ("uint8", r"uint8"), ("bf16", r"bf16|bfloat16"), ("fp8", r"fp8|float8|e4m3"), ("int8", r"int8"),
     ("fp16", r"fp16|half|float16"), ("int64", r"int64"), ("int32", r"int32"), ("bool", r"bool"), ("fp32", r"fp32|float"),
 )  # fmt: skip
+_BITS_8, _FLOATS = frozenset({"int8", "fp8"}), frozenset({"fp32", "fp16", "bf16"})
 _COMPUTES = re.compile(r"conv|correlation|gemm|matrix|fusion|fully", re.IGNORECASE)
 _MOVES = frozenset({"Tran", "Move", "Cast", "Repl", "Conc", "Resh", "Slic", "Copy"})  # of TensorRT's generated kernels
 _LINE = re.compile(
@@ -70,8 +71,16 @@ class PlanReport:
     def convolutions(self) -> dict[str, int]:
         return dict(Counter(self.layers.values()))
 
+    @property
+    def float_outputs(self) -> tuple[str, ...]:
+        """Convolutions that compute in 8 bits and write floats, which other kernels read again to quantize them."""
+        computing = {name: layer for layer in reversed(self.engine_layers) if layer.computes for name in layer.onnx}
+        return tuple(
+            name for name, precision in self.layers.items() if precision in _BITS_8 and computing[name].output in _FLOATS
+        )
+
     def to_dict(self) -> dict[str, Any]:
-        return {**to_dict(self), "convolutions": self.convolutions}
+        return {**to_dict(self), "convolutions": self.convolutions, "float_outputs": self.float_outputs}
 
 
 def summarize(reported: Iterable[EngineLayer], convolutions: Iterable[str], additions: Iterable[str]) -> PlanReport:
