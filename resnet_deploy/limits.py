@@ -78,6 +78,8 @@ LIMITS: dict[str, Limits] = {
     "rate_tolerance": Limits(low=0, high=1, whole=False, above=True, below=True),
     "optimization_level": Limits(low=0, high=5),
     "workspace_mib": Limits(low=1, high=1 << 22, unit="MiB"),
+    "max_aux_streams": Limits(low=0, high=64),
+    "avg_timing": Limits(low=1, high=1000, unit="runs"),
     "max_megapixels": Limits(low=0, high=10_000, whole=False, above=True, unit="megapixels"),
 }
 

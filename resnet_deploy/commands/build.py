@@ -39,6 +39,13 @@ from resnet_deploy.terminal.progress import Bars
     "How to build",
     number("--optimization-level", help="0 (fast to build) to 5 (fast to run). [default: the package's, 3]"),
     number("--workspace-mib", help="Scratch memory that kernels may use, MiB. [default: all]"),
+    cloup.option(
+        "--tiling-optimization",
+        metavar="LEVEL",
+        help="none, fast, moderate or full: search for kernels that share tiles in the L2 cache. [default: none]",
+    ),
+    number("--max-aux-streams", help="Streams beside the caller's, for branches at once; 0: none. [default: the package's]"),
+    number("--avg-timing", help="Runs averaged for the time of a kernel (tensorrt). [default: the package's, 1]"),
     flag("--sparse-weights", help="Use 2:4 sparse kernels for weights that have that pattern."),
     flag("--tf32", help="Allow TF32 in FP32 layers: faster, with 11 bits of precision instead of 24."),
     cloup.option(

@@ -133,6 +133,12 @@ def _configure(trt: TensorRt, config: IBuilderConfig, options: BuildOptions, tar
         config.builder_optimization_level = options.optimization_level
     if options.workspace_mib is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib * MIB)
+    if options.tiling_optimization is not None:
+        config.tiling_optimization_level = getattr(trt.TilingOptimizationLevel, options.tiling_optimization.upper())
+    if options.max_aux_streams is not None:
+        config.max_aux_streams = options.max_aux_streams
+    if options.avg_timing is not None:
+        config.avg_timing_iterations = options.avg_timing
     if options.hardware_compatible is not None:
         levels, ampere_plus = trt.HardwareCompatibilityLevel, options.hardware_compatible == "ampere-plus"
         config.hardware_compatibility_level = levels.AMPERE_PLUS if ampere_plus else levels.SAME_COMPUTE_CAPABILITY

@@ -69,6 +69,7 @@ TENSORRT_RTX = Flavour(
         "hardware_compatible": "its plans name their compute capabilities instead: --compute-capability",
         "version_compatible": "its plans run on the release that built them alone",
         "timing_cache": "it times no kernels when it builds",
+        "avg_timing": "it times no kernels when it builds",
     },
 )  # fmt: skip
 TENSORRT_LEAN = Flavour(

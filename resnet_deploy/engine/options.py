@@ -14,6 +14,7 @@ from resnet_deploy.specs import OptionGroup, listed
 
 # https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/engine-compatibility.html
 HARDWARE = ("ampere-plus", "same-compute-capability")
+TILING = ("none", "fast", "moderate", "full")  # TilingOptimizationLevel
 RTX_TARGETS = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
 # Builds without a GPU are for these where nothing else is asked for: SM75 among them would rule out INT8 for all
 # (it has no INT8 convolutions), and SM80 and later all have them.
@@ -85,6 +86,10 @@ class BuildOptions(OptionGroup):
         sparse_weights: use 2:4 sparse kernels for weights that have that pattern.
         tf32: allow TF32 in FP32 layers.
         timing_cache: keep the measured times of kernels in the bundle; by default where the package has such a cache.
+        tiling_optimization: none, fast, moderate or full: how long to search for kernels that share tiles in the L2 cache.
+        max_aux_streams: of the streams beside the caller's in which branches run at the same time; 0 for none, the
+            package's own choice by default.
+        avg_timing: runs that are averaged for the time of a kernel, 1 by default; more choose better on a noisy GPU.
     """
 
     batch: str | Iterable[str] = ("1:8:32",)
@@ -97,6 +102,9 @@ class BuildOptions(OptionGroup):
     sparse_weights: bool = False
     tf32: bool = False
     timing_cache: bool | None = None
+    tiling_optimization: str | None = None
+    max_aux_streams: int | None = None
+    avg_timing: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "batch", tuple(listed(self.batch)))
@@ -109,8 +117,10 @@ class BuildOptions(OptionGroup):
             raise UsageError(f"unknown compute capability {unknown[0]!r}; choose from {', '.join(RTX_TARGETS)}")
         if self.hardware_compatible is not None and self.hardware_compatible not in HARDWARE:
             raise UsageError(f"unknown compatibility {self.hardware_compatible!r}; choose from {', '.join(HARDWARE)}")
-        limits.check_option("optimization_level", self.optimization_level)
-        limits.check_option("workspace_mib", self.workspace_mib)
+        if self.tiling_optimization is not None and self.tiling_optimization not in TILING:
+            raise UsageError(f"unknown tiling optimization {self.tiling_optimization!r}; choose from {', '.join(TILING)}")
+        for name in ("optimization_level", "workspace_mib", "max_aux_streams", "avg_timing"):
+            limits.check_option(name, getattr(self, name))
         _ = self.profiles
         super().__post_init__()
 
@@ -121,7 +131,7 @@ class BuildOptions(OptionGroup):
     def check(self, flavour: Flavour) -> None:
         """Raise UsageError for an option that a package lacks."""
         for name, reason in (flavour.lacks or {}).items():
-            if getattr(self, name):
+            if getattr(self, name) not in (None, False, ()):
                 option = f"--{name.replace('_', '-')}"
                 raise UsageError(f"{flavour.name} {flavour.version} has no {option}: {reason}")
 

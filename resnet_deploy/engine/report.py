@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from resnet_deploy.precisions import all_precisions
 from resnet_deploy.specs import to_dict
 
 if TYPE_CHECKING:  # the signatures of each package in turn: tests/typing
@@ -83,8 +84,21 @@ class PlanReport:
     def convolutions(self) -> dict[str, int]:
         return dict(Counter(self.layers.values()))
 
+    @property
+    def quantized(self) -> tuple[str, ...]:
+        """Convolutions that compute in a quantized precision."""
+        names = {precision.value for precision in all_precisions() if precision.row.quantized}
+        return tuple(name for name, precision in self.layers.items() if precision in names)
+
+    @property
+    def float_outputs(self) -> tuple[str, ...]:
+        """Of the quantized ones, those that write floats, which other kernels read again to quantize them."""
+        floats = {precision.value for precision in all_precisions() if not precision.row.quantized}
+        computing = {name: layer for layer in reversed(self.engine_layers) if layer.computes for name in layer.onnx}
+        return tuple(name for name in self.quantized if computing[name].output in floats)
+
     def to_dict(self) -> dict[str, Any]:
-        return {**to_dict(self), "convolutions": self.convolutions}
+        return {**to_dict(self), "convolutions": self.convolutions, "float_outputs": self.float_outputs}
 
 
 def summarize(reported: Iterable[EngineLayer], convolutions: Iterable[str], additions: Iterable[str]) -> PlanReport:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from resnet_deploy.terminal.build import float_outputs
 from resnet_deploy.terminal.tables import counts_text, table
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ def plan(details: PlanDetails) -> str:
         lines.append(f"flags    {', '.join(chosen) or 'none'}; TF32 {'on' if (details.flags or {}).get('tf32') else 'off'}")
     lines.append(f"computes {counts_text(report.convolutions)} convolutions in {len(report.engine_layers)} engine layers")
     lines.append(f"besides  {report.reformats} reformats, {len(report.unfused_adds)} unfused additions")
+    if note := float_outputs(report):
+        lines.append(f"floats   {note}")
     rows = [
         {"engine layer": layer.name[:60], "kind": layer.kind, "in": layer.precision, "out": layer.output,
          "of": ", ".join(layer.onnx)[:60]}

@@ -31,7 +31,10 @@ def test_the_path_of_tensorrt_itself(digits_bundle: Bundle, monkeypatch: pytest.
     import tensorrt_rtx
 
     monkeypatch.setattr(Flavour, "load", lambda self: tensorrt_rtx)
-    options = BuildOptions(batch="8", hardware_compatible="ampere-plus", sparse_weights=True, optimization_level=1)
+    options = BuildOptions(
+        batch="8", hardware_compatible="ampere-plus", sparse_weights=True, optimization_level=1, tiling_optimization="fast",
+        max_aux_streams=0, avg_timing=4,
+    )  # fmt: skip
     built = build_plan(digits_bundle.artifact("model.fp32.onnx"), options, TENSORRT, (), silent, timing_cache=None)
     assert built.layers and isinstance(built.timing_cache, bytes)
     without = BuildOptions(batch="8", timing_cache=False)

@@ -9,6 +9,7 @@ import pytest
 
 from resnet_deploy import _json
 from resnet_deploy.engine.report import EngineLayer, PlanReport, from_builder, from_inspector, summarize
+from resnet_deploy.terminal.build import float_outputs
 
 
 def line(name: str, kind: str, data: str | None, metadata: str) -> str:
@@ -35,8 +36,18 @@ def test_the_builders_lines() -> None:
     assert report.layers == {"conv1": "int8", "conv2": "fp16", "conv3": "fp8"}
     assert report.convolutions == {"int8": 1, "fp16": 1, "fp8": 1}
     assert report.unfused_adds == ("add",) and report.reformats == 1
+    assert report.float_outputs == (), "conv1 writes what it computes in"
     assert len(report.engine_layers) == len(FIRST), "another profile's kernels are not counted"
     assert _json.decode(_json.encode(report), PlanReport) == report
+
+
+def test_quantized_convolutions_that_write_floats() -> None:
+    unfused = [text.replace('Outputs: [ { Name: x, Dimensions: [1,4], Datatype: Int8', 'Outputs: [ { Name: x, Datatype: Float')
+               for text in FIRST]  # fmt: skip
+    report = summarize(from_builder(unfused), ["conv1", "conv2", "conv3"], [])
+    assert report.float_outputs == ("conv1",) and report.to_dict()["float_outputs"] == ("conv1",)
+    assert "1 of 2 quantized convolutions write floats" in float_outputs(report)
+    assert float_outputs(summarize(from_builder(FIRST), ["conv1", "conv2", "conv3"], [])) == ""
 
 
 def test_a_second_part_of_the_same_profile_counts() -> None:

@@ -66,6 +66,7 @@ def test_plans_are_built_proven_and_recorded(bundle: Path) -> None:
         assert 0 < entry.builder_s < 600 and not entry.warnings
         assert plan.report.convolutions == {kind: 19}, "every convolution of a ResNet-20"
     assert len(plans[2].report.unfused_adds) == 9 and plans[1].report.unfused_adds == ()
+    assert len(plans[2].report.float_outputs) == 19 and plans[1].report.float_outputs == (), "facts of TensorRT-RTX's kernels"
     Bundle.open(bundle).artifact(plans[0].name)
 
 

@@ -57,8 +57,8 @@ def write_cpp(
         bundle: a bundle, or its folder; a graph of it that is gone is made again.
         output: a folder that is not there yet, or empty: it appears whole or not at all; or a project that was written
             before, whose own files are brought up to date where they were not edited.
-        backend: onnxruntime (its CPU kernels), tensorrt, tensorrt-lean or tensorrt-rtx, for which all plans that it runs
-            are taken: the program chooses the one for its machine.
+        backend: onnxruntime (its CPU kernels), tensorrt, tensorrt-lean or tensorrt-rtx, which take all
+            plans that they run, and the program chooses the one for its machine.
         precision: of the file that it runs.
 
     Returns:
