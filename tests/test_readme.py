@@ -16,7 +16,7 @@ from tests.helpers.paths import ROOT
 
 README = (ROOT / "README.md").read_text()
 REFERENCE = (ROOT / "REFERENCE.md").read_text()
-OTHERS = {"--build", "--preset"}  # options of other programs
+OTHERS = {"--backend-config", "--build", "--preset"}  # options of other programs
 
 
 @pytest.fixture
