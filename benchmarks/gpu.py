@@ -25,7 +25,7 @@ from typing import Any
 from common import write_json
 
 import resnet_deploy as rd
-from resnet_deploy._machine import describe_machine
+from resnet_deploy._machine import describe_machine, gpus
 from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.backends.table import BACKENDS
 from resnet_deploy.bundle.opened import OpenedBundle
@@ -175,7 +175,9 @@ def main() -> None:
     known = json.loads(asked.json.read_text()) if asked.json.is_file() else {}
     found: dict[str, Any] = {"benchmark": "gpu", "networks": {}} | known
 
-    def save() -> None:  # GPUs are known once something ran on them
+    gpus(needed=True)  # also where nothing is left to be measured, the machine has them
+
+    def save() -> None:
         write_json(asked.json, found | {"machine": describe_machine(), "limits": LIMITS, "measured": now()})
 
     with tempfile.TemporaryDirectory() as folder:

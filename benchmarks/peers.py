@@ -23,7 +23,7 @@ from typing import Any
 from common import Limit, Row, compare, finish, parser
 from gpu import bundle_of
 
-from resnet_deploy._machine import cores
+from resnet_deploy._machine import cores, gpus
 from resnet_deploy.backends.base import Backend
 from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.benchmarking.failures import error_line
@@ -219,6 +219,7 @@ def main() -> None:
     asked = options()
     batches = tuple(map(int, asked.batch.split(","))) if asked.batch else BATCHES["cuda" if asked.cuda else "cpu"]
     texts, known = asked.candidate or (CUDA if asked.cuda else CPU), Recorded(asked.json if asked.cuda else None)
+    gpus(needed=asked.cuda)  # also where nothing is left to be measured, the machine has them
     networks: list[Network] = []
     with tempfile.TemporaryDirectory() as folder, watch() as seen:
         for name in asked.network or NETWORKS:
