@@ -23,7 +23,7 @@ from resnet_deploy.bundle.manifest import GraphFile
 from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.bundle.results import ResultStore
 from resnet_deploy.bundle.store import Bundle
-from resnet_deploy.errors import BackendError, StorageError, UsageError
+from resnet_deploy.errors import BackendError, PrecisionError, StorageError, UsageError
 from resnet_deploy.pipeline.candidates import candidates_of, choose_candidates
 from resnet_deploy.pipeline.compare_answers import unseen
 from resnet_deploy.pipeline.lower import lower
@@ -107,6 +107,17 @@ def test_where_nothing_is_left_the_error_is_the_answer(bundle: Path, monkeypatch
     assert said.startswith("Error: onnxruntime failed: RuntimeError: CUDA error")
     with pytest.raises(BackendError):
         rd.bench(bundle, data="digits", limit=20, backend=["onnxruntime"], batch=1)
+
+
+def test_a_plan_in_another_precision_is_its_candidates_affair(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def built(*_: Any) -> None:
+        raise PrecisionError("model.int8.onnx has 19 int8 convolutions, and the plan computes 19 in fp32")
+
+    monkeypatch.setattr("resnet_deploy.benchmarking.run.ensure_plan", built)
+    done = run("bench", bundle, *ARGS[: -len(BACKENDS)], "--backend", "onnxruntime", "--backend", "tensorrt-rtx", "--json")
+    report = json.loads(done.stdout)
+    assert done.exit_code == 3 and rows(report) == [("onnxruntime", 1), ("onnxruntime", 2), ("onnxruntime", 4)]
+    assert {(row["backend"], row["error"][:15]) for row in report["unmeasured"]} == {("tensorrt-rtx", "model.int8.onnx")}
 
 
 def test_what_is_missing_here_does_not_keep_the_others(bundle: Path) -> None:
