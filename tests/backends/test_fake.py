@@ -173,6 +173,7 @@ def test_every_result_says_what_it_was_taken_on(digits_bundle: Bundle, text: str
         assert backend.describe()["gpu"] == fake.NAME and "no timing means anything" in fake.NAME
 
 
+@pytest.mark.slow
 def test_processes_that_are_started_have_it() -> None:
     code = (
         "import json, sys, resnet_deploy; before = 'torch' in sys.modules; import torch, onnxruntime\n"
@@ -183,6 +184,7 @@ def test_processes_that_are_started_have_it() -> None:
     assert not before and name == fake.NAME and "CUDAExecutionProvider" in providers
 
 
+@pytest.mark.slow
 def test_it_goes_without_a_trace() -> None:
     code = (
         "import sys, torch, onnxruntime, resnet_deploy\n"
@@ -198,6 +200,7 @@ def test_it_goes_without_a_trace() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_verify_runs_on_it(digits_bundle: Bundle, tmp_path: Path) -> None:
     copied = shutil.copytree(digits_bundle.path, tmp_path / "b")
     backends = ("--backend", "eager:cuda,cuda_graph", "--backend", "onnxruntime:cuda")

@@ -119,6 +119,7 @@ def _record(path: Path, number: int, rounds: int) -> None:
             change.merge(SAMPLES, SamplesFile, lambda kept, key=f"{number}.{turn}": {**kept, key: 1})
 
 
+@pytest.mark.slow
 def test_four_processes_lose_nothing(tmp_path: Path) -> None:
     make(tmp_path, 1)
     spawn = multiprocessing.get_context("spawn")

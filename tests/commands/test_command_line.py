@@ -251,6 +251,7 @@ def test_exit_codes_are_documented() -> None:
         assert "70 a fault of resnet-deploy itself" in words and "130 interrupted" in words
 
 
+@pytest.mark.slow
 def test_verify_shows_what_a_bundle_does_not_take(digits_bundle: Bundle, tmp_path: Path) -> None:
     """On a read-only file system: first the verdict, then why it is not kept."""
     disk = tmp_path / "disk"
@@ -265,6 +266,7 @@ def test_verify_shows_what_a_bundle_does_not_take(digits_bundle: Bundle, tmp_pat
     assert done.stderr.count("not kept in the bundle: cannot write") == 2 and done.stderr.count("FAILED") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["bench", "report", "compare", "tune"])
 def test_results_are_shown_before_their_file_fails(
     command: str, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

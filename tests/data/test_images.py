@@ -335,6 +335,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
 """
 
 
+@pytest.mark.slow
 def test_damaged_images_of_a_request_are_not_kept(tmp_path: Path) -> None:
     """Twelve of 27 megapixels, 80 MB each once decoded: no more memory than one takes."""
     whole = encoded(Image.new("RGB", (5200, 5200), (1, 2, 3)), "PNG")

@@ -54,6 +54,7 @@ def test_a_run_is_the_same_as_itself() -> None:
     assert verdicts(found) == ["same"] * 4 and {change.noise for change in found.changes} == {"samples"}
 
 
+@pytest.mark.slow
 def test_two_runs_of_a_drifting_machine_are_seldom_different() -> None:
     """160 rows between which nothing changed: at 95 % some 8 would seem to."""
     pairs = [(drifting(2 * seed), drifting(2 * seed + 1)) for seed in range(40)]
@@ -61,6 +62,7 @@ def test_two_runs_of_a_drifting_machine_are_seldom_different() -> None:
     assert sum(verdict in {"slower", "faster"} for verdict in found) <= 8 and found.count("same") > 120
 
 
+@pytest.mark.slow
 def test_a_true_change_is_found_through_the_same_drift() -> None:
     found = [compare_reports(drifting(seed), drifting(seed + 100, 1.15)) for seed in range(20)]
     assert sum(verdict == "slower" for one in found for verdict in verdicts(one)) >= 76

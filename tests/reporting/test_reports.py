@@ -373,6 +373,7 @@ def places(value: Any) -> list[tuple[Any, Any]]:
     return [(value, key) for key in keys] + [place for key in keys for place in places(value[key])]
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(st.data())
 def test_whatever_stands_in_a_report_it_is_refused_or_shown(data: st.DataObject) -> None:

@@ -279,6 +279,7 @@ def bench(bundle: Bundle, *more: str) -> Any:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_bench_runs_it_on_the_same_plan(planned: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tool = printing(tmp_path / "bin" / "trtexec", TEN)
     monkeypatch.setenv("PATH", f"{tool.parent}{os.pathsep}{os.environ['PATH']}")
@@ -305,6 +306,7 @@ def test_bench_runs_it_on_the_same_plan(planned: Bundle, tmp_path: Path, monkeyp
     assert "beside trtexec, medians:" in shown and "7.1414 ms" in shown and str(plan) in shown
 
 
+@pytest.mark.slow
 def test_one_that_fails_leaves_the_figures(planned: Bundle, tmp_path: Path) -> None:
     tool = printing(tmp_path / "trtexec", "", 1, REFUSED)
     done = bench(planned, "--trtexec", str(tool))
