@@ -24,11 +24,11 @@ def test_contract(digits_bundle: Bundle, text: str) -> None:
 def test_bench_on_the_gpu(tmp_path: Path) -> None:
     backends = ("eager", "eager:cuda", "eager:cuda,fp16,channels_last")
     report = bench(
-        "resnet20", weights=DIGITS, data="digits", output=tmp_path / "b", batch="1,8", backend=backends, duration=0.5
+        "resnet20", weights=DIGITS, data="digits", limit=100, output=tmp_path / "b", batch="8", backend=backends, duration=0.5
     )
     assert report.passed and report.machine["gpus"]
     cuda = [result for result in report.results if result.device == "cuda"]
-    assert len(cuda) == 4 and all(result.parity["top1_agreement"] > 0.99 for result in cuda)
+    assert len(cuda) == 2 and all(result.parity["top1_agreement"] > 0.99 for result in cuda)
 
 
 @pytest.mark.parametrize("text", ["eager:cuda", "eager:cuda,fp16,channels_last,cuda_graph,streams=2", "onnxruntime:cuda"])

@@ -120,6 +120,5 @@ def test_the_project_of_a_plan_has_it_alone(rtx_build: Path, bundle: Bundle, ima
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("source", TENSORRT_SOURCES, ids=str)
-def test_clang_tidy(rtx_build: Path, source: Path) -> None:
-    lint(rtx_build, source)
+def test_clang_tidy(rtx_build: Path, tmp_path: Path) -> None:
+    lint(rtx_build, TENSORRT_SOURCES, tmp_path / "joined.cpp")

@@ -107,6 +107,5 @@ def test_the_project_has_the_plan_alone(lean_build: Path, bundle: Bundle, tmp_pa
     assert '"BACKEND": "tensorrt-lean"' in (project.path / "CMakePresets.json").read_text()
 
 
-@pytest.mark.parametrize("source", TENSORRT_SOURCES, ids=str)
-def test_clang_tidy(lean_build: Path, source: Path) -> None:
-    lint(lean_build, source)
+def test_clang_tidy(lean_build: Path, tmp_path: Path) -> None:
+    lint(lean_build, TENSORRT_SOURCES, tmp_path / "joined.cpp")
