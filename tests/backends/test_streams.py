@@ -204,7 +204,8 @@ def test_the_device_is_busy_until_the_host_has_started_a_query(make: Make, monke
         backend.bind(IMAGES)
         monkeypatch.setattr(torch.cuda.Event, "query", lambda self: next(early))
         found = backend.stages()
-        assert found is not None and len(occupied) == 3 and occupied[2] > 1.5 * occupied[1] > 2 * occupied[0] > 0
+        least, second, third = occupied
+        assert found is not None and least > 0 and second >= 2 * least and third >= 4 * least
         monkeypatch.setattr(torch.cuda.Event, "query", lambda self: False)
         backend.stages()
         assert len(occupied) == 4 and occupied[3] >= 2 * found.enqueue_s, "as long as the host took"
