@@ -147,9 +147,9 @@ _ROWS = (
             "cuda": Implementation(where=f"{_HERE}.onnxruntime.cuda:OrtCudaBackend", package="onnxruntime-gpu", extra="gpu"),
         },
         precisions=("fp32", "fp16", "int8", "fp8"),
-        options=("simulate", "tensorrt", "tf32"),
-        gpu_options=("tensorrt", "tf32"),
-        gpu_implied=("tensorrt", "tf32"),
+        options=("simulate", "tensorrt", "tf32", "cuda_graph", "prefer_nhwc", "heuristic_search"),
+        gpu_options=("tensorrt", "tf32", "cuda_graph", "prefer_nhwc", "heuristic_search"),
+        gpu_implied=("tensorrt", "tf32", "prefer_nhwc", "heuristic_search"),
         target_options=("simulate",),  # each Q/DQ pair as it is written, in FP32
         trials={
             "onnxruntime (CPU)": "onnxruntime",

@@ -101,7 +101,15 @@ def bench(model: str, as_json: bool, detail: bool, **options: Any) -> None:
                      peak arithmetic and memory bandwidth
       of ceiling     how much of that speed was reached, queued where measured
 
-    The figures from "enqueue" to "queued/s" exist for backends on a GPU alone.
+    The figures from "enqueue" to "queued/s" exist for backends on a GPU alone. What makes these faster is an option, after the
+    colon of --backend, and stands with each result:
+
+    \b
+      onnxruntime:cuda_graph      a CUDA graph for each batch size, its own
+      onnxruntime:prefer_nhwc     convolutions in NHWC
+      onnxruntime:heuristic_search  cuDNN's guess; without, the fastest
+                     convolutions are searched for by measuring
+      onnxruntime:tensorrt        TensorRT's provider, an engine for each batch
 
     \b
     Example:

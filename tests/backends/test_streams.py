@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -51,7 +52,7 @@ def quantized(run_folder: None) -> Bundle:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("text", ALL)
+@pytest.mark.parametrize("text", [*ALL, "onnxruntime:cuda,cuda_graph"])  # which waits for each replay, so has no queue
 def test_contract(fake_cuda: None, digits_bundle: Bundle, text: str) -> None:
     contract(digits_bundle, text)
 
@@ -180,6 +181,66 @@ def test_tensorrts_provider_without_its_libraries_is_an_error_of_ours(make: Make
     with pytest.raises(UnavailableError, match=r"TensorrtExecutionProvider was asked for, and it does not start: .*libnvinfer"):
         make("onnxruntime:tensorrt")
     assert capfd.readouterr().out == "", "a library printed to standard output"
+
+
+@pytest.fixture
+def tensorrt_libraries(fake_cuda: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    from resnet_deploy.backends.fake import onnxruntime
+
+    monkeypatch.setattr(onnxruntime, "tensorrt_libraries", True)
+
+
+@pytest.mark.parametrize("text", ["onnxruntime:tensorrt", "onnxruntime:tensorrt,cuda_graph"])
+def test_tensorrts_provider_has_an_engine_for_each_batch_size(tensorrt_libraries: None, make: Make, text: str) -> None:
+    with make(text) as backend, make("onnxruntime:cuda") as peer:
+        folders = set()
+        for size in (5, 2, 5):
+            answer = backend.infer(IMAGES[:size])["logits"]
+            np.testing.assert_array_equal(answer, peer.infer(IMAGES[:size])["logits"])
+            session = backend.streams[0].bound.context[0]  # type: ignore[union-attr]
+            told = session.get_provider_options()["TensorrtExecutionProvider"]
+            ends = {told[f"trt_profile_{end}_shapes"] for end in ("min", "opt", "max")}
+            assert ends == {f"input:{size}x32x32x3"} and "trt_fp16_enable" not in told
+            assert told["trt_engine_cache_enable"] == told["trt_timing_cache_enable"] == "1"
+            folders.add(told["trt_engine_cache_path"])
+        assert len(folders) == 2 and backend.kept_shapes == streams_module.SHAPES
+        assert backend.describe()["cuda_graph"] is backend.settings()["cuda_graph"] is ("cuda_graph" in text)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_tensorrts_provider_is_told_the_graphs_precision(precision: str) -> None:
+    from resnet_deploy.backends.onnxruntime.providers import provider_chain
+
+    (_, told), *_ = provider_chain(Path("model.onnx"), Candidate.parse(f"onnxruntime:tensorrt,{precision}"))
+    flags = {name: told.get(f"trt_{name}_enable") for name in ("fp16", "int8")}
+    assert flags == {"fp16": None, "int8": None} | {precision: "1"} and "trt_profile_opt_shapes" not in told
+
+
+def test_onnxruntimes_own_cuda_graphs_are_told_apart_by_batch_size(make: Make) -> None:
+    """It finds a graph by its number alone: under one number, the second batch size would get the first one's answers."""
+    with make("onnxruntime:cuda,cuda_graph") as backend, make("onnxruntime:cuda") as peer:
+        told = backend._session.session.get_provider_options()["CUDAExecutionProvider"]  # type: ignore[attr-defined]
+        assert told["enable_cuda_graph"] == "1"
+        for images in (IMAGES, IMAGES[:2], 255 - IMAGES, IMAGES[2:4]):
+            np.testing.assert_array_equal(backend.infer(images)["logits"], peer.infer(images)["logits"])
+        assert backend.settings()["cuda_graph"] and backend.describe()["cuda_graph"]
+        assert not peer.settings()["cuda_graph"] and not peer.describe()["cuda_graph"]
+
+
+def test_layout_and_search_of_convolutions_are_options_of_cudas_provider(make: Make) -> None:
+    for text, nhwc, search in (
+        ("onnxruntime:cuda", False, "EXHAUSTIVE"),
+        ("onnxruntime:prefer_nhwc", True, "EXHAUSTIVE"),
+        ("onnxruntime:heuristic_search", False, "HEURISTIC"),
+    ):
+        with make(text) as backend:
+            told = backend._session.session.get_provider_options()["CUDAExecutionProvider"]  # type: ignore[attr-defined]
+            assert told["prefer_nhwc"] == str(int(nhwc)) and told["cudnn_conv_use_max_workspace"] == "1"
+            assert told["cudnn_conv_algo_search"] == search
+            used = backend.describe()
+            assert used["prefer_nhwc"] is nhwc and used["cudnn_conv_algo_search"] == search
+    with pytest.raises(UsageError, match="prefer_nhwc is of the CUDA provider; leave out tensorrt"):
+        make("onnxruntime:tensorrt,prefer_nhwc")
 
 
 def test_q_dq_pairs_are_left_as_they_are_on_cuda(fake_cuda: None, quantized: Bundle) -> None:
