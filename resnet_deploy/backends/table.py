@@ -131,8 +131,18 @@ _ROWS = (
             "cuda": Implementation(where=f"{_HERE}.eager.cuda:EagerCudaBackend", package="torch"),
         },
         precisions=("fp32", "fp16", "bf16"),
-        options=("channels_last", "compile", "max_autotune", "cuda_graph", "streams="),
-        gpu_options=("cuda_graph", "streams"),
+        options=(
+            "channels_last",
+            "compile",
+            "max_autotune",
+            "freezing",
+            "torch_tensorrt",
+            "cudnn_benchmark",
+            "cuda_graph",
+            "streams=",
+        ),  # fmt: skip
+        gpu_options=("torch_tensorrt", "cudnn_benchmark", "cuda_graph", "streams"),
+        gpu_implied=("torch_tensorrt", "cudnn_benchmark"),
         trials={"eager (CPU)": "eager", "eager (CUDA)": "eager:cuda"},
     ),
     BackendRow(

@@ -105,11 +105,15 @@ def bench(model: str, as_json: bool, detail: bool, **options: Any) -> None:
     colon of --backend, and stands with each result:
 
     \b
-      onnxruntime:cuda_graph      a CUDA graph for each batch size, its own
-      onnxruntime:prefer_nhwc     convolutions in NHWC
-      onnxruntime:heuristic_search  cuDNN's guess; without, the fastest
-                     convolutions are searched for by measuring
-      onnxruntime:tensorrt        TensorRT's provider, an engine for each batch
+      eager:cudnn_benchmark  cuDNN times its convolutions, keeps the fastest
+      eager:compile,freezing torch.compile, weights taken for constants
+      eager:torch_tensorrt   Torch-TensorRT, where it is installed
+      onnxruntime:cuda_graph a CUDA graph for each batch size, its own
+      onnxruntime:prefer_nhwc
+                             convolutions in NHWC
+      onnxruntime:heuristic_search
+                             cuDNN's guess; without, it times convolutions
+      onnxruntime:tensorrt   TensorRT's provider, an engine for each batch
 
     \b
     Example:
