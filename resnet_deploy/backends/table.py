@@ -140,7 +140,7 @@ _ROWS = (
             "cudnn_benchmark",
             "cuda_graph",
             "streams=",
-        ),  # fmt: skip
+        ),
         gpu_options=("torch_tensorrt", "cudnn_benchmark", "cuda_graph", "streams"),
         gpu_implied=("torch_tensorrt", "cudnn_benchmark"),
         trials={"eager (CPU)": "eager", "eager (CUDA)": "eager:cuda"},

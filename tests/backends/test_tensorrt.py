@@ -115,6 +115,17 @@ def test_a_batch_outside_every_profile(make: Make) -> None:
         assert backend.infer(IMAGES[:3])["logits"].shape == (3, 10)
 
 
+def test_any_number_of_images_runs_in_the_batch_sizes_of_the_plan(make: Make) -> None:
+    """Those that `bench` measures: batches of other sizes are filled up, and their answers are those of a plan for any size."""
+    with make(profiles=[(1, 1, 1), (3, 3, 3)]) as backend, make(profiles=[(1, 4, 8)]) as peer:
+        for images, sizes in ((IMAGES[:1], [1]), (IMAGES[:2], [3]), (IMAGES[:3], [3]), (IMAGES[:4], [3, 1]), (IMAGES, [3, 3])):
+            before = len(backend._engine.contexts)
+            np.testing.assert_array_equal(backend.infer_any(images)["logits"], peer.infer(images)["logits"])
+            assert {context.shape[0] for context in backend._engine.contexts[before:]} <= {*sizes}
+        assert [backend.runnable_batch(count) for count in (1, 2, 3, 4, 9)] == [1, 3, 3, 3, 3]
+        assert peer.runnable_batch(5) == 5 and peer.runnable_batch(20) == 8
+
+
 def test_streams_take_turns_and_outputs_are_the_last(make: Make) -> None:
     with make("tensorrt:streams=2") as backend:
         backend.bind(IMAGES)

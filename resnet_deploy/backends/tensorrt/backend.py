@@ -79,6 +79,7 @@ class TensorRtBackend(StreamBackend):
     kept_shapes = SHAPES
     _profiler: Profiler | None
     _engine: ICudaEngine
+    max_batch: int
 
     def __init__(self, path: Path, candidate: Candidate, *, origin: Origin | None = None, trust: bool = False) -> None:
         flavour = FLAVOURS[candidate.backend]
@@ -150,6 +151,11 @@ class TensorRtBackend(StreamBackend):
         """As `Backend.check`, and a profile of the plan must hold the batch."""
         super().check(images)
         self.profile_for(len(images))
+
+    def runnable_batch(self, images: int) -> int:
+        if best_profile(self.profiles, images) is not None:
+            return images
+        return min((profile.min for profile in self.profiles if profile.min > images), default=self.max_batch)
 
     def profile_for(self, batch: int) -> int:
         """The index of the plan's profile for a batch. Raises UsageError where none holds it."""
