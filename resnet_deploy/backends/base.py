@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -137,6 +139,10 @@ class Backend(abc.ABC):
             How many queries there were, and how many seconds they took; None where `stages` gives None.
         """
         return None
+
+    def annotate(self, name: str) -> AbstractContextManager[None]:
+        """A block that a profiler of the device shows under a name: an NVTX range on a GPU, nothing elsewhere."""
+        return contextlib.nullcontext()
 
     def settings(self) -> dict[str, Any]:
         """How inferences are started, by name: cuda_graph, streams. Empty where there is nothing to choose."""

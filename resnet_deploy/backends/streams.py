@@ -11,6 +11,7 @@ import itertools
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -217,6 +218,9 @@ class StreamBackend(Backend):
 
     def outputs(self) -> Outputs:
         return self.streams[self._last].fetch()
+
+    def annotate(self, name: str) -> AbstractContextManager[None]:
+        return self.device.annotate(name)
 
     def settings(self) -> dict[str, Any]:
         return {"cuda_graph": self.cuda_graph, "streams": len(self.streams)}

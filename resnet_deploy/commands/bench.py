@@ -115,6 +115,8 @@ def bench(model: str, as_json: bool, detail: bool, **options: Any) -> None:
                              cuDNN's guess; without, it times convolutions
       onnxruntime:tensorrt   TensorRT's provider, an engine for each batch
 
+    Under `nsys profile -t cuda,nvtx` warm-up, rounds and their parts have names.
+
     \b
     Example:
         resnet-deploy bench resnet50 --weights ckpt.pth --data val/ --batch 1,8,32

@@ -19,6 +19,7 @@ from resnet_deploy.backends.streams import Stream, StreamBackend
 from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import UnavailableError, UsageError
+from resnet_deploy.timing.measure import MeasureConfig, measure
 from tests.helpers.captures import counted
 from tests.helpers.contract import IMAGES, contract
 from tests.helpers.paths import DIGITS
@@ -269,6 +270,27 @@ def test_the_device_is_busy_until_the_host_has_started_a_query(make: Make, monke
         monkeypatch.setattr(torch.cuda.Event, "query", lambda self: False)
         backend.stages()
         assert len(occupied) == 4 and occupied[3] >= 2 * found.enqueue_s, "as long as the host took"
+
+
+def test_nsight_is_told_what_is_measured(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An NVTX range around each part of each candidate's rounds, closed even where a candidate dies."""
+    from resnet_deploy.backends.fake.torch_cuda import ranges
+
+    seen: list[tuple[str, ...]] = []
+    known = Stream.enqueue
+    monkeypatch.setattr(Stream, "enqueue", lambda self: (seen.append(tuple(ranges)), known(self))[1])
+    config = MeasureConfig(duration_s=0.01, rounds=2, min_samples=2, warmup_s=0.01, sustained_s=0.01)
+    with make("eager:cuda") as one:
+        measure({"one": one}, {"one": IMAGES}, config)
+        parts = ("host to host", "device", "stages", "queued")
+        rounds = [(f"one batch 5: round {n}", f"one batch 5: {part}") for n in (1, 2) for part in parts]
+        expected = [("one batch 5: warm-up",), *rounds, ("one batch 5: sustained",)]
+        # An inference that settles each round is in no part of it.
+        assert [each for each in dict.fromkeys(seen) if len(each) == 2 or "round" not in each[0]] == expected and not ranges
+        failed: dict[str, Exception] = {}
+        monkeypatch.setattr(Stream, "enqueue", lambda self: 1 / 0)
+        measure({"one": one}, {"one": IMAGES}, config, failed=failed)
+        assert failed and not ranges
 
 
 def test_copies_have_streams_of_their_own(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -336,7 +336,7 @@ def test_named_options_reach_the_backend_and_the_figure(fake_cuda: None, bundle:
         ("tensorrt:streams=4", {"streams": 1}, "tensorrt"),
         ("tensorrt", {"cuda_graph": False, "streams": 2}, "tensorrt:no_cuda_graph,streams=2"),
         ("tensorrt-rtx:no_cuda_graph", {"cuda_graph": True}, "tensorrt-rtx"),
-        ("onnxruntime:cuda", {"cuda_graph": True, "streams": 2}, "onnxruntime:cuda"),
+        ("onnxruntime:cuda", {"cuda_graph": True, "streams": 2}, "onnxruntime:cuda,cuda_graph"),
         ("eager", {"cuda_graph": True, "streams": 2}, "eager"),
         ("eager:cuda,cuda_graph,streams=2", {}, "eager:cuda,cuda_graph,streams=2"),
     ],
