@@ -113,7 +113,8 @@ def _plans(flavour: Flavour, **more: Any) -> BackendRow:
         runs="plan",
         devices={"cuda": Implementation(where=where, package=flavour.package, extra=flavour.extra)},
         precisions=("fp32", "fp16", "bf16", "int8", "fp8"),
-        options=("no_cuda_graph", "streams="),
+        # TensorRT-RTX captures by itself, which no other capture may hold.
+        options=("no_cuda_graph", *([] if flavour is TENSORRT_RTX else ["graph_copies"]), "streams="),
         trials={flavour.title: flavour.name},
         cpp=True,
         **more,
@@ -139,10 +140,11 @@ _ROWS = (
             "torch_tensorrt",
             "cudnn_benchmark",
             "cuda_graph",
+            "graph_copies",
             "streams=",
         ),
-        gpu_options=("torch_tensorrt", "cudnn_benchmark", "cuda_graph", "streams"),
-        gpu_implied=("torch_tensorrt", "cudnn_benchmark"),
+        gpu_options=("torch_tensorrt", "cudnn_benchmark", "cuda_graph", "graph_copies", "streams"),
+        gpu_implied=("torch_tensorrt", "cudnn_benchmark", "graph_copies"),
         trials={"eager (CPU)": "eager", "eager (CUDA)": "eager:cuda"},
     ),
     BackendRow(

@@ -107,6 +107,9 @@ def bench(model: str, as_json: bool, detail: bool, **options: Any) -> None:
     \b
       eager:cudnn_benchmark  cuDNN times its convolutions, keeps the fastest
       eager:compile,freezing torch.compile, weights taken for constants
+      eager:graph_copies, tensorrt:graph_copies
+                             a CUDA graph of copy, inference and copy for the
+                             end-to-end figures; the others are without copies
       eager:torch_tensorrt   Torch-TensorRT, where it is installed
       onnxruntime:cuda_graph a CUDA graph for each batch size, its own
       onnxruntime:prefer_nhwc

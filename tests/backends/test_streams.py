@@ -27,7 +27,7 @@ from tests.helpers.shared import exported
 
 EAGER = [
     "eager:cuda", "eager:cuda,streams=3", "eager:cuda,cuda_graph", "eager:cuda,cuda_graph,streams=2",
-    "eager:cuda,fp16,channels_last",
+    "eager:cuda,fp16,channels_last", "eager:graph_copies,streams=2", "eager:fp16,channels_last,graph_copies",
 ]  # fmt: skip
 ALL = [*EAGER, "onnxruntime:cuda"]
 Make = Callable[[str], StreamBackend]
@@ -147,7 +147,7 @@ def test_a_graph_is_captured_once_a_shape_and_stream(make: Make, monkeypatch: py
         for _ in range(4):
             backend.enqueue()
         assert len(captures) == 3
-        assert backend.settings() == {"cuda_graph": True, "streams": 2}
+        assert backend.settings() == {"cuda_graph": True, "graph_copies": False, "streams": 2}
 
 
 def test_on_the_cpu_there_is_nothing_of_it(digits_bundle: Bundle) -> None:
@@ -291,6 +291,32 @@ def test_nsight_is_told_what_is_measured(make: Make, monkeypatch: pytest.MonkeyP
         monkeypatch.setattr(Stream, "enqueue", lambda self: 1 / 0)
         measure({"one": one}, {"one": IMAGES}, config, failed=failed)
         assert failed and not ranges
+
+
+def test_a_query_is_one_graph_with_its_copies(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A replay takes the images that are in the pinned memory then, and leaves its answers in pinned memory."""
+    captures = counted(monkeypatch)
+    copies: list[Any] = []
+    known = CudaDevice.copy
+    with make("eager:graph_copies") as backend, make("eager:cuda") as peer:
+        assert backend.settings() == {"cuda_graph": True, "graph_copies": True, "streams": 1}
+        for size in (5, 2):
+            backend.infer(IMAGES[:size])
+        assert len(captures) == 4, "the query, and the inference alone, of each shape"
+        monkeypatch.setattr(CudaDevice, "copy", lambda self, *of: (copies.append(of), known(self, *of))[1])
+        monkeypatch.setattr(Stream, "download", lambda self, handle=None: pytest.fail("a copy beside the graph"))
+        answers = [backend.infer(images)["logits"] for images in (IMAGES, 255 - IMAGES, IMAGES[1:3], IMAGES)]
+        assert not copies and len(captures) == 4
+        monkeypatch.undo()
+        for images, answer in zip((IMAGES, 255 - IMAGES, IMAGES[1:3], IMAGES), answers, strict=True):
+            np.testing.assert_array_equal(answer, peer.infer(images)["logits"])
+        # The parts are measured without: an inference after a query has answers of its own.
+        backend.bind(255 - IMAGES)
+        backend.enqueue()
+        np.testing.assert_array_equal(backend.outputs()["logits"], peer.infer(255 - IMAGES)["logits"])
+        assert backend.stages() is not None and backend.run_queued(0.01, uploads=True, downloads=True) is not None
+        np.testing.assert_array_equal(backend.infer(IMAGES)["logits"], answers[0])
+        np.testing.assert_array_equal(backend.outputs()["logits"], answers[0])
 
 
 def test_copies_have_streams_of_their_own(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

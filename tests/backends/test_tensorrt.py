@@ -56,6 +56,7 @@ def make(fake_cuda: None, monkeypatch: pytest.MonkeyPatch, digits_bundle: Bundle
         "tensorrt",
         "tensorrt:no_cuda_graph",
         "tensorrt:streams=3",
+        "tensorrt:graph_copies",
         "tensorrt-rtx",
         "tensorrt-rtx:no_cuda_graph,streams=2",
         "tensorrt-lean",
@@ -85,6 +86,19 @@ def test_a_graph_for_each_shape_captured_once(make: Make, monkeypatch: pytest.Mo
     with make("tensorrt:no_cuda_graph") as backend:
         backend.infer(IMAGES)
         assert not captures
+
+
+def test_a_query_with_its_copies_is_a_graph(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    captures = counted(monkeypatch)
+    with make("tensorrt:graph_copies") as backend, make() as peer:
+        for images in (IMAGES, 255 - IMAGES, IMAGES[:2], IMAGES):
+            np.testing.assert_array_equal(backend.infer(images)["logits"], peer.infer(images)["logits"])
+        of_peer = 2
+        assert len(captures) == 4 + of_peer and backend.settings()["graph_copies"] and backend.describe()["graph_copies"]
+    with pytest.raises(UsageError, match="leave out no_cuda_graph"):
+        make("tensorrt:graph_copies,no_cuda_graph")
+    with pytest.raises(UsageError, match="tensorrt-rtx has no option"):
+        Candidate.parse("tensorrt-rtx:graph_copies")
 
 
 def test_rtx_captures_by_itself(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,7 +169,8 @@ def test_trtexecs_terms_and_queue(make: Make, text: str) -> None:
         assert stages.compute_s > stages.h2d_s > 0 < stages.enqueue_s and stages.host_s > stages.compute_s
         done, seconds = backend.run_queued(0.03, uploads=True, downloads=True)
         assert done > 1 and seconds >= 0.03
-        assert backend.settings() == {"cuda_graph": "no_cuda_graph" not in text, "streams": 2 if "streams" in text else 1}
+        graphs = {"cuda_graph": "no_cuda_graph" not in text, "graph_copies": False}
+        assert backend.settings() == graphs | {"streams": 2 if "streams" in text else 1}
 
 
 @pytest.mark.slow

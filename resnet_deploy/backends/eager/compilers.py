@@ -26,7 +26,7 @@ def check_compiler(candidate: Candidate) -> None:
         raise UsageError(f"{candidate}: freezing is of torch.compile; add compile or max_autotune")
     if "torch_tensorrt" not in chosen:
         return
-    if other := chosen & {*_COMPILES, "freezing", "cuda_graph"}:
+    if other := chosen & {*_COMPILES, "freezing", "cuda_graph", "graph_copies"}:
         raise UsageError(f"{candidate}: torch_tensorrt compiles by itself; leave out {min(other)}")
     try:
         importlib.import_module("torch_tensorrt")  # which tells torch.compile of itself

@@ -55,9 +55,10 @@ class EagerStream(Stream):
 class EagerCudaBackend(StreamBackend):
     """A DeployModel on the current CUDA device.
 
-    Options beside those on the CPU: cuda_graph, a graph for each shape; streams=N; cudnn_benchmark, which lets cuDNN time its
-    convolutions for each shape and keep the fastest, as `torch.backends.cudnn.benchmark`; torch_tensorrt, Torch-TensorRT behind
-    torch.compile. FP32 means FP32: TF32 is switched off in matrix products and convolutions.
+    Options beside those on the CPU: cuda_graph, a graph for each shape; graph_copies, one with its copies too; streams=N;
+    cudnn_benchmark, which lets cuDNN time its convolutions for each shape and keep the fastest, as
+    `torch.backends.cudnn.benchmark`; torch_tensorrt, Torch-TensorRT behind torch.compile. FP32 means FP32: TF32 is switched off
+    in matrix products and convolutions.
 
     Args:
         model: the network with its normalization and head.
@@ -77,7 +78,8 @@ class EagerCudaBackend(StreamBackend):
         self._threads = set_threads(threads)
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
-        self.cuda_graph = "cuda_graph" in candidate.options
+        self.graph_copies = "graph_copies" in candidate.options
+        self.cuda_graph = self.graph_copies or "cuda_graph" in candidate.options
         self._network = network = EagerNetwork(model, candidate, device.kind)
         self._searches = "cudnn_benchmark" in candidate.options
         about = {"captures": self.cuda_graph, "searches": self._searches}

@@ -71,9 +71,9 @@ class TensorRtBackend(StreamBackend):
     """A plan on the current CUDA device, by TensorRT, TensorRT-RTX or the lean runtime, which has version-compatible ones.
 
     origin: where it was built, of a plan that a manifest vouches for; without one, trust must be given, since deserialising
-    runs native code. Options: no_cuda_graph; streams=N, inferences that run beside each other: `enqueue` takes them in turn,
-    `outputs` are the last one's. Raises UnavailableError where it cannot run here or memory is short,
-    IntegrityError for a foreign plan, EngineError for a damaged one.
+    runs native code. Options: no_cuda_graph; graph_copies, a graph of a whole query with its copies; streams=N, inferences that
+    run beside each other: `enqueue` takes them in turn, `outputs` are the last one's. Raises UnavailableError where it cannot
+    run here or memory is short, IntegrityError for a foreign plan, EngineError for a damaged one.
     """
 
     kept_shapes = SHAPES
@@ -93,6 +93,9 @@ class TensorRtBackend(StreamBackend):
         self._trt, self._engine = deserialize(path, flavour, host_code=host_code)
         self._read(self._engine)
         self.cuda_graph = "no_cuda_graph" not in candidate.options
+        self.graph_copies = "graph_copies" in candidate.options
+        if self.graph_copies and not self.cuda_graph:
+            raise UsageError(f"{candidate} contradicts itself: graph_copies is a CUDA graph; leave out no_cuda_graph")
         self.captures = self.cuda_graph and flavour is not TENSORRT_RTX  # which captures by itself, as its kernels settle
         self._open(CudaDevice(), candidate.count("streams"))
 
@@ -190,7 +193,7 @@ class TensorRtBackend(StreamBackend):
         """By IProfiler, which times layers one by one on the device: in a context and on a stream of their own, without CUDA
         graphs, which would hide the layers."""
         other, walls_s = copy.copy(self), []
-        other.cuda_graph = other.captures = False
+        other.cuda_graph = other.captures = other.graph_copies = False
         other._profiler = profiler = make_profiler(self._trt)
         other._open(self.device, 1)
         with other:
