@@ -114,7 +114,7 @@ def _plans(flavour: Flavour, **more: Any) -> BackendRow:
         devices={"cuda": Implementation(where=where, package=flavour.package, extra=flavour.extra)},
         precisions=("fp32", "fp16", "bf16", "int8", "fp8"),
         # TensorRT-RTX captures by itself, which no other capture may hold.
-        options=("no_cuda_graph", *([] if flavour is TENSORRT_RTX else ["graph_copies"]), "streams="),
+        options=("no_cuda_graph", "no_runtime_cache" if flavour is TENSORRT_RTX else "graph_copies", "streams="),
         trials={flavour.title: flavour.name},
         cpp=True,
         **more,

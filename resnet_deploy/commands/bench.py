@@ -117,6 +117,8 @@ def bench(model: str, as_json: bool, detail: bool, **options: Any) -> None:
       onnxruntime:heuristic_search
                              cuDNN's guess; without, it times convolutions
       onnxruntime:tensorrt   TensorRT's provider, an engine for each batch
+      tensorrt-rtx:no_runtime_cache
+                             compile its kernels anew in each process
 
     Under `nsys profile -t cuda,nvtx` warm-up, rounds and their parts have names.
 

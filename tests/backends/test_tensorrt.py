@@ -39,13 +39,14 @@ def make(fake_cuda: None, monkeypatch: pytest.MonkeyPatch, digits_bundle: Bundle
         text: str = "tensorrt",
         profiles: Any = ((1, 4, 8),),
         graph: Path | None = None,
+        cache: Any = None,
         **engine: Any,
     ) -> TensorRtBackend:
         candidate = Candidate.parse(text)
         path = graph or digits_bundle.artifact("model.fp32.onnx")
         fake = Engine(path, list(profiles), rtx=candidate.backend == "tensorrt-rtx", **engine)
         monkeypatch.setattr(module, "deserialize", lambda path, flavour, **_: (TensorRt, fake))
-        return TensorRtBackend(path, candidate, origin=ORIGIN)
+        return TensorRtBackend(path, candidate, origin=ORIGIN, cache=cache)
 
     yield build
 
@@ -112,6 +113,41 @@ def test_rtx_captures_by_itself(make: Make, monkeypatch: pytest.MonkeyPatch) -> 
     with make("tensorrt-rtx:no_cuda_graph") as backend:
         backend.infer(IMAGES)
         assert backend._engine.contexts[-1].config.cuda_graph_strategy is TensorRt.CudaGraphStrategy.DISABLED
+
+
+class Kept:
+    """A cache's store in memory."""
+
+    def __init__(self) -> None:
+        self.data: bytes | None = None
+        self.writes = 0
+
+    def read(self) -> bytes | None:
+        return self.data
+
+    def write(self, data: bytes) -> None:
+        self.data, self.writes = data, self.writes + 1
+
+
+def test_kernels_that_rtx_compiles_are_kept(make: Make) -> None:
+    kept = Kept()
+
+    def used(text: str, *sizes: int) -> tuple[str, list[bool]]:
+        with make(text, cache=kept) as backend:
+            for size in sizes:
+                backend.infer(IMAGES[:size])
+            return backend.describe()["runtime_cache"], [context.compiled for context in backend._engine.contexts]
+
+    assert used("tensorrt-rtx", 1, 5) == ("new", [True, True]) and kept.writes == 1
+    assert used("tensorrt-rtx", 5) == ("read", [False]) and kept.writes == 1, "nothing new"
+    assert used("tensorrt-rtx:streams=2", 1, 2) == ("read", [False, True]) and kept.writes == 2
+    assert used("tensorrt-rtx:no_runtime_cache", 5) == ("none", [True]) and kept.writes == 2
+    kept.data = b"of another release"
+    assert used("tensorrt-rtx", 5) == ("new", [True]) and kept.writes == 3
+    with make("tensorrt", cache=kept) as backend:
+        backend.infer(IMAGES)
+        assert "runtime_cache" not in backend.describe()
+    assert kept.writes == 3
 
 
 def test_the_profile_tuned_nearest_is_used(make: Make) -> None:
