@@ -89,7 +89,10 @@ STAGES = (
     ),
     Stage(
         name="peers", estimate_s=270,
-        command=script("peers.py", "peers.json", "--cuda", "--network", "resnet50", "--batch", "1,32,128", "--rounds", "3"),
+        command=script(
+            "peers.py", "peers.json", "--cuda", "--network", "resnet50", "--batch", "1,32,128", "--rounds", "3",
+            "--duration", "0.4",
+        ),
         fake=script(
             "peers.py", "peers.json", "--cuda", "--network", "digits", "--rounds", "1", *SMALL, *of_each("--candidate", GRAPHS)
         ),

@@ -34,14 +34,17 @@ from resnet_deploy.timing.measure import MeasureConfig, measure
 
 NETWORKS = ("resnet18", "resnet50", "resnet101", "resnext50_32x4d")
 CPU = (
-    "eager", "eager:channels_last", "eager:compile", "onnxruntime", "openvino", "onnxruntime:int8", "openvino:int8",
+    "eager", "eager:channels_last", "eager:compile", "eager:compile,freezing", "onnxruntime", "openvino",
+    "onnxruntime:int8", "openvino:int8",
 )  # fmt: skip
 CUDA = (
-    "eager:cuda", "eager:cuda,channels_last", "eager:cuda,fp16,channels_last", "eager:cuda,fp16,channels_last,compile",
-    "eager:cuda,fp16,channels_last,max_autotune,cuda_graph", "onnxruntime:cuda", "onnxruntime:cuda,fp16",
+    "eager:cuda", "eager:cudnn_benchmark", "eager:fp16,channels_last,cudnn_benchmark",
+    "eager:fp16,channels_last,cudnn_benchmark,cuda_graph", "eager:cuda,fp16,channels_last,compile,freezing,cuda_graph",
+    "eager:cuda,fp16,channels_last,max_autotune,freezing,cuda_graph", "eager:fp16,torch_tensorrt", "onnxruntime:cuda",
+    "onnxruntime:cuda,fp16", "onnxruntime:fp16,prefer_nhwc", "onnxruntime:fp16,prefer_nhwc,cuda_graph",
     "onnxruntime:tensorrt,fp16", "tensorrt:fp16", "tensorrt:int8", "tensorrt-rtx:fp16", "tensorrt-rtx:int8",
 )  # fmt: skip
-ALONE = 256  # from this batch on, candidates run one after the other: twelve do not fit into a GPU's memory
+ALONE = 256  # from this batch on, candidates run one after the other: sixteen do not fit into a GPU's memory
 BATCHES = {"cpu": (1, 8), "cuda": (1, 8, 32, 128, 1024)}
 OURS = {"cpu": ("onnxruntime:int8", "openvino:int8"), "cuda": ("tensorrt:int8", "tensorrt-rtx:int8")}
 # The best of ours over the best that PyTorch does by itself, whatever way.

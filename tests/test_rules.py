@@ -274,7 +274,7 @@ INTERFACES = {
         "registry": "Architecture PublishedWeights register_architecture",
     },
     "serving": {
-        "cpp.write": "Project write_cpp", "embedding.job": "EmbedOptions Embedding Job infer", "embedding.run": "embed",
+        "cpp.write": "Project write_cpp", "embedding.job": "EmbedOptions Embedding Job", "embedding.run": "embed",
         "triton.options": "TritonOptions", "triton.repository": "Added File RepositoryModel add",
         "triton.write": "Repository write_triton",
     },

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -94,6 +96,33 @@ class Backend(abc.ABC):
         self.synchronize()
         return self.outputs()
 
+    def runnable_batch(self, images: int) -> int:
+        """The batch size in which so many images are run: theirs, or the next one that the loaded file holds, its largest where
+        there are more."""
+        return min(images, self.max_batch or images)
+
+    def infer_any(self, images: NDArray[Any]) -> Outputs:
+        """A batch of any size, host to host: in several inferences, or filled up with its last image, where the loaded file
+        holds certain batch sizes alone.
+
+        Args:
+            images: (N, ...) of the input's dtype and shape.
+
+        Returns:
+            Arrays by output name, each (N, ...).
+        """
+        parts: list[dict[str, NDArray[Any]]] = []
+        start = 0
+        while start < len(images) or not parts:
+            size = self.runnable_batch(len(images) - start)
+            part = images[start : start + size]
+            filled = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)]) if len(part) < size else part
+            parts.append({name: values[: len(part)] for name, values in self.infer(filled).items()})
+            start += size
+        if len(parts) == 1:
+            return parts[0]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
     def stages(self) -> Stages | None:
         """The parts of one query of the bound batch; None where the device is the host, or has no clock of its own."""
         return None
@@ -110,6 +139,10 @@ class Backend(abc.ABC):
             How many queries there were, and how many seconds they took; None where `stages` gives None.
         """
         return None
+
+    def annotate(self, name: str) -> AbstractContextManager[None]:
+        """A block that a profiler of the device shows under a name: an NVTX range on a GPU, nothing elsewhere."""
+        return contextlib.nullcontext()
 
     def settings(self) -> dict[str, Any]:
         """How inferences are started, by name: cuda_graph, streams. Empty where there is nothing to choose."""

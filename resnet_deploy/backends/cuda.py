@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -79,6 +80,16 @@ class CudaDevice:
     def seconds(self, begin: Any, end: Any) -> float:
         """Between two timed marks that have been reached, by the device's clock (0.5 µs)."""
         return float(begin.elapsed_time(end)) / 1e3
+
+    @contextlib.contextmanager
+    def annotate(self, name: str) -> Iterator[None]:
+        """An NVTX range, which Nsight Systems shows above the kernels that are started in it; without it this is a call that
+        does nothing."""
+        torch.cuda.nvtx.range_push(name)
+        try:
+            yield
+        finally:
+            torch.cuda.nvtx.range_pop()
 
     def wait(self, stream: Any, *, spin: bool = True) -> None:
         """Until a stream is done. spin: ask again and again, as CUDA does by default; otherwise sleep until an interrupt."""

@@ -11,6 +11,7 @@ import itertools
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,7 +38,9 @@ class Buffers:
         answers: the answers in pinned host memory, by name.
         context: the backend's own.
         replay: starts the captured graph; None before the capture.
+        replay_query: starts the graph of a whole query, from pinned memory to pinned memory; likewise.
         ran: whether an inference was started since the batch was bound.
+        answered: whether `answers` holds, or will hold, what the last inference gave.
     """
 
     input: Any
@@ -46,7 +49,9 @@ class Buffers:
     answers: dict[str, Any] = field(default_factory=dict)
     context: Any = None
     replay: Callable[[], None] | None = None
+    replay_query: Callable[[], None] | None = None
     ran: bool = False
+    answered: bool = False
 
 
 class Stream(abc.ABC):
@@ -76,6 +81,31 @@ class Stream(abc.ABC):
 
     def bind(self, images: NDArray[Any]) -> None:
         """Start the copy of a batch, (N, ...) of the input's dtype and shape, to the device."""
+        self._stage(images)
+        self.upload()
+
+    def query(self, images: NDArray[Any]) -> None:
+        """Start a query from host memory to host memory as one CUDA graph: the copy of the batch, the inference and the copy of
+        the answers. Staging memory keeps its address, so that a replay takes what was put there last."""
+        buffers = self._stage(images)
+        if buffers.replay_query is None:
+            self.upload()
+            self.enqueue()
+            self.download()  # which has memory for the answers from here on
+            self.handle.synchronize()
+            of_replay = buffers.outputs
+            buffers.replay_query = self.device.capture(lambda: self._whole(buffers), self.handle)
+            buffers.outputs = of_replay  # a capture may have outputs of its own
+        buffers.replay_query()
+        buffers.ran = buffers.answered = True
+
+    def _whole(self, buffers: Buffers) -> None:
+        self.upload()
+        self.execute(buffers)
+        self.download()
+
+    def _stage(self, images: NDArray[Any]) -> Buffers:
+        """Put a batch into the staging memory of its size, which is bound from here on."""
         self.handle.synchronize()  # the staging memory may still be read
         batch = len(images)
         if batch not in self._kept:
@@ -83,10 +113,10 @@ class Stream(abc.ABC):
                 self._kept.popitem(last=False)
             self._kept[batch] = self.allocate(batch)
         self._kept.move_to_end(batch)
-        self.bound = self._kept[batch]
-        self.bound.ran = False
-        self.device.fill(self.bound.staging, images)
-        self.upload()
+        self.bound = buffers = self._kept[batch]
+        buffers.ran = buffers.answered = False
+        self.device.fill(buffers.staging, images)
+        return buffers
 
     def upload(self, handle: Any = None) -> None:
         """Start the copy of the batch to the device, on a stream of its own where one is given."""
@@ -96,7 +126,7 @@ class Stream(abc.ABC):
     def enqueue(self) -> None:
         """Start an inference."""
         buffers = self._bound_buffers()
-        buffers.ran = True
+        buffers.ran, buffers.answered = True, False
         if buffers.replay is not None:
             buffers.replay()
             return
@@ -126,7 +156,8 @@ class Stream(abc.ABC):
         """The answers of the last inference by name, in host memory. Raises UsageError where there was none."""
         if self.bound is None or not self.bound.ran:
             raise UsageError("there is no answer yet: call enqueue after bind")
-        self.download()
+        if not self.bound.answered:
+            self.download()
         self.handle.synchronize()
         return {name: to_numpy(tensor) for name, tensor in self.bound.answers.items()}
 
@@ -190,6 +221,7 @@ class StreamBackend(Backend):
     streams: list[Stream]
     _starting_s = 0.0  # the host's time to start a query and its copies
     cuda_graph = False  # whether inferences are started as CUDA graphs, ours or the runtime's
+    graph_copies = False  # whether `infer` is one CUDA graph, with the copies of images and answers
 
     def open_streams(self, device: CudaDevice, streams: Iterable[Stream]) -> None:
         """Run on these streams of a device, without a batch so far.
@@ -218,8 +250,20 @@ class StreamBackend(Backend):
     def outputs(self) -> Outputs:
         return self.streams[self._last].fetch()
 
+    def infer(self, images: NDArray[Any]) -> Outputs:
+        if not self.graph_copies:
+            return super().infer(images)
+        self.check(images)
+        self._with_batch, self._next, self._last = {0}, 0, 0
+        self.streams[0].query(images)
+        self.device.wait(self.streams[0].handle, spin=self.spin_wait)
+        return self.outputs()
+
+    def annotate(self, name: str) -> AbstractContextManager[None]:
+        return self.device.annotate(name)
+
     def settings(self) -> dict[str, Any]:
-        return {"cuda_graph": self.cuda_graph, "streams": len(self.streams)}
+        return {"cuda_graph": self.cuda_graph, "graph_copies": self.graph_copies, "streams": len(self.streams)}
 
     def stages(self) -> Stages:
         """One query of the bound batch on the first stream, by the device's clock.

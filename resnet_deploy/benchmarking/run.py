@@ -145,7 +145,8 @@ def bench(call: BenchArguments) -> BenchReport:
     tools = tools or details.tools(candidates)
     restore(opened.bundle, [WEIGHTS, *(candidate.artifact for candidate in candidates)], progress)
     job = _Job(opened, candidates, call.threads or cores(), fresh, progress, call.crashes)
-    job.build({*batches, min(MAX_BATCH, opened.max_batch)})
+    others = set(scenarios.scenario) - {SWEEP}  # LoadGen's scenarios choose batch sizes as they go
+    job.build({*batches, opened.max_batch} if others and call.batch is None else {*batches}, smaller=bool(others))
     dataset = opened.data(call.data or random_unseen(opened, candidates), limit=call.limit, strict=call.strict)
     job.warnings += [unnamed] if (unnamed := opened.keep_names(dataset)) is not None else []
     largest = opened.max_batch if call.batch is None else max(batches)
@@ -203,12 +204,12 @@ class _Job:
         self.judged: dict[Candidate, Verdict] = {}
         self.warnings: list[str] = []
 
-    def build(self, batches: set[int]) -> None:
-        """The plans that are missing."""
+    def build(self, batches: set[int], *, smaller: bool) -> None:
+        """The plans that are missing, for these batch sizes; smaller: and for all below the largest."""
         for candidate in self.failed.alive(self.candidates):
             if candidate.row.runs == "plan":
                 with self.failed.catching(candidate):
-                    ensure_plan(self.opened, candidate, batches, self.progress)
+                    ensure_plan(self.opened, candidate, batches, self.progress, smaller=smaller)
 
     def judge(self, dataset: Dataset, limits: dict[str, float]) -> None:
         """The verdict on every candidate's answers, after comparing those that were not; without those that died."""

@@ -20,6 +20,7 @@ class MeasureOptions(OptionGroup):
 
     Attributes:
         cuda_graph: start each inference as one CUDA graph (--useCudaGraph), or never; None leaves the choice to each backend.
+        graph_copies: make a query with both its copies one CUDA graph, where the backend has that: for latency, host to host.
         streams: how many inferences run side by side (--infStreams).
         spin_wait: wait for the GPU by polling it (--useSpinWait); otherwise the host sleeps until it is done.
         data_transfers: copy images and answers with each queued query; without, neither is copied (--noDataTransfers).
@@ -30,6 +31,7 @@ class MeasureOptions(OptionGroup):
     """
 
     cuda_graph: bool | None = None
+    graph_copies: bool = False
     streams: int | None = None
     spin_wait: bool = True
     data_transfers: bool = False
@@ -44,6 +46,8 @@ class MeasureOptions(OptionGroup):
         if self.roof is not None and find_ceiling(self.roof) is None:
             known = ", ".join(ceiling.name for ceiling in DEVICES)
             raise UsageError(f"there are no published ceilings of {self.roof!r}; choose from {known}, or give --measure-roof")
+        if self.graph_copies and self.cuda_graph is False:
+            raise UsageError("--graph-copies is a CUDA graph: leave out --no-cuda-graph")
         if self.roof is not None and self.measure_roof:
             raise UsageError("the ceilings are either published ones or measured here: give --roof or --measure-roof, not both")
         super().__post_init__()
@@ -73,6 +77,8 @@ class MeasureOptions(OptionGroup):
             chosen -= {"cuda_graph", "no_cuda_graph"}
             name = "cuda_graph" if self.cuda_graph else "no_cuda_graph"
             chosen |= {name} & {*known}
+        if self.graph_copies and "graph_copies" in known:
+            chosen |= {"graph_copies"}
         if self.streams is not None and "streams=" in known:
             chosen = {option for option in chosen if not option.startswith("streams=")}
             chosen |= {f"streams={self.streams}"} if self.streams > 1 else set()

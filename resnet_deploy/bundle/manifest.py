@@ -256,6 +256,13 @@ class TimingCache(Artifact, frozen=True, kw_only=True, tag="timing_cache"):
     origin: Origin
 
 
+class RuntimeCache(Artifact, frozen=True, kw_only=True, tag="runtime_cache"):
+    """Kernels that TensorRT-RTX compiled. origin: the machine. made_from: the digest of the plan."""
+
+    origin: Origin
+    made_from: Sha256
+
+
 class SamplesFile(Artifact, frozen=True, kw_only=True, tag="samples"):
     """Raw samples by the key of their measurement."""
 
@@ -274,7 +281,8 @@ class LoadGenLog(Artifact, frozen=True, kw_only=True, tag="loadgen_log"):
     key: Key
 
 
-File = WeightsFile | GraphFile | CalibrationFile | PlanFile | TimingCache | SamplesFile | ProfilesFile | ReportFile | LoadGenLog
+Cache = TimingCache | RuntimeCache
+File = WeightsFile | GraphFile | CalibrationFile | PlanFile | Cache | SamplesFile | ProfilesFile | ReportFile | LoadGenLog
 
 
 # --- the whole ---

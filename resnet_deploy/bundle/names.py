@@ -57,6 +57,11 @@ def timing_cache_file(flavour: str, version: str, built_for: str) -> str:
     return f"timing.{flavour}-{version}.{built_for}.cache"
 
 
+def runtime_cache_file(plan: str, version: str, gpu: str) -> str:
+    """The kernels that a version of TensorRT-RTX compiled for a plan on a GPU."""
+    return f"{plan.removesuffix('.plan')}.{gpu}-{version}.runtime-cache"
+
+
 def loadgen_prefix(candidate: str, scenario: str) -> str:
     """What the names of LoadGen's logs of a candidate in a scenario begin with."""
     return f"loadgen.{slug(candidate)}.{scenario}."

@@ -13,6 +13,7 @@ from resnet_deploy.backends.base import Backend
 from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.bundle.manifest import CalibrationUse, GraphFile, Manifest, ModelDescription, PlanFile
 from resnet_deploy.bundle.names import WEIGHTS
+from resnet_deploy.bundle.runtime_cache import RuntimeCacheStore
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.data.dataset import Dataset
 from resnet_deploy.data.sources import open_data
@@ -78,8 +79,16 @@ class OpenedBundle:
             UnavailableError: it cannot run here.
         """
         from resnet_deploy.backends.load import load_backend
+        from resnet_deploy.engine.flavours import FLAVOURS, TENSORRT_RTX
+        from resnet_deploy.engine.plan import here
 
-        return load_backend(candidate, model=lambda: self.model, artifact=lambda: self._artifact(candidate), threads=threads)
+        def cache(plan: str) -> RuntimeCacheStore:
+            return RuntimeCacheStore(bundle=self.bundle, plan=plan, machine=here(FLAVOURS[candidate.backend]))
+
+        return load_backend(
+            candidate, model=lambda: self.model, artifact=lambda: self._artifact(candidate), threads=threads,
+            cache=cache if candidate.backend == TENSORRT_RTX.name else None,
+        )  # fmt: skip
 
     def _artifact(self, candidate: Candidate) -> tuple[Path, Origin | None]:
         """The verified file that a candidate runs and, of a plan, its origin."""

@@ -101,7 +101,26 @@ def bench(model: str, as_json: bool, detail: bool, **options: Any) -> None:
                      peak arithmetic and memory bandwidth
       of ceiling     how much of that speed was reached, queued where measured
 
-    The figures from "enqueue" to "queued/s" exist for backends on a GPU alone.
+    The figures from "enqueue" to "queued/s" exist for backends on a GPU alone. What makes these faster is an option, after the
+    colon of --backend, and stands with each result:
+
+    \b
+      eager:cudnn_benchmark  cuDNN times its convolutions, keeps the fastest
+      eager:compile,freezing torch.compile, weights taken for constants
+      eager:graph_copies, tensorrt:graph_copies
+                             a CUDA graph of copy, inference and copy for the
+                             end-to-end figures; the others are without copies
+      eager:torch_tensorrt   Torch-TensorRT, where it is installed
+      onnxruntime:cuda_graph a CUDA graph for each batch size, its own
+      onnxruntime:prefer_nhwc
+                             convolutions in NHWC
+      onnxruntime:heuristic_search
+                             cuDNN's guess; without, it times convolutions
+      onnxruntime:tensorrt   TensorRT's provider, an engine for each batch
+      tensorrt-rtx:no_runtime_cache
+                             compile its kernels anew in each process
+
+    Under `nsys profile -t cuda,nvtx` warm-up, rounds and their parts have names.
 
     \b
     Example:

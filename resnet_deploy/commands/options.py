@@ -209,6 +209,7 @@ precision_options = options(
 measure_options = (
     _switch("--cuda-graph/--no-cuda-graph", help="Start each inference as one CUDA graph. [trtexec: --useCudaGraph; "
             "default: the backend's choice]"),
+    flag("--graph-copies", help="Make a query, with both its copies, one CUDA graph: for latency (eager, TensorRT)."),
     number("--streams", help="Inferences that run side by side on a GPU. [trtexec: --infStreams; default: 1]"),
     _switch("--spin-wait/--no-spin-wait", help="Wait for the GPU by polling it, or by sleeping. [trtexec: --useSpinWait; "
             "default: polling]"),

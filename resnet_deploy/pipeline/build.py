@@ -105,11 +105,13 @@ def build(call: BuildArguments) -> list[Plan]:
     return [_build(bundle, kind, settings, flavour, progress) for kind in graphs.precisions]
 
 
-def ensure_plan(opened: OpenedBundle, candidate: Candidate, batches: Iterable[int], progress: Progress = silent) -> None:
-    """Build the plan that a candidate is to run here, for these batch sizes and all smaller ones, where there is none.
+def ensure_plan(
+    opened: OpenedBundle, candidate: Candidate, batches: Iterable[int], progress: Progress = silent, *, smaller: bool = False
+) -> None:
+    """Build the plan that a candidate is to run here, for these batch sizes, where there is none.
 
-    Raises UnavailableError without a GPU to run it on, UsageError where there is none and the package that builds it is
-    another one that is not here.
+    smaller: for all that are below the largest too. Raises UnavailableError without a GPU to run it on, UsageError where there
+    is none and the package that builds it is another one that is not here.
     """
     flavour = FLAVOURS[candidate.backend]
     flavour.load()
@@ -122,13 +124,15 @@ def ensure_plan(opened: OpenedBundle, candidate: Candidate, batches: Iterable[in
     try:
         name = opened.file(candidate)
         known = opened.bundle.manifest.files(PlanFile)[name].profiles
-        if all(best_profile(map(OptimizationProfile.parse, known), size) is not None for size in (1, *sizes)):
+        held = range(1, sizes[-1] + 1) if smaller else sizes
+        if all(best_profile(map(OptimizationProfile.parse, known), size) is not None for size in held):
             opened.bundle.artifact(name)
             return
     except (UsageError, UnavailableError, IntegrityError):  # none was built, or for another machine, or it is gone
         if builder.version is None:
             raise
-    profiles = (f"1:{sizes[-1]}:{sizes[-1]}", *map(str, sizes))  # the sizes themselves get kernels of their own
+    # Kernels are chosen for each size by itself, and building takes its time for each profile.
+    profiles = (*([f"1:{sizes[-1]}:{sizes[-1]}"] if smaller else []), *map(str, sizes))
     build(
         opened.bundle, precision=candidate.precision.value, flavour=builder.name, batch=profiles, progress=progress,
         version_compatible=flavour is TENSORRT_LEAN,

@@ -159,7 +159,7 @@ def _without(part: Batch, digests: Iterable[str], seen: frozenset[str]) -> tuple
 def _answers(backend: Backend, images: NDArray[Any], crops: int, batch: int) -> Mapping[str, NDArray[Any]]:
     """A backend's outputs for (N, ...) images, or for (N, crops, ...) the average over the crops."""
     if crops == 1:
-        return backend.infer(images)
+        return backend.infer_any(images)
     views = images.reshape(-1, *images.shape[2:])
-    parts = [backend.infer(views[start : start + batch]) for start in range(0, len(views), batch)]
+    parts = [backend.infer_any(views[start : start + batch]) for start in range(0, len(views), batch)]
     return {name: average_views(name, np.concatenate([part[name] for part in parts]), crops) for name in parts[0]}

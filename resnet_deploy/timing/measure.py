@@ -37,6 +37,7 @@ class Measurable(Protocol):
     def synchronize(self) -> None: ...
     def infer(self, images: NDArray[Any]) -> Any: ...
     def stages(self) -> Stages | None: ...
+    def annotate(self, name: str) -> AbstractContextManager[None]: ...
     def run_queued(self, seconds: float, *, uploads: bool, downloads: bool) -> tuple[int, float] | None: ...
 
 
@@ -194,6 +195,10 @@ class _Run:
         for each in kept:
             each.append(seen)
 
+    def part(self, name: str) -> AbstractContextManager[None]:
+        """Name a part of the measurement for a profiler of the device."""
+        return self.backend.annotate(f"{self.name} batch {len(self.images)}: {name}")
+
     def measurement(self) -> Measurement:
         energy = end_to_end(self.seen_queued).energy_per_image_j(self.queued_images) if self.seen_queued else None
         return Measurement(
@@ -245,11 +250,11 @@ def measure(
     runs = {name: _Run(name, backend, images[name], watch) for name, backend in backends.items()}
     names = list(runs)
 
-    def attempt(name: str, part: Callable[[_Run, MeasureConfig], None]) -> None:
+    def attempt(name: str, what: str, part: Callable[[_Run, MeasureConfig], None]) -> None:
         if name not in runs:
             return
         try:
-            with contextlib.nullcontext() if at is None else at(name):
+            with contextlib.nullcontext() if at is None else at(name), runs[name].part(what):
                 part(runs[name], config)
         except Exception as exc:
             if failed is None:
@@ -259,14 +264,14 @@ def measure(
 
     try:
         for name in names:
-            attempt(name, functools.partial(_warm_up, clock=clock))
+            attempt(name, "warm-up", functools.partial(_warm_up, clock=clock))
         for turn in range(config.rounds):
             for name in names[turn % len(names) :] + names[: turn % len(names)]:
-                attempt(name, _take_turn)
+                attempt(name, f"round {turn + 1}", _take_turn)
             if progress is not None:
                 progress(turn + 1, config.rounds)
         for name in names if config.sustained_s is not None else ():
-            attempt(name, _sustain)
+            attempt(name, "sustained", _sustain)
     except KeyboardInterrupt:
         raise Interrupted({name: run.measurement() for name, run in runs.items() if run.host and run.device}) from None
     return {name: run.measurement() for name, run in runs.items()}
@@ -309,12 +314,15 @@ def _take_turn(run: _Run, config: MeasureConfig) -> None:
     least = math.ceil(config.min_samples / config.rounds)
     with run.watched(run.seen):
         _host(backend, images)  # settles; not counted
-        host = _fill(lambda: _host(backend, images), budget, least)
+        with run.part("host to host"):
+            host = _fill(lambda: _host(backend, images), budget, least)
         backend.bind(images)
-        device = _fill(lambda: _device(backend), budget, math.ceil(least / 2))
-        stages = _fill(backend.stages, budget, math.ceil(least / 2)) if run.staged else []
+        with run.part("device"):
+            device = _fill(lambda: _device(backend), budget, math.ceil(least / 2))
+        with run.part("stages"):
+            stages = _fill(backend.stages, budget, math.ceil(least / 2)) if run.staged else []
     if run.staged:
-        with run.watched(run.seen, run.seen_queued):
+        with run.watched(run.seen, run.seen_queued), run.part("queued"):
             queued = backend.run_queued(3 * budget, uploads=config.uploads, downloads=config.downloads)
         if queued is not None:
             run.queued.append(queued[0] * len(images) / queued[1])

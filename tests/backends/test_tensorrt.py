@@ -39,13 +39,14 @@ def make(fake_cuda: None, monkeypatch: pytest.MonkeyPatch, digits_bundle: Bundle
         text: str = "tensorrt",
         profiles: Any = ((1, 4, 8),),
         graph: Path | None = None,
+        cache: Any = None,
         **engine: Any,
     ) -> TensorRtBackend:
         candidate = Candidate.parse(text)
         path = graph or digits_bundle.artifact("model.fp32.onnx")
         fake = Engine(path, list(profiles), rtx=candidate.backend == "tensorrt-rtx", **engine)
         monkeypatch.setattr(module, "deserialize", lambda path, flavour, **_: (TensorRt, fake))
-        return TensorRtBackend(path, candidate, origin=ORIGIN)
+        return TensorRtBackend(path, candidate, origin=ORIGIN, cache=cache)
 
     yield build
 
@@ -56,6 +57,7 @@ def make(fake_cuda: None, monkeypatch: pytest.MonkeyPatch, digits_bundle: Bundle
         "tensorrt",
         "tensorrt:no_cuda_graph",
         "tensorrt:streams=3",
+        "tensorrt:graph_copies",
         "tensorrt-rtx",
         "tensorrt-rtx:no_cuda_graph,streams=2",
         "tensorrt-lean",
@@ -87,6 +89,19 @@ def test_a_graph_for_each_shape_captured_once(make: Make, monkeypatch: pytest.Mo
         assert not captures
 
 
+def test_a_query_with_its_copies_is_a_graph(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    captures = counted(monkeypatch)
+    with make("tensorrt:graph_copies") as backend, make() as peer:
+        for images in (IMAGES, 255 - IMAGES, IMAGES[:2], IMAGES):
+            np.testing.assert_array_equal(backend.infer(images)["logits"], peer.infer(images)["logits"])
+        of_peer = 2
+        assert len(captures) == 4 + of_peer and backend.settings()["graph_copies"] and backend.describe()["graph_copies"]
+    with pytest.raises(UsageError, match="leave out no_cuda_graph"):
+        make("tensorrt:graph_copies,no_cuda_graph")
+    with pytest.raises(UsageError, match="tensorrt-rtx has no option"):
+        Candidate.parse("tensorrt-rtx:graph_copies")
+
+
 def test_rtx_captures_by_itself(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     captures = counted(monkeypatch)
     with make("tensorrt-rtx") as backend:
@@ -98,6 +113,41 @@ def test_rtx_captures_by_itself(make: Make, monkeypatch: pytest.MonkeyPatch) -> 
     with make("tensorrt-rtx:no_cuda_graph") as backend:
         backend.infer(IMAGES)
         assert backend._engine.contexts[-1].config.cuda_graph_strategy is TensorRt.CudaGraphStrategy.DISABLED
+
+
+class Kept:
+    """A cache's store in memory."""
+
+    def __init__(self) -> None:
+        self.data: bytes | None = None
+        self.writes = 0
+
+    def read(self) -> bytes | None:
+        return self.data
+
+    def write(self, data: bytes) -> None:
+        self.data, self.writes = data, self.writes + 1
+
+
+def test_kernels_that_rtx_compiles_are_kept(make: Make) -> None:
+    kept = Kept()
+
+    def used(text: str, *sizes: int) -> tuple[str, list[bool]]:
+        with make(text, cache=kept) as backend:
+            for size in sizes:
+                backend.infer(IMAGES[:size])
+            return backend.describe()["runtime_cache"], [context.compiled for context in backend._engine.contexts]
+
+    assert used("tensorrt-rtx", 1, 5) == ("new", [True, True]) and kept.writes == 1
+    assert used("tensorrt-rtx", 5) == ("read", [False]) and kept.writes == 1, "nothing new"
+    assert used("tensorrt-rtx:streams=2", 1, 2) == ("read", [False, True]) and kept.writes == 2
+    assert used("tensorrt-rtx:no_runtime_cache", 5) == ("none", [True]) and kept.writes == 2
+    kept.data = b"of another release"
+    assert used("tensorrt-rtx", 5) == ("new", [True]) and kept.writes == 3
+    with make("tensorrt", cache=kept) as backend:
+        backend.infer(IMAGES)
+        assert "runtime_cache" not in backend.describe()
+    assert kept.writes == 3
 
 
 def test_the_profile_tuned_nearest_is_used(make: Make) -> None:
@@ -113,6 +163,17 @@ def test_a_batch_outside_every_profile(make: Make) -> None:
             with pytest.raises(UsageError, match=f"holds batch {len(images)}: it has 2:2:4"):
                 backend.infer(images)
         assert backend.infer(IMAGES[:3])["logits"].shape == (3, 10)
+
+
+def test_any_number_of_images_runs_in_the_batch_sizes_of_the_plan(make: Make) -> None:
+    """Those that `bench` measures: batches of other sizes are filled up, and their answers are those of a plan for any size."""
+    with make(profiles=[(1, 1, 1), (3, 3, 3)]) as backend, make(profiles=[(1, 4, 8)]) as peer:
+        for images, sizes in ((IMAGES[:1], [1]), (IMAGES[:2], [3]), (IMAGES[:3], [3]), (IMAGES[:4], [3, 1]), (IMAGES, [3, 3])):
+            before = len(backend._engine.contexts)
+            np.testing.assert_array_equal(backend.infer_any(images)["logits"], peer.infer(images)["logits"])
+            assert {context.shape[0] for context in backend._engine.contexts[before:]} <= {*sizes}
+        assert [backend.runnable_batch(count) for count in (1, 2, 3, 4, 9)] == [1, 3, 3, 3, 3]
+        assert peer.runnable_batch(5) == 5 and peer.runnable_batch(20) == 8
 
 
 def test_streams_take_turns_and_outputs_are_the_last(make: Make) -> None:
@@ -144,7 +205,8 @@ def test_trtexecs_terms_and_queue(make: Make, text: str) -> None:
         assert stages.compute_s > stages.h2d_s > 0 < stages.enqueue_s and stages.host_s > stages.compute_s
         done, seconds = backend.run_queued(0.03, uploads=True, downloads=True)
         assert done > 1 and seconds >= 0.03
-        assert backend.settings() == {"cuda_graph": "no_cuda_graph" not in text, "streams": 2 if "streams" in text else 1}
+        graphs = {"cuda_graph": "no_cuda_graph" not in text, "graph_copies": False}
+        assert backend.settings() == graphs | {"streams": 2 if "streams" in text else 1}
 
 
 @pytest.mark.slow

@@ -303,8 +303,8 @@ def test_trtexecs_terms_with_their_settings(fake_cuda: None, bundle: Path, monke
     parts = sum(cuda[f"{name}_latency_s"]["mean"] for name in ("h2d", "compute", "d2h"))
     assert cuda["host_latency_s"]["mean"] == pytest.approx(parts)
     assert cuda["settings"] == {
-        "cuda_graph": False, "streams": 1, "spin_wait": True, "data_transfers": False, "inputs_on_device": True,
-        "queued_ahead": 1,
+        "cuda_graph": False, "graph_copies": False, "streams": 1, "spin_wait": True, "data_transfers": False,
+        "inputs_on_device": True, "queued_ahead": 1,
     }  # fmt: skip
     ceiling = cuda["roofline"]
     assert ceiling["device"] == "H200" and ceiling["input"] == "uint8" and "nvidia.com" in ceiling["source"]
@@ -315,7 +315,8 @@ def test_trtexecs_terms_with_their_settings(fake_cuda: None, bundle: Path, monke
     assert cuda["conditions"]["energy_per_image_j"] > 0
     text = run(*args).stdout
     assert "medians in ms, as trtexec has them" in text and "queued/s" in text and "J/image" in text
-    assert "eager: no cuda graph, streams 1, spin wait, no data transfers, inputs on device, queued ahead 1" in text
+    used = "no cuda graph, no graph copies, streams 1, spin wait, no data transfers, inputs on device, queued ahead 1"
+    assert f"eager: {used}" in text
     assert max(len(line) for line in text.splitlines() if line.startswith(("backend ", "eager  "))) <= 160, "readable"
     samples = json.loads(Bundle.open(bundle).artifact("samples.json").read_bytes()).values()
     assert sum("h2d_s" in raw and len(raw["h2d_s"]) >= 6 for raw in samples) == 1
@@ -344,10 +345,13 @@ def test_named_options_reach_the_backend_and_the_figure(fake_cuda: None, bundle:
         ("eager:cuda", {"cuda_graph": True}, "eager:cuda,cuda_graph"),
         ("eager:cuda,cuda_graph", {"cuda_graph": False}, "eager:cuda"),
         ("eager:cuda", {"streams": 3}, "eager:cuda,streams=3"),
+        ("eager:cuda", {"graph_copies": True}, "eager:graph_copies"),
+        ("tensorrt-rtx", {"graph_copies": True}, "tensorrt-rtx"),
+        ("eager", {"graph_copies": True}, "eager"),
         ("tensorrt:streams=4", {"streams": 1}, "tensorrt"),
         ("tensorrt", {"cuda_graph": False, "streams": 2}, "tensorrt:no_cuda_graph,streams=2"),
         ("tensorrt-rtx:no_cuda_graph", {"cuda_graph": True}, "tensorrt-rtx"),
-        ("onnxruntime:cuda", {"cuda_graph": True, "streams": 2}, "onnxruntime:cuda"),
+        ("onnxruntime:cuda", {"cuda_graph": True, "streams": 2}, "onnxruntime:cuda,cuda_graph"),
         ("eager", {"cuda_graph": True, "streams": 2}, "eager"),
         ("eager:cuda,cuda_graph,streams=2", {}, "eager:cuda,cuda_graph,streams=2"),
     ],

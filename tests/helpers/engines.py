@@ -40,7 +40,7 @@ def build_report(path: Path, target: str) -> dict[str, str]:
 def ready(bundle: Bundle, text: str, batches: tuple[int, ...] = (1, 5, 8)) -> None:
     """Plans that a backend needs, or a skip where its package is missing, or has no kernels for this GPU."""
     try:
-        ensure_plan(OpenedBundle(bundle), Candidate.parse(text), batches)
+        ensure_plan(OpenedBundle(bundle), Candidate.parse(text), batches, smaller=True)
     except MissingPackageError as exc:
         pytest.skip(str(exc))
     except UnavailableError as exc:

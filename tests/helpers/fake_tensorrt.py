@@ -38,9 +38,33 @@ class Config:
         self.strategy = strategy
 
 
+class RuntimeCache:
+    """Shapes that kernels were compiled for, as text; what begins otherwise is of another release."""
+
+    def __init__(self) -> None:
+        self.shapes: set[str] = set()
+
+    def deserialize(self, blob: bytes) -> bool:
+        if not blob.startswith(b"rtx "):
+            return False
+        self.shapes = set(blob.decode().split()[1:])
+        return True
+
+    def serialize(self) -> bytes:
+        return f"rtx {' '.join(sorted(self.shapes))}".encode() if self.shapes else b""
+
+
 class RtxConfig(Config):
     cuda_graph_strategy = None
     dynamic_shapes_kernel_specialization_strategy = None
+    cache: RuntimeCache | None = None
+
+    def create_runtime_cache(self) -> RuntimeCache:
+        return RuntimeCache()
+
+    def set_runtime_cache(self, cache: RuntimeCache) -> bool:
+        self.cache = cache
+        return True
 
 
 class Inspector:
@@ -135,6 +159,7 @@ class Context:
         self.addresses: dict[str, int] = {}
         self.scratch = 0
         self.profiler: Any = None
+        self.compiled = True  # whether kernels for the shape had to be
         self.enqueue_emits_profile = True
         self.ran_s: float | None = None
 
@@ -159,6 +184,10 @@ class Context:
         assert self.profile is not None
         smallest, _, largest = self.engine.profiles[self.profile]
         self.shape = shape
+        cache = getattr(self.config, "cache", None)
+        if cache is not None:
+            self.compiled = str(shape[0]) not in cache.shapes
+            cache.shapes.add(str(shape[0]))
         return smallest <= shape[0] <= largest and shape[1:] == self.engine.get_tensor_shape(name)[1:]
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:

@@ -65,4 +65,21 @@ def test_tensorrt_builds_for_the_lean_runtime(digits_bundle: Bundle, monkeypatch
     assert not asked and TENSORRT.version is None and TENSORRT_LEAN.version == "11.4.0.106"
     installed["tensorrt"] = "11.4.0.106"
     ensure_plan(OpenedBundle(digits_bundle), LEAN, [1, 8])
-    assert asked["flavour"] == "tensorrt" and asked["version_compatible"] and asked["batch"] == ("1:8:8", "1", "8")
+    assert asked["flavour"] == "tensorrt" and asked["version_compatible"] and asked["batch"] == ("1", "8")
+
+
+def test_a_plan_is_built_for_the_batch_sizes_that_are_measured(both: OpenedBundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that is there holds 1 to 8."""
+    asked: list[tuple[str, ...]] = []
+    monkeypatch.setattr(Flavour, "load", lambda self: None)
+    monkeypatch.setattr(module, "here", lambda flavour: H200)
+    monkeypatch.setattr(module, "build", lambda bundle, **options: asked.append(options["batch"]))
+    monkeypatch.setattr("resnet_deploy._deps.version", {"tensorrt": "11.4.0.106"}.get)
+    monkeypatch.setattr(OpenedBundle, "file", lambda self, candidate: next(iter(self.plans(candidate))))
+    monkeypatch.setattr(Bundle, "artifact", lambda self, name: self.path / name)
+    for batches, smaller in (([1, 8], False), ([8], True)):
+        ensure_plan(both, Candidate.parse("tensorrt"), batches, smaller=smaller)
+        assert not asked, "it was there"
+    ensure_plan(both, Candidate.parse("tensorrt"), [32, 1, 8])
+    ensure_plan(both, Candidate.parse("tensorrt"), [8, 16], smaller=True)
+    assert asked == [("1", "8", "32"), ("1:16:16", "8", "16")]

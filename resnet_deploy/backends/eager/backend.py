@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from resnet_deploy._deps import version
 from resnet_deploy.backends.base import Backend, Outputs
 from resnet_deploy.backends.candidate import Candidate
+from resnet_deploy.backends.eager.compilers import compiler_facts
 from resnet_deploy.backends.eager.network import EagerNetwork, set_threads
 from resnet_deploy.backends.layers import LayerTimes
 from resnet_deploy.errors import UsageError
@@ -20,7 +21,7 @@ class EagerBackend(Backend):
     """A DeployModel on the CPU.
 
     Options: channels_last memory format; compile, torch.compile's default mode, or with max_autotune its search for the
-    fastest kernels.
+    fastest kernels; with freezing, either takes the weights for constants.
 
     Args:
         model: the network with its normalization and head.
@@ -59,7 +60,8 @@ class EagerBackend(Backend):
         return {name: tensor.numpy() for name, tensor in self._outputs.items()}
 
     def describe(self) -> dict[str, Any]:
-        return {"torch": version("torch"), "device": "cpu", "threads": self._threads}
+        facts = {"torch": version("torch"), "device": "cpu", "threads": self._threads}
+        return facts | compiler_facts(self.candidate)
 
     def summary(self) -> str:
         return f"{self._threads} threads"

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from resnet_deploy._deps import version
 from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.backends.cuda import CudaDevice, cuda_device
+from resnet_deploy.backends.eager.compilers import compiler_facts
 from resnet_deploy.backends.eager.network import EagerNetwork, set_threads
 from resnet_deploy.backends.layers import LayerTimes
 from resnet_deploy.backends.streams import Buffers, Stream, StreamBackend
@@ -22,9 +23,11 @@ class EagerStream(Stream):
 
     settling = 3  # cuDNN chooses its kernels before a graph is captured
 
-    def __init__(self, device: CudaDevice, network: EagerNetwork, input_spec: TensorSpec, *, captures: bool) -> None:
+    def __init__(
+        self, device: CudaDevice, network: EagerNetwork, input_spec: TensorSpec, *, captures: bool, searches: bool
+    ) -> None:
         super().__init__(device, captures=captures)
-        self._network, self._input = network, input_spec
+        self._network, self._input, self._searches = network, input_spec, searches
 
     def allocate(self, batch: int) -> Buffers:
         shape, dtype = self._input.of_batch(batch), self._input.dtype
@@ -43,6 +46,7 @@ class EagerStream(Stream):
         images = buffers.input if buffers.context is None else buffers.context
 
         def forward() -> None:
+            torch.backends.cudnn.benchmark = self._searches  # of the process: other candidates have it otherwise
             buffers.outputs = self._network.forward(images)
 
         self.device.run(forward, self.handle)
@@ -51,7 +55,9 @@ class EagerStream(Stream):
 class EagerCudaBackend(StreamBackend):
     """A DeployModel on the current CUDA device.
 
-    Options beside those on the CPU: cuda_graph, a graph for each shape, and streams=N. FP32 means FP32: TF32 is switched off
+    Options beside those on the CPU: cuda_graph, a graph for each shape; graph_copies, one with its copies too; streams=N;
+    cudnn_benchmark, which lets cuDNN time its convolutions for each shape and keep the fastest, as
+    `torch.backends.cudnn.benchmark`; torch_tensorrt, Torch-TensorRT behind torch.compile. FP32 means FP32: TF32 is switched off
     in matrix products and convolutions.
 
     Args:
@@ -61,6 +67,8 @@ class EagerCudaBackend(StreamBackend):
 
     Raises:
         UnavailableError: PyTorch sees no CUDA device.
+        UsageError: options that contradict each other.
+        MissingPackageError: Torch-TensorRT is asked for and is not installed.
     """
 
     def __init__(self, model: DeployModel, candidate: Candidate, *, threads: int | None = None) -> None:
@@ -70,17 +78,19 @@ class EagerCudaBackend(StreamBackend):
         self._threads = set_threads(threads)
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
-        self.cuda_graph = "cuda_graph" in candidate.options
+        self.graph_copies = "graph_copies" in candidate.options
+        self.cuda_graph = self.graph_copies or "cuda_graph" in candidate.options
         self._network = network = EagerNetwork(model, candidate, device.kind)
-        count = candidate.count("streams")
-        self.open_streams(
-            device, [EagerStream(device, network, self.input_spec, captures=self.cuda_graph) for _ in range(count)]
-        )
+        self._searches = "cudnn_benchmark" in candidate.options
+        about = {"captures": self.cuda_graph, "searches": self._searches}
+        streams = range(candidate.count("streams"))
+        self.open_streams(device, [EagerStream(device, network, self.input_spec, **about) for _ in streams])
 
     def describe(self) -> dict[str, Any]:
         return {
             "torch": version("torch"), "device": "cuda", "threads": self._threads, "gpu": self.device.name,
-            "cuda": torch.version.cuda, "tf32": False, **self.settings(),
+            "cuda": torch.version.cuda, "tf32": False, "cudnn_benchmark": self._searches,
+            **compiler_facts(self.candidate), **self.settings(),
         }  # fmt: skip
 
     def summary(self) -> str:

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from resnet_deploy.backends.candidate import Candidate
+from resnet_deploy.backends.eager.compilers import check_compiler, compile_network
 from resnet_deploy.backends.eager.trace import profile_modules
 from resnet_deploy.backends.layers import LayerTimes
 from resnet_deploy.models.deploy import DeployModel
@@ -37,12 +38,14 @@ class EagerNetwork:
     """
 
     def __init__(self, model: DeployModel, candidate: Candidate, device: str) -> None:
+        check_compiler(candidate)
         self.output_names = model.output_names
         self._channels_last = "channels_last" in candidate.options
         # Pixels are NHWC already; their permuted view has the channels-last strides.
         self.reorders = self._channels_last and model.input_format is InputFormat.FLOAT
         self._model = self._prepare(model, candidate, device)
-        self._run = _compiled(self._model, candidate.options)
+        self._options = candidate.options
+        self._run = compile_network(self._model, candidate.options)
 
     def _prepare(self, model: DeployModel, candidate: Candidate, device: str) -> DeployModel:
         if candidate == Candidate(backend=candidate.backend):
@@ -69,7 +72,7 @@ class EagerNetwork:
             tensor = tensor.contiguous(memory_format=torch.channels_last)
         called, compiled = self._run, self._run is not self._model
         if compiled and tensor.device.type == "cpu":
-            called = torch.compile(self._model, options={"cpp.enable_kernel_profile": True})
+            called = compile_network(self._model, self._options, **{"cpp.enable_kernel_profile": True})
 
         def run() -> None:
             with torch.inference_mode():
@@ -79,10 +82,3 @@ class EagerNetwork:
 
         run()
         return profile_modules(run, None if compiled else self._model, runs, tensor.device.type)
-
-
-def _compiled(model: DeployModel, options: tuple[str, ...]) -> Any:
-    """CUDA graphs are ours to capture, with or without the compiler's search."""
-    if "max_autotune" in options:
-        return torch.compile(model, mode="max-autotune-no-cudagraphs", dynamic=False)
-    return torch.compile(model) if "compile" in options else model

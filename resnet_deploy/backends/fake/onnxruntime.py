@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,7 +20,16 @@ from numpy.typing import NDArray
 from resnet_deploy.backends.fake import streams, tensors
 
 _CPU, _CUDA, _TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
-_DEFAULTS = {"device_id": "0", "use_tf32": "1", "user_compute_stream": "0"}
+_DEFAULTS = {
+    "device_id": "0", "use_tf32": "1", "user_compute_stream": "0", "enable_cuda_graph": "0", "prefer_nhwc": "0",
+    "cudnn_conv_algo_search": "EXHAUSTIVE", "cudnn_conv_use_max_workspace": "1",
+}  # fmt: skip
+_OF_TENSORRT = {
+    "user_compute_stream", "trt_fp16_enable", "trt_int8_enable", "trt_cuda_graph_enable", "trt_engine_cache_enable",
+    "trt_engine_cache_path", "trt_timing_cache_enable", "trt_timing_cache_path", "trt_profile_min_shapes",
+    "trt_profile_opt_shapes", "trt_profile_max_shapes",
+}  # fmt: skip
+tensorrt_libraries = False  # whether TensorRT's provider finds them; a test may say so
 _SESSION, _PROVIDERS = onnxruntime.InferenceSession, onnxruntime.get_available_providers
 
 
@@ -36,7 +46,7 @@ def uninstall() -> None:
 
 
 class FakeCudaSession:
-    """As onnxruntime.InferenceSession. TensorRT's libraries are not there, whoever asks for them."""
+    """As onnxruntime.InferenceSession. TensorRT's libraries are not there, whoever asks for them, unless a test says so."""
 
     def __new__(cls, model: Any, options: Any = None, providers: Sequence[Any] = (), **more: Any) -> Any:
         names = [entry if isinstance(entry, str) else entry[0] for entry in providers]
@@ -44,7 +54,7 @@ class FakeCudaSession:
 
     def __init__(self, model: Any, options: Any = None, providers: Sequence[Any] = (), **more: Any) -> None:
         settings = dict((entry, {}) if isinstance(entry, str) else entry for entry in providers)
-        if _TENSORRT in settings:
+        if _TENSORRT in settings and not tensorrt_libraries:
             error = "EP Error libnvinfer.so.10: cannot open shared object file, when using " + str([*settings])
             if int(more.get("enable_fallback", 1)):  # as onnxruntime_inference_collection.py has it
                 sys.stdout.write(f"*************** EP Error ***************\n{error}\n")
@@ -52,7 +62,17 @@ class FakeCudaSession:
             else:
                 raise RuntimeError(error)
         self._beneath, self.session_options = _SESSION(model, options, providers=[_CPU]), options
-        self._options = {_CUDA: _DEFAULTS | {name: str(value) for name, value in settings[_CUDA].items()}, _CPU: {}}
+        told = {name: {key: str(value) for key, value in of.items()} for name, of in settings.items()}
+        self._options = {name: told[name] for name in (_TENSORRT,) if name in told}
+        self._options |= {_CUDA: _DEFAULTS | told[_CUDA], _CPU: {}}
+        _check_names(self._options)
+        of_tensorrt = self._options.get(_TENSORRT, {})
+        self._captures = "1" in (self._options[_CUDA]["enable_cuda_graph"], of_tensorrt.get("trt_cuda_graph_enable"))
+        self._one_graph = bool(of_tensorrt)
+        self._shapes = of_tensorrt.get("trt_profile_opt_shapes")
+        self._graphs: dict[str, Callable[[], None]] = {}
+        if (cache := of_tensorrt.get("trt_engine_cache_path")) is not None:
+            (Path(cache) / "TensorrtExecutionProvider.engine").write_text(str(self._shapes))
         handle = int(self._options[_CUDA]["user_compute_stream"])
         self._stream = streams.stream_of(handle) if handle else streams.Stream()
 
@@ -69,33 +89,55 @@ class FakeCudaSession:
     def get_provider_graph_assignment_info(self) -> list[Any]:
         """Which provider has which nodes."""
         nodes = [node for part in self._beneath.get_provider_graph_assignment_info() for node in part.get_nodes()]
-        parts = {_CUDA: [], _CPU: []}  # type: dict[str, list[Any]]
+        first = next(iter(self._options))
+        parts = {first: [], _CPU: []}  # type: dict[str, list[Any]]
         for node in nodes:
-            parts[_CPU if node.op_type.startswith("QLinear") else _CUDA].append(node)
+            parts[_CPU if node.op_type.startswith("QLinear") else first].append(node)
         return [SimpleNamespace(ep_name=name, get_nodes=lambda nodes=assigned: nodes) for name, assigned in parts.items()]
 
     def io_binding(self) -> Binding:
         return Binding()
 
     def run_with_iobinding(self, binding: Binding, options: Any = None) -> None:
-        """Start an inference on the session's stream, and wait for it unless the options say otherwise."""
+        """Start an inference on the session's stream, and wait for it unless the options say otherwise.
+
+        A captured graph is found again by its number alone, reads and writes where it was captured, and is waited for.
+        """
+        number = "0" if self._one_graph else _entry(options, "gpu_graph_id") or "0"
+        if (replay := self._graphs.get(number)) is not None:
+            self._stream.start(replay)
+            self._stream.synchronize()
+            return
         inputs, outputs = dict(binding.inputs), dict(binding.outputs)
 
         def run() -> None:
             feeds = {name: read() for name, read in inputs.items()}
+            shapes = ",".join(f"{name}:{'x'.join(map(str, value.shape))}" for name, value in feeds.items())
+            if self._shapes not in (None, shapes):
+                raise RuntimeError(f"TensorRT EP: {shapes} is outside of the profile {self._shapes}")
             for name, answer in zip(outputs, self._beneath.run([*outputs], feeds), strict=True):
                 outputs[name]()[...] = answer
 
+        if self._captures:
+            self._graphs[number] = run
         self._stream.start(run)
-        if not _asynchronous(options):
+        if self._captures or _entry(options, "disable_synchronize_execution_providers") != "1":
             self._stream.synchronize()
 
 
-def _asynchronous(options: Any) -> bool:
-    """Whether a run is not to wait for itself; an entry that was not made is an error to ask for."""
+def _entry(options: Any, name: str) -> str | None:
+    """Of a run's options; one that was not made is an error to ask for."""
     with contextlib.suppress(AttributeError, RuntimeError):
-        return bool(options.get_run_config_entry("disable_synchronize_execution_providers") == "1")
-    return False
+        return str(options.get_run_config_entry(name))
+    return None
+
+
+def _check_names(options: dict[str, dict[str, str]]) -> None:
+    """Raise the error for an option that a provider does not have."""
+    for provider, known in ((_CUDA, {*_DEFAULTS}), (_TENSORRT, _OF_TENSORRT)):
+        for name in options.get(provider, {}):
+            if name not in known:
+                raise RuntimeError(f'Unknown provider option: "{name}".')
 
 
 class Binding:

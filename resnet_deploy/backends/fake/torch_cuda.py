@@ -15,6 +15,7 @@ from resnet_deploy.backends.fake import NAME, compiled, streams, tensors
 _CAPABILITY = (8, 6)
 _TO, _PROFILE = torch.Tensor.to, torch.profiler.profile.__init__
 _FACTORIES = ("empty", "zeros", "ones", "full", "rand", "randn", "randint", "arange", "tensor")
+ranges: list[str] = []  # of NVTX that are open, the innermost last
 _before: list[tuple[Any, str, Any]] = []  # what was changed, and how it was
 
 
@@ -29,6 +30,7 @@ def install() -> None:
     for name, value in {"to": _to, "cuda": _cuda, "pin_memory": _pin_memory, "is_pinned": _is_pinned}.items():
         _change(torch.Tensor, name, value)
     _change(torch, "compile", compiled.compile_model(torch.compile, _suspended))
+    _change(torch.cuda, "nvtx", SimpleNamespace(range_push=ranges.append, range_pop=ranges.pop))
     _change(torch._C, "_host_emptyCache", lambda: None)  # a capture begins with it
     _change(torch.version, "cuda", "none: " + NAME)
     # A profiler looks at each launch while its kernel runs, and a kernel's time is the CPU's.

@@ -13,10 +13,10 @@ from resnet_deploy.backends.base import Backend
 from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.backends.layers import LayerTimes
 from resnet_deploy.backends.onnxruntime.profile import profile
+from resnet_deploy.backends.onnxruntime.providers import CUDA, TENSORRT, provider_chain, provider_of
 from resnet_deploy.errors import GraphError, UnavailableError
 from resnet_deploy.specs import TensorSpec
 
-_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 _LIBRARIES = re.compile(r"\bEP Error|\.so\b|\.dll\b|load library|\bCUDA |cudaError|cuDNN|nvinfer", re.IGNORECASE)
 _SHOWN = "`resnet-deploy doctor` shows what was found"
 _HEAVY = {"Conv", "FusedConv", "NhwcFusedConv", "QLinearConv", "Gemm", "MatMul"}
@@ -33,6 +33,7 @@ class Session:
         traces: a folder for a profile, written when the session is closed, and for the optimized graph, where that can be
             written.
         stream: of a GPU, that the session runs on.
+        shape, batch: of the input, where TensorRT is to build an engine for that batch alone.
 
     Raises:
         GraphError: the file does not load, or is no network of one input.
@@ -41,12 +42,22 @@ class Session:
     """
 
     def __init__(
-        self, path: Path, candidate: Candidate, *, threads: int | None, traces: Path | None = None, stream: Any = None
+        self,
+        path: Path,
+        candidate: Candidate,
+        *,
+        threads: int | None,
+        traces: Path | None = None,
+        stream: Any = None,
+        shape: TensorSpec | None = None,
+        batch: int = 1,
     ) -> None:
         self.runtime = require("onnxruntime", extra="gpu" if candidate.device == "cuda" else "cpu")
         self.path, self.threads = path, threads
         self._traces = traces
-        self.session = _open(self.runtime, path, candidate, threads, traces, stream)
+        self.session = _open(
+            self.runtime, path, candidate, threads, traces, provider_chain(path, candidate, stream, shape, batch)
+        )
         inputs = self.session.get_inputs()
         if len(inputs) != 1:
             raise GraphError(f"{path} has {len(inputs)} inputs; a residual network has one")
@@ -55,11 +66,17 @@ class Session:
         self.output_names = tuple(spec.name for spec in outputs)
 
     def describe(self) -> dict[str, Any]:
-        """Versions, providers and threads; on CUDA whether FP32 is computed in TF32."""
+        """Versions, providers and threads; on CUDA whether FP32 is computed in TF32, and what else its provider was told."""
         providers = self.session.get_providers()
         facts = {"onnxruntime": version("onnxruntime"), "providers": providers, "threads": self.threads}
-        if (cuda := _PROVIDERS["cuda"]) in providers:
-            facts["tf32"] = self.session.get_provider_options()[cuda].get("use_tf32") != "0"
+        if CUDA in providers:
+            told = self.session.get_provider_options()
+            facts["tf32"] = told[CUDA].get("use_tf32") != "0"
+            facts["prefer_nhwc"] = told[CUDA].get("prefer_nhwc") == "1"
+            facts["cudnn_conv_algo_search"] = told[CUDA].get("cudnn_conv_algo_search")
+            facts["cuda_graph"] = "1" in (
+                told[CUDA].get("enable_cuda_graph"), told.get(TENSORRT, {}).get("trt_cuda_graph_enable")
+            )  # fmt: skip
         return facts
 
     def close(self) -> None:
@@ -92,10 +109,15 @@ def _spec(path: Path, tensor: Any) -> TensorSpec:
 
 
 def _open(
-    ort: Any, path: Path, candidate: Candidate, threads: int | None, traces: Path | None = None, stream: Any = None
+    ort: Any,
+    path: Path,
+    candidate: Candidate,
+    threads: int | None,
+    traces: Path | None,
+    providers: list[tuple[str, dict[str, str]]],
 ) -> Any:
-    """traces: a folder for a profile. stream: of a GPU, that the first provider runs on."""
-    provider = _PROVIDERS["tensorrt" if "tensorrt" in candidate.options else candidate.device]
+    """traces: a folder for a profile. providers: with their options, the one that is to run first."""
+    provider = provider_of(candidate)
     if provider not in ort.get_available_providers():
         raise UnavailableError(
             f"this onnxruntime {ort.__version__} has no {provider}; it has {', '.join(ort.get_available_providers())}. "
@@ -113,10 +135,6 @@ def _open(
         options.enable_profiling, options.profile_file_prefix = True, str(traces / "trace")
         if "tensorrt" not in candidate.options:  # its compiled nodes cannot be written
             options.optimized_model_filepath = str(traces / "optimized.onnx")
-    chain = list(_PROVIDERS.values())  # each may leave nodes to the next: TensorRT, CUDA, CPU
-    own = {} if stream is None else {"user_compute_stream": str(stream.cuda_stream)}
-    of_each = {_PROVIDERS["cpu"]: {}, _PROVIDERS["cuda"]: own | {"use_tf32": str(int("tf32" in candidate.options))}}
-    providers = [(name, of_each.get(name, own)) for name in reversed(chain) if chain.index(name) <= chain.index(provider)]
     try:
         session = ort.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
     except Exception as exc:  # onnxruntime has its own exception for every status code, and no common base

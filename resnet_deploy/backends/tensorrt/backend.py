@@ -71,16 +71,26 @@ class TensorRtBackend(StreamBackend):
     """A plan on the current CUDA device, by TensorRT, TensorRT-RTX or the lean runtime, which has version-compatible ones.
 
     origin: where it was built, of a plan that a manifest vouches for; without one, trust must be given, since deserialising
-    runs native code. Options: no_cuda_graph; streams=N, inferences that run beside each other: `enqueue` takes them in turn,
-    `outputs` are the last one's. Raises UnavailableError where it cannot run here or memory is short,
-    IntegrityError for a foreign plan, EngineError for a damaged one.
+    runs native code. cache: where the kernels are kept that TensorRT-RTX compiles, read now and written when the backend is
+    closed. Options: no_cuda_graph; graph_copies, a graph of a whole query with its copies; no_runtime_cache; streams=N,
+    inferences that run beside each other: `enqueue` takes them in turn, `outputs` are the last one's. Raises UnavailableError
+    where it cannot run here or memory is short, IntegrityError for a foreign plan, EngineError for a damaged one.
     """
 
     kept_shapes = SHAPES
     _profiler: Profiler | None
     _engine: ICudaEngine
+    max_batch: int
 
-    def __init__(self, path: Path, candidate: Candidate, *, origin: Origin | None = None, trust: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        candidate: Candidate,
+        *,
+        origin: Origin | None = None,
+        trust: bool = False,
+        cache: rtx.CacheStore | None = None,
+    ) -> None:
         flavour = FLAVOURS[candidate.backend]
         if origin is not None:
             preflight(origin, here(flavour))
@@ -91,7 +101,13 @@ class TensorRtBackend(StreamBackend):
         host_code = trust if origin is None else origin.version_compatible
         self._trt, self._engine = deserialize(path, flavour, host_code=host_code)
         self._read(self._engine)
+        self._kernels = None
+        if flavour is TENSORRT_RTX and cache is not None and "no_runtime_cache" not in candidate.options:
+            self._kernels = rtx.KernelCache(self._engine, cache)
         self.cuda_graph = "no_cuda_graph" not in candidate.options
+        self.graph_copies = "graph_copies" in candidate.options
+        if self.graph_copies and not self.cuda_graph:
+            raise UsageError(f"{candidate} contradicts itself: graph_copies is a CUDA graph; leave out no_cuda_graph")
         self.captures = self.cuda_graph and flavour is not TENSORRT_RTX  # which captures by itself, as its kernels settle
         self._open(CudaDevice(), candidate.count("streams"))
 
@@ -139,6 +155,8 @@ class TensorRtBackend(StreamBackend):
         config.set_execution_context_allocation_strategy(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
         if self._flavour is TENSORRT_RTX:
             rtx.set_strategies(trt, config, cuda_graph=self.cuda_graph)
+        if self._kernels is not None:
+            self._kernels.use(config)
         context = self._engine.create_execution_context(config)
         if context is None:
             raise EngineError(f"{self.candidate}: TensorRT made no execution context for {self.path}")
@@ -150,6 +168,11 @@ class TensorRtBackend(StreamBackend):
         """As `Backend.check`, and a profile of the plan must hold the batch."""
         super().check(images)
         self.profile_for(len(images))
+
+    def runnable_batch(self, images: int) -> int:
+        if best_profile(self.profiles, images) is not None:
+            return images
+        return min((profile.min for profile in self.profiles if profile.min > images), default=self.max_batch)
 
     def profile_for(self, batch: int) -> int:
         """The index of the plan's profile for a batch. Raises UsageError where none holds it."""
@@ -172,10 +195,14 @@ class TensorRtBackend(StreamBackend):
             raise UnavailableError(f"no device memory for batch {len(images)}: try {half}, or fewer streams") from exc
 
     def describe(self) -> dict[str, Any]:
-        return {
+        cache = {} if self._flavour is not TENSORRT_RTX else {"runtime_cache": self._cache_in_words()}
+        return cache | {
             self._flavour.package: self._flavour.version, "plan": self.path.name, "profiles": list(map(str, self.profiles)),
             **self.settings(), "scratch_bytes": self.scratch_bytes,
         }  # fmt: skip
+
+    def _cache_in_words(self) -> str:
+        return "none" if self._kernels is None else "read" if self._kernels.was_read else "new"
 
     def summary(self) -> str:
         return str(here(self._flavour).gpu)
@@ -184,7 +211,7 @@ class TensorRtBackend(StreamBackend):
         """By IProfiler, which times layers one by one on the device: in a context and on a stream of their own, without CUDA
         graphs, which would hide the layers."""
         other, walls_s = copy.copy(self), []
-        other.cuda_graph = other.captures = False
+        other.cuda_graph = other.captures = other.graph_copies = False
         other._profiler = profiler = make_profiler(self._trt)
         other._open(self.device, 1)
         with other:
@@ -201,7 +228,10 @@ class TensorRtBackend(StreamBackend):
         return LayerTimes(layers=layers, wall_s=median(walls_s))
 
     def close(self) -> None:
+        if self._kernels is not None and self.streams:
+            self._kernels.keep()
         super().close()
+        self._kernels = None
         vars(self).pop("_engine", None)  # closing twice is no error
 
 

@@ -7,11 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from resnet_deploy import limits
-from resnet_deploy.backends.base import Backend, Outputs
+from resnet_deploy.backends.base import Outputs
 from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.data.preprocessing import MAX_PIXELS, Transform
@@ -162,23 +159,3 @@ def columns_of(opened: OpenedBundle) -> dict[str, str]:
     lists = {spec.name: f"{'int64' if 'int' in spec.dtype else 'float32'} [{spec.shape[1]}]" for spec in outputs_of(opened)}
     named = "topk_indices" in lists and opened.description.class_names is not None
     return {"path": "string", **lists, **({LABELS: lists["topk_indices"].replace("int64", "string")} if named else {})}
-
-
-def infer(backend: Backend, images: NDArray[Any]) -> Outputs:
-    """A batch's answers; in several inferences where the loaded file takes no more at a time.
-
-    Args:
-        backend: that runs.
-        images: (N, ...) as the model takes them.
-
-    Returns:
-        Arrays by output name, each (N, ...).
-    """
-    most = backend.max_batch or len(images)
-    if len(images) <= most:
-        return backend.infer(images)
-    parts = [
-        {name: np.array(values) for name, values in backend.infer(images[i : i + most]).items()}
-        for i in range(0, len(images), most)
-    ]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

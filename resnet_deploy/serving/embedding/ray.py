@@ -23,7 +23,7 @@ from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import BackendError, DeployError, IntegrityError, UnavailableError
 from resnet_deploy.serving.embedding.decoding import Decoder
-from resnet_deploy.serving.embedding.job import Job, Result, infer
+from resnet_deploy.serving.embedding.job import Job, Result
 from resnet_deploy.serving.embedding.locks import FolderLock
 
 _PATIENCE_S = 20.0
@@ -160,7 +160,7 @@ class EmbeddingActor:
     def __call__(self, block: Columns) -> dict[str, Any]:
         if self._decoding is not None:
             block = decode_block(block, **self._decoding)
-        outputs = infer(self._backend, np.ascontiguousarray(block["image"]))
+        outputs = self._backend.infer_any(np.ascontiguousarray(block["image"]))
         return {**{name: block[name] for name in ("position", "path", "reason")}, **outputs}
 
 

@@ -18,7 +18,7 @@ from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import DataError
 from resnet_deploy.serving.embedding.decoders import Decoders
-from resnet_deploy.serving.embedding.job import Embedding, EmbedOptions, Job, Result, columns_of, infer, outputs_of
+from resnet_deploy.serving.embedding.job import Embedding, EmbedOptions, Job, Result, columns_of, outputs_of
 from resnet_deploy.serving.embedding.listing import Listing, list_images
 from resnet_deploy.serving.embedding.output import Output
 from resnet_deploy.serving.embedding.part_writer import PartWriter
@@ -160,7 +160,7 @@ def local_results(job: Job, describe: Callable[[dict[str, Any]], None]) -> Itera
     ):
         describe(backend.describe() | {"workers": workers})
         for part in decoders.decoded(job.listing.batches(job.missing, job.batch)):
-            yield part.start, part.paths, part.reasons, infer(backend, part.images)
+            yield part.start, part.paths, part.reasons, backend.infer_any(part.images)
 
 
 def _strict(path: str, reason: str) -> DataError:

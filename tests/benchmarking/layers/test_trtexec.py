@@ -264,7 +264,7 @@ def planned(fake_cuda: None, digits_bundle: Bundle, tmp_path: Path, monkeypatch:
             "model.fp32.plan", PlanFile, precision=Precision.FP32, made_from=bundle.sha256(graph.name), origin=origin,
             profiles=("1:8:8", "1:1:1"), flags={}, builder_s=1.0, key="0" * 16, report=summarize([], [], []),
         )  # fmt: skip
-    monkeypatch.setattr(run_module, "ensure_plan", lambda *_: None)
+    monkeypatch.setattr(run_module, "ensure_plan", lambda *_, **__: None)
     for module in (plan_module, trt_module):
         monkeypatch.setattr(module, "here", lambda flavour: origin)
         monkeypatch.setattr(module, "preflight", lambda plan, machine: None)
