@@ -212,8 +212,9 @@ def report(networks: Sequence[Network], asked: argparse.Namespace, seen: Conditi
         "tables": [made for network in networks for made in tables(network)], "left_out": left_out,
         "conditions": None if seen is None else seen.to_dict(), "duration_s": asked.duration,
     }  # fmt: skip
+    settings["note"] = "Input: raw pixels (uint8)."
     if left_out:
-        settings["note"] = "Left out: " + "; ".join(f"{name} ({why})" for name, why in left_out.items()) + "."
+        settings["note"] += " Left out: " + "; ".join(f"{name} ({why})" for name, why in left_out.items()) + "."
     found = [row for network in networks for row in rows(network, device)]
     finish("peers", found, samples, asked, quiet=quiet, threads=cores(), **settings)
 
