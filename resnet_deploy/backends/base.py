@@ -167,9 +167,10 @@ class Backend(abc.ABC):
         """Free what the backend holds."""
 
     def check(self, images: NDArray[Any]) -> None:
-        """Raise UsageError where a batch is not what the model takes."""
+        """Raise UsageError where a batch is not what the model takes. FP32 images are rounded for a model that takes FP16."""
         wanted = self.input_spec
-        if images.dtype != np.dtype(wanted.dtype) or images.shape[1:] != wanted.shape[1:] or len(images) == 0:
+        rounded = wanted.dtype == "float16" and images.dtype == np.dtype("float32")
+        if (images.dtype != np.dtype(wanted.dtype) and not rounded) or images.shape[1:] != wanted.shape[1:] or len(images) == 0:
             raise UsageError(
                 f"the model takes {wanted.dtype} [batch, {', '.join(map(str, wanted.shape[1:]))}], "
                 f"found {images.dtype} {list(images.shape)}"

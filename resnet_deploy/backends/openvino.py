@@ -56,7 +56,7 @@ class OpenVinoBackend(Backend):
 
     def bind(self, images: NDArray[Any]) -> None:
         self.check(images)
-        self._images = np.array(images, order="C")  # held: the tensor shares its memory
+        self._images = np.array(images, dtype=self.input_spec.dtype, order="C")  # held: the tensor shares its memory
         self._request.set_input_tensor(self._ov.Tensor(self._images, shared_memory=True))
         self._ran = False
 

@@ -115,8 +115,12 @@ class Stream(abc.ABC):
         self._kept.move_to_end(batch)
         self.bound = buffers = self._kept[batch]
         buffers.ran = buffers.answered = False
-        self.device.fill(buffers.staging, images)
+        self.device.fill(self.staged(buffers), images)
         return buffers
+
+    def staged(self, buffers: Buffers) -> Any:
+        """The staging memory as a tensor (N, ...) of the input's shape, whatever its layout."""
+        return buffers.staging
 
     def upload(self, handle: Any = None) -> None:
         """Start the copy of the batch to the device, on a stream of its own where one is given."""
@@ -325,6 +329,6 @@ class StreamBackend(Backend):
         """A stream that has the batch."""
         stream, first = self.streams[number], self.streams[0]
         if number not in self._with_batch and first.bound is not None:
-            stream.bind(first.bound.staging.numpy())
+            stream.bind(first.staged(first.bound).numpy())
             self._with_batch.add(number)
         return stream

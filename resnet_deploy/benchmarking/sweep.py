@@ -98,7 +98,9 @@ class Timings:
 
         try:
             measured = measure(
-                {name: backends[candidate] for name, candidate in names.items()}, dict.fromkeys(names, images), self._config,
+                {name: backends[candidate] for name, candidate in names.items()},
+                {name: images.astype(backends[candidate].input_spec.dtype, copy=False) for name, candidate in names.items()},
+                self._config,
                 lambda done, total: self._progress(f"measure batch {size}", done, total), watch=watch, failed=failed,
                 at=lambda name: self._failed.at(names[name], size), clock=clock,
             )  # fmt: skip

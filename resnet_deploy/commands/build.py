@@ -46,6 +46,12 @@ from resnet_deploy.terminal.progress import Bars
     ),
     number("--max-aux-streams", help="Streams beside the caller's, for branches at once; 0: none. [default: the package's]"),
     number("--avg-timing", help="Runs averaged for the time of a kernel (tensorrt). [default: the package's, 1]"),
+    cloup.option(
+        "--input-format",
+        metavar="FORMAT",
+        help="linear, hwc, chw4, hwc8 or chw32: the layout in which the plan takes its images; the last three need FP16 inputs "
+        "(export --native-io) or, chw32, FP32. [default: linear]",
+    ),
     flag("--sparse-weights", help="Use 2:4 sparse kernels for weights that have that pattern."),
     flag("--tf32", help="Allow TF32 in FP32 layers: faster, with 11 bits of precision instead of 24."),
     cloup.option(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from resnet_deploy.engine import rtx
 from resnet_deploy.engine.flavours import TENSORRT, Flavour, Log, derive, errors_of, gpu, make_log, native_error
+from resnet_deploy.engine.formats import LINEAR, set_input_format
 from resnet_deploy.engine.options import BuildOptions
 from resnet_deploy.engine.report import EngineLayer, from_builder, inspect_engine
 from resnet_deploy.errors import EngineError, UsageError
@@ -85,6 +86,8 @@ def build_plan(
     parsed()
     config = builder.create_builder_config()
     _configure(trt, config, options, targets)
+    if options.input_format != LINEAR:
+        set_input_format(trt, network.get_input(0), options.input_format)
     _add_profiles(builder, config, network.get_input(0), options, graph)
     cache = None
     if flavour is TENSORRT and options.timing_cache is not False:

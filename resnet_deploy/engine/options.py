@@ -9,6 +9,7 @@ from typing import Any
 
 from resnet_deploy import limits
 from resnet_deploy.engine.flavours import Flavour
+from resnet_deploy.engine.formats import INPUT_FORMATS, LINEAR
 from resnet_deploy.errors import UsageError
 from resnet_deploy.specs import OptionGroup, listed
 
@@ -90,6 +91,8 @@ class BuildOptions(OptionGroup):
         max_aux_streams: of the streams beside the caller's in which branches run at the same time; 0 for none, the
             package's own choice by default.
         avg_timing: runs that are averaged for the time of a kernel, 1 by default; more choose better on a noisy GPU.
+        input_format: the layout of the images in the device's memory: linear, hwc, chw4, hwc8 or chw32; the backend brings
+            them into it, on the host.
     """
 
     batch: str | Iterable[str] = ("1:8:32",)
@@ -105,6 +108,7 @@ class BuildOptions(OptionGroup):
     tiling_optimization: str | None = None
     max_aux_streams: int | None = None
     avg_timing: int | None = None
+    input_format: str = LINEAR
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "batch", tuple(listed(self.batch)))
@@ -119,6 +123,10 @@ class BuildOptions(OptionGroup):
             raise UsageError(f"unknown compatibility {self.hardware_compatible!r}; choose from {', '.join(HARDWARE)}")
         if self.tiling_optimization is not None and self.tiling_optimization not in TILING:
             raise UsageError(f"unknown tiling optimization {self.tiling_optimization!r}; choose from {', '.join(TILING)}")
+        if self.input_format not in INPUT_FORMATS:
+            raise UsageError(f"unknown input format {self.input_format!r}; choose from {', '.join(INPUT_FORMATS)}")
+        if self.input_format != LINEAR and self.version_compatible:
+            raise UsageError("the lean runtime tells no formats: --version-compatible goes with --input-format linear alone")
         for name in ("optimization_level", "workspace_mib", "max_aux_streams", "avg_timing"):
             limits.check_option(name, getattr(self, name))
         _ = self.profiles

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from resnet_deploy.backends.candidate import Candidate
@@ -12,6 +13,8 @@ from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.errors import GraphError, UnavailableError, UsageError
 from tests.helpers.contract import CUDA, IMAGES, contract, load
+from tests.helpers.paths import DIGITS
+from tests.helpers.shared import exported
 
 CANDIDATES = ["eager", "eager:channels_last", "eager:fp16", "eager:bf16", "onnxruntime", "openvino"]
 COMPILED = pytest.param("eager:compile", marks=pytest.mark.slow)
@@ -91,6 +94,19 @@ def test_threads_that_are_not_given_are_all_again(digits_bundle: Bundle) -> None
 def test_a_candidates_text_reads_back(text: str) -> None:
     candidate = Candidate.parse(text)
     assert Candidate.parse(str(candidate)) == candidate
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_images_are_rounded_for_a_file_that_takes_fp16(run_folder: None, backend: str) -> None:
+    """`--native-io`; what rounds to the same FP16 values has the same answers."""
+    opened = OpenedBundle(exported("resnet20", weights=DIGITS, precision="fp16", native_io=True, max_batch=8))
+    images = np.random.default_rng(0).standard_normal((3, 3, 32, 32), np.float32)
+    with opened.backend(Candidate.parse(f"{backend}:fp16"), 1) as loaded:
+        assert loaded.input_spec.dtype == "float16"
+        given, rounded = (loaded.infer(each)["logits"].copy() for each in (images, images.astype(np.float16)))
+        np.testing.assert_array_equal(given, rounded)
+        with pytest.raises(UsageError, match=r"takes float16 .* found float64"):
+            loaded.infer(images.astype(np.float64))
 
 
 def test_an_answer_before_the_first_inference_is_an_error(digits_bundle: Bundle) -> None:

@@ -22,9 +22,10 @@ from resnet_deploy.errors import EngineError, IntegrityError, UnavailableError, 
 from resnet_deploy.pipeline.compare_answers import REFERENCE
 from tests.helpers.captures import counted
 from tests.helpers.contract import IMAGES, contract
-from tests.helpers.fake_tensorrt import Engine, TensorRt
+from tests.helpers.fake_tensorrt import Engine, TensorFormat, TensorRt
 from tests.helpers.networks import SMALL, deploy
-from tests.helpers.shared import graph
+from tests.helpers.paths import DIGITS
+from tests.helpers.shared import exported, graph
 
 ORIGIN = Origin(flavour="tensorrt", version="11.4.0", platform="Linux-x86_64", gpu="NVIDIA H200", compute_capability="9.0")
 Make = Callable[..., TensorRtBackend]
@@ -174,6 +175,29 @@ def test_any_number_of_images_runs_in_the_batch_sizes_of_the_plan(make: Make) ->
             assert {context.shape[0] for context in backend._engine.contexts[before:]} <= {*sizes}
         assert [backend.runnable_batch(count) for count in (1, 2, 3, 4, 9)] == [1, 3, 3, 3, 3]
         assert peer.runnable_batch(5) == 5 and peer.runnable_batch(20) == 8
+
+
+@pytest.fixture(scope="module")
+def floats(run_folder: None) -> Bundle:
+    return exported("resnet20", weights=DIGITS, precision="fp16", native_io=True, max_batch=8)
+
+
+@pytest.mark.parametrize("kind", [TensorFormat.HWC, TensorFormat.CHW4, TensorFormat.HWC8, TensorFormat.CHW32])
+@pytest.mark.parametrize("options", ["streams=2", "graph_copies"])
+def test_images_are_packed_into_the_plans_own_layout(make: Make, floats: Bundle, kind: TensorFormat, options: str) -> None:
+    images = np.random.default_rng(0).standard_normal((5, 3, 32, 32), np.float32)
+    for name in ("model.fp32.onnx", "model.fp16.onnx"):
+        path = floats.artifact(name)
+        with make(f"tensorrt:{options}", graph=path, format=kind) as backend, make(graph=path) as peer:
+            assert backend.describe()["input_format"] == kind.name.lower() and peer.describe()["input_format"] == "linear"
+            for given in (images, -images, images[:2], images):
+                np.testing.assert_array_equal(backend.infer(given)["logits"], peer.infer(given)["logits"])
+            backend.bind(images)
+            for _ in backend.streams:
+                backend.enqueue()
+                backend.synchronize()
+                np.testing.assert_array_equal(backend.outputs()["logits"], peer.infer(images)["logits"])
+            assert backend.stages() is not None and backend.run_queued(0.01, uploads=True) is not None
 
 
 def test_streams_take_turns_and_outputs_are_the_last(make: Make) -> None:

@@ -31,6 +31,13 @@ class DataType(Enum):
     FLOAT, HALF, UINT8, INT64 = range(4)
 
 
+class TensorFormat(Enum):
+    LINEAR, CHW4, HWC8, CHW32, HWC = range(5)
+
+
+CHANNELS = {TensorFormat.CHW4: 4, TensorFormat.HWC8: 8, TensorFormat.CHW32: 32}  # in memory; others have the image's own
+
+
 class Config:
     strategy: Any = None
 
@@ -109,9 +116,18 @@ class TensorRt:
 
 
 class Engine:
-    """An ONNX file as an engine. profiles: (min, opt, max) batches."""
+    """An ONNX file as an engine. profiles: (min, opt, max) batches. format: of its input."""
 
-    def __init__(self, graph: Path, profiles: list[tuple[int, int, int]], *, rtx: bool = False, scratch: int = 4096) -> None:
+    def __init__(
+        self,
+        graph: Path,
+        profiles: list[tuple[int, int, int]],
+        *,
+        rtx: bool = False,
+        scratch: int = 4096,
+        format: TensorFormat = TensorFormat.LINEAR,
+    ) -> None:
+        self.format = format
         self.session = onnxruntime.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
         self.tensors = {t.name: (Mode.INPUT, t) for t in self.session.get_inputs()}
         self.tensors |= {t.name: (Mode.OUTPUT, t) for t in self.session.get_outputs()}
@@ -132,6 +148,9 @@ class Engine:
 
     def get_tensor_dtype(self, name: str) -> DataType:
         return DataType[TYPES[self.tensors[name][1].type]]
+
+    def get_tensor_format(self, name: str) -> TensorFormat:
+        return self.format if self.get_tensor_mode(name) is Mode.INPUT else TensorFormat.LINEAR
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         return (-1, *self.tensors[name][1].shape[1:])
@@ -206,15 +225,25 @@ class Context:
         return True
 
     def _run(self) -> None:
-        given = {n: self._memory(n) for n, (mode, _) in self.engine.tensors.items() if mode is Mode.INPUT}
+        given = {n: self._input(n) for n, (mode, _) in self.engine.tensors.items() if mode is Mode.INPUT}
         names = [n for n, (mode, _) in self.engine.tensors.items() if mode is Mode.OUTPUT]
         start = time.perf_counter()
         for name, answer in zip(names, self.engine.session.run(names, given), strict=True):
             self._memory(name)[...] = answer
         self.ran_s = time.perf_counter() - start
 
-    def _memory(self, name: str) -> Any:
+    def _input(self, name: str) -> Any:
+        """What is in memory in the engine's format, as [N][C][H][W]; channels beside the image's are to be zero."""
+        kind = self.engine.get_tensor_format(name)
+        if kind is TensorFormat.LINEAR:
+            return self._memory(name)
+        batch, channels, *sides = self.get_tensor_shape(name)
+        held = self._memory(name, (batch, *sides, CHANNELS.get(kind, channels)))
+        assert (held[..., channels:] == 0).all(), "garbage beside the image"
+        return np.ascontiguousarray(held[..., :channels].transpose(0, 3, 1, 2))
+
+    def _memory(self, name: str, shape: tuple[int, ...] | None = None) -> Any:
         kind = np.dtype(NUMPY[self.engine.get_tensor_dtype(name).name])
-        shape = self.get_tensor_shape(name)
+        shape = shape or self.get_tensor_shape(name)
         raw = (ctypes.c_char * int(np.prod(shape) * kind.itemsize)).from_address(self.addresses[name])
         return np.frombuffer(raw, kind).reshape(shape)

@@ -54,7 +54,7 @@ def with_tensorrt(
         change.write(name, f"ftrt {name}".encode())
         change.add(
             name, PlanFile, precision=Precision(precision), made_from=bundle.sha256(graph), origin=origin, profiles=profiles,
-            key="0" * 16, flags={}, builder_s=1.0, report=summarize([], [], []), **changes,
+            key="0" * 16, flags=changes.pop("flags", {}), builder_s=1.0, report=summarize([], [], []), **changes,
         )  # fmt: skip
     return name
 

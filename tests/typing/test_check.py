@@ -76,7 +76,7 @@ def test_faults(package: str, tmp_path: Path) -> None:
 
 def test_every_file_that_calls_it_is_checked() -> None:
     names = {str(path.relative_to(ROOT / "resnet_deploy")) for path in files_of("tensorrt-rtx-1.7")}
-    engine = {f"engine/{name}.py" for name in ("build", "flavours", "plan", "profiler", "report", "rtx")}
+    engine = {f"engine/{name}.py" for name in ("build", "flavours", "formats", "plan", "profiler", "report", "rtx")}
     assert names == engine | {"backends/tensorrt/backend.py"}
 
 

@@ -27,7 +27,7 @@ class OrtBackend(SessionBackend):
     def bind(self, images: NDArray[Any]) -> None:
         self.check(images)
         self._answers = None
-        self._input = np.ascontiguousarray(images)
+        self._input = np.ascontiguousarray(images, dtype=self.input_spec.dtype)
 
     def enqueue(self) -> None:  # `run` hands its outputs over without a copy; a binding copies them
         self._answers = self._session.session.run(self.output_names, {self.input_spec.name: self._input})

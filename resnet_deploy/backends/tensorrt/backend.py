@@ -15,7 +15,8 @@ from resnet_deploy.backends.layers import WARM_UPS, LayerTimes, median
 from resnet_deploy.backends.streams import SHAPES, Buffers, Stream, StreamBackend
 from resnet_deploy.backends.tensorrt.layers import name_layers
 from resnet_deploy.engine import rtx
-from resnet_deploy.engine.flavours import FLAVOURS, TENSORRT_RTX
+from resnet_deploy.engine.flavours import FLAVOURS, TENSORRT_LEAN, TENSORRT_RTX
+from resnet_deploy.engine.formats import LINEAR, layout_of
 from resnet_deploy.engine.options import OptimizationProfile, best_profile
 from resnet_deploy.engine.plan import Origin, deserialize, here, preflight
 from resnet_deploy.engine.profiler import attach, engine_layers, make_profiler
@@ -52,8 +53,12 @@ class PlanStream(Stream):
         self.handle.synchronize()
         if not context.set_input_shape(owner.input_spec.name, shape):
             raise EngineError(f"{owner.candidate}: TensorRT refused the shape {list(shape)}")
-        dtype = owner.input_spec.dtype
-        buffers = Buffers(context=context, input=device.empty(shape, dtype), staging=device.pinned(shape, dtype))
+        dtype, held = owner.input_spec.dtype, shape
+        if owner.layout is not None:
+            channels, *sides = owner.image_shape
+            held = (batch, *sides, owner.layout.channels or channels)
+        buffers = Buffers(context=context, input=device.empty(held, dtype), staging=device.pinned(held, dtype))
+        buffers.staging.zero_()  # channels beside the image's stay zero: NaN there would reach the answers
         for name, kind in owner.output_types.items():
             size = tuple(context.get_tensor_shape(name))
             buffers.outputs[name], buffers.answers[name] = device.empty(size, kind), device.pinned(size, kind)
@@ -61,6 +66,11 @@ class PlanStream(Stream):
             if not context.set_tensor_address(name, tensor.data_ptr()):
                 raise EngineError(f"{owner.candidate}: TensorRT refused the address of {name}")
         return buffers
+
+    def staged(self, buffers: Buffers) -> Any:
+        if self._owner.layout is None:
+            return buffers.staging
+        return buffers.staging[..., : self._owner.image_shape[0]].permute(0, 3, 1, 2)
 
     def close(self) -> None:
         super().close()
@@ -121,6 +131,10 @@ class TensorRtBackend(StreamBackend):
             raise EngineError(f"{self.path} has {len(inputs)} inputs; a residual network has one")
         if dtypes[inputs[0]] == "bfloat16":
             raise EngineError(f"{self.path} takes bfloat16, which numpy has no type for: export it without --native-io")
+        # The lean runtime has no type for formats, and `build` makes no plan for it that is not linear.
+        told = None if self._flavour is TENSORRT_LEAN else engine.get_tensor_format(inputs[0])
+        self.input_format = str(getattr(told, "name", LINEAR.upper()))
+        self.layout = layout_of(self.input_format)
         self.image_shape = tuple(int(size) for size in engine.get_tensor_shape(inputs[0]))[1:]
         self.input_spec = TensorSpec(name=inputs[0], dtype=dtypes[inputs[0]], shape=("batch", *self.image_shape))
         self.output_types = {name: dtypes[name] for name in names if name != inputs[0]}
@@ -198,6 +212,7 @@ class TensorRtBackend(StreamBackend):
         cache = {} if self._flavour is not TENSORRT_RTX else {"runtime_cache": self._cache_in_words()}
         return cache | {
             self._flavour.package: self._flavour.version, "plan": self.path.name, "profiles": list(map(str, self.profiles)),
+            "input_format": self.input_format.lower(),
             **self.settings(), "scratch_bytes": self.scratch_bytes,
         }  # fmt: skip
 

@@ -8,6 +8,7 @@ from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.bundle.manifest import PlanFile
 from resnet_deploy.bundle.opened import OpenedBundle
 from resnet_deploy.engine.flavours import TENSORRT, version_tuple
+from resnet_deploy.engine.formats import LINEAR
 from resnet_deploy.engine.options import OptimizationProfile, best_profile
 from resnet_deploy.engine.plan import Origin
 from resnet_deploy.errors import ServingError, UsageError
@@ -84,6 +85,8 @@ def _plans(opened: OpenedBundle, candidate: Candidate, options: TritonOptions) -
             f"{next(iter(plans))} has no profile for batch {gap}, and Triton forms batches of every size: build it with "
             f"`{build} --batch 1:{largest}:{largest}`"
         )
+    if packed := [name for name, plan in plans.items() if plan.flags.get("input_format", LINEAR) != LINEAR]:
+        raise UsageError(f"{packed[0]} takes its images in a layout that clients do not send: build it without --input-format")
     inputs, outputs = interface(opened.bundle.artifact(candidate.artifact))
     origins = {name: plan.origin for name, plan in plans.items()}
     files, by_capability = _files(origins)

@@ -109,6 +109,8 @@ def test_plans_that_do_not_serve_are_refused(bundle: Bundle, tmp_path: Path) -> 
     refused("has no model.int8.onnx", precision="int8")
     with_tensorrt(bundle, *L4, profiles=["2:4:8"])
     refused("no profile for batch 1, .*--batch 1:8:8")
+    with_tensorrt(bundle, *L4, flags={"input_format": "chw4"})
+    refused("takes its images in a layout that clients do not send: build it without --input-format")
     with_tensorrt(bundle, *L4)
     refused("is for batches up to 8, not 16", max_batch=16)
     refused("other.plan is not a plan of model.fp32.onnx", plan="other.plan")

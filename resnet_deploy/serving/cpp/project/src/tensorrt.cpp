@@ -255,6 +255,10 @@ class TrtEngine : public Engine {
     if (engine_->getTensorIOMode(name) != nvinfer1::TensorIOMode::kINPUT) {
       outputs.push_back(std::move(spec));
     } else if (input.name.empty()) {
+      if (engine_->getTensorFormat(name) != nvinfer1::TensorFormat::kLINEAR) {
+        throw_input_error("the plan takes its images in a layout of its own, which Python alone packs. Build it without "
+                          "--input-format");
+      }
       input = std::move(spec);
     } else {
       throw_input_error("the plan has more than one input; a residual network has one");
