@@ -114,7 +114,7 @@ def test_make_bench(checkout: Path) -> None:
     """The main job, by the very command, in the environment that `make setup` left; a network smaller than the default."""
     if not (ROOT / ".venv").exists() or shutil.which("make") is None:
         pytest.skip("`make setup` was not run in this checkout")
-    for name in ("pyproject.toml", "constraints.txt", "requirements-peers.txt"):
+    for name in ("pyproject.toml", "constraints.txt", "requirements-peers.txt", "tests"):
         (checkout / name).symlink_to(ROOT / name)
     printed = shell("make bench NETWORK=resnet32", checkout)
     assert printed.count("pass") == 15 and "resnet32" in printed and "600 images of digits" in printed

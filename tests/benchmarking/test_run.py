@@ -110,7 +110,7 @@ def test_where_nothing_is_left_the_error_is_the_answer(bundle: Path, monkeypatch
 
 
 def test_a_plan_in_another_precision_is_its_candidates_affair(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def built(*_: Any) -> None:
+    def built(*_: Any, **__: Any) -> None:
         raise PrecisionError("model.int8.onnx has 19 int8 convolutions, and the plan computes 19 in fp32")
 
     monkeypatch.setattr("resnet_deploy.benchmarking.run.ensure_plan", built)
