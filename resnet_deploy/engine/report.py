@@ -94,8 +94,8 @@ class PlanReport:
     def float_outputs(self) -> tuple[str, ...]:
         """Of the quantized ones, those that write floats, which other kernels read again to quantize them."""
         floats = {precision.value for precision in all_precisions() if not precision.row.quantized}
-        computing = {name: layer for layer in reversed(self.engine_layers) if layer.computes for name in layer.onnx}
-        return tuple(name for name in self.quantized if computing[name].output in floats)
+        layers = {name: _computing(self.engine_layers, name) for name in self.quantized}
+        return tuple(name for name, layer in layers.items() if layer is not None and layer.output in floats)
 
     def to_dict(self) -> dict[str, Any]:
         return {**to_dict(self), "convolutions": self.convolutions, "float_outputs": self.float_outputs}

@@ -17,6 +17,7 @@ import pytest
 from filelock import FileLock
 from numpy.typing import NDArray
 
+import resnet_deploy as rd
 from resnet_deploy.backends.candidate import Candidate
 from resnet_deploy.bundle.codec import signed
 from resnet_deploy.bundle.names import MANIFEST
@@ -154,6 +155,13 @@ def changed(bundle: Bundle, folder: Path, edit: Edit) -> Path:
     edit(manifest)
     (folder / MANIFEST).write_bytes(signed(manifest))
     return folder
+
+
+def planned(bundle: Bundle, folder: Path, **options: Any) -> Bundle:
+    """A copy with a plan of TensorRT-RTX for batches to 8."""
+    shutil.copytree(bundle.path, folder)
+    rd.build(folder, batch="1:8:8", flavour="tensorrt-rtx", **options)
+    return Bundle.open(folder)
 
 
 def asking(folder: Path) -> Iterator[Ask]:

@@ -14,11 +14,9 @@ import resnet_deploy as rd
 from resnet_deploy.bundle.manifest import PlanFile
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.engine.flavours import gpu
-from tests.helpers.cpp import TENSORRT_SOURCES, Ask, asking, build, changed, classify, lint, run
+from tests.helpers.cpp import TENSORRT_SOURCES, Ask, asking, build, changed, classify, lint, planned, run
 
 pytestmark = pytest.mark.slow
-
-RTX = {"flavour": "tensorrt-rtx", "compute_capability": "sm86,sm89"}
 
 
 @pytest.fixture(scope="session")
@@ -34,10 +32,7 @@ def rtx_units(rtx_build: Path) -> Iterator[Ask]:
 
 @pytest.fixture(scope="module")
 def bundle(rtx_build: Path, digits_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    folder = tmp_path_factory.mktemp("plans") / "bundle"
-    shutil.copytree(digits_bundle.path, folder)
-    rd.build(folder, batch="1:8:8", **RTX)
-    return Bundle.open(folder)
+    return planned(digits_bundle, tmp_path_factory.mktemp("plans") / "bundle", compute_capability="sm86,sm89")
 
 
 def plan_of(bundle: Bundle) -> tuple[str, dict[str, Any]]:

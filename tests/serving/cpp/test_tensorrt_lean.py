@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ from resnet_deploy.bundle.manifest import PlanFile
 from resnet_deploy.bundle.store import Bundle
 from resnet_deploy.engine.flavours import gpu
 from resnet_deploy.errors import UsageError
-from tests.helpers.cpp import TENSORRT_SOURCES, Ask, asking, build, classify, lint, run
+from tests.helpers.cpp import TENSORRT_SOURCES, Ask, asking, build, classify, lint, planned, run
 from tests.helpers.engines import compatible
 
 pytestmark = pytest.mark.slow
@@ -36,10 +35,7 @@ def lean_units(lean_build: Path) -> Iterator[Ask]:
 @pytest.fixture(scope="module")
 def bundle(lean_build: Path, digits_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """With a plan of TensorRT-RTX."""
-    folder = tmp_path_factory.mktemp("plans") / "bundle"
-    shutil.copytree(digits_bundle.path, folder)
-    rd.build(folder, batch="1:8:8", flavour="tensorrt-rtx", compute_capability="sm86")
-    return Bundle.open(folder)
+    return planned(digits_bundle, tmp_path_factory.mktemp("plans") / "bundle", compute_capability="sm86")
 
 
 def test_it_links_with_the_lean_library_alone(lean_build: Path) -> None:
